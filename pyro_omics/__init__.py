@@ -1,0 +1,30 @@
+"""pyro_omics: Pyro-native probabilistic models of count data in biology."""
+
+import pyro as _pyro
+
+# Before any PyroModule is built: parameters live in their modules, and two models in one session share nothing.
+_pyro.settings.set(module_local_params=True)
+
+from pyro_omics import dispersions, distributions, guides, layers, libraries, likelihoods, models, priors  # noqa: E402
+from pyro_omics.data import CellDataModule, datasets  # noqa: E402
+from pyro_omics.models import SCVI  # noqa: E402
+from pyro_omics.saving import load  # noqa: E402
+from pyro_omics.svi import SVIModule  # noqa: E402
+from pyro_omics.version import __version__  # noqa: E402
+
+__all__ = [
+    "SCVI",
+    "CellDataModule",
+    "SVIModule",
+    "__version__",
+    "datasets",
+    "dispersions",
+    "distributions",
+    "guides",
+    "layers",
+    "libraries",
+    "likelihoods",
+    "load",
+    "models",
+    "priors",
+]

@@ -1,0 +1,100 @@
+"""What Pyro does not say about a model, a guide and an ELBO that do not fit: said before training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from torch import nn
+
+from pyro_omics.models.base import CountModel, Guide, latent_sites
+
+
+@contextmanager
+def quietly(module: nn.Module) -> Iterator[None]:
+    """Run a module without a trace: in eval mode, without gradients, with the random state put back after.
+
+    Not in inference mode: parameters made there could not be trained.
+    """
+    training = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(True):
+            yield
+    finally:
+        for child, mode in training.items():
+            child.training = mode
+
+
+def check_elbo(elbo: ELBO) -> ELBO:
+    """The ELBO itself, if its loss can be differentiated by torch's autograd alone.
+
+    Raises
+    ------
+    ValueError
+        For an ELBO that computes its own gradients, or cannot keep its parameters in the modules.
+    """
+    name = type(elbo).__name__
+    if name.startswith("Jit"):
+        raise ValueError(f"elbo={name} needs Pyro's global parameter store, which is off here: use {name[3:]}")
+    if not hasattr(elbo, "differentiable_loss"):
+        raise ValueError(f"elbo={name} has no differentiable loss for Lightning's optimisation: use Trace_ELBO()")
+    return elbo
+
+
+def check_pair(model: CountModel, guide: Guide, batch: Any) -> None:
+    """Raise where model and guide do not cover the same latents, or where their plates and parameters go wrong."""
+    for side, program in (("model", model), ("guide", guide)):
+        _check_parameter_mode(side, program)
+    p_sites, q_sites = latent_sites(model, batch), latent_sites(guide, batch)
+    q_names = {name for name, site in q_sites.items() if not site["infer"].get("is_auxiliary")}
+    if missing := sorted(set(p_sites) - q_names):
+        raise ValueError(
+            f"the guide {type(guide).__name__} does not sample {missing}, latent in {type(model).__name__}: Pyro would "
+            "draw them from the prior, silently"
+        )
+    if extra := sorted(q_names - set(p_sites)):
+        raise ValueError(f"the guide {type(guide).__name__} samples {extra}, not latent in {type(model).__name__}")
+    for side, sites in (("model", p_sites), ("guide", q_sites)):
+        for name in model.local_sites:
+            _check_plate(side, model, sites[name])
+
+
+def _check_plate(side: str, model: CountModel, site: dict[str, Any]) -> None:
+    sizes = [frame.full_size for frame in site["cond_indep_stack"] if frame.vectorized]
+    if model.n_obs not in sizes:
+        raise ValueError(
+            f"the {side}'s local site {site['name']!r} is in plates of sizes {sizes}, none of n_obs={model.n_obs}: a "
+            "minibatch would not be scaled to the data; open model.plate(batch) around it"
+        )
+
+
+def _check_parameter_mode(side: str, program: nn.Module) -> None:
+    context = getattr(program, "_pyro_context", None)
+    if context is None:
+        raise TypeError(f"the {side} must be a PyroModule, and is a {type(program).__name__}")
+    if not hasattr(context, "param_state"):
+        raise ValueError(
+            f"the {side} was built while pyro.settings 'module_local_params' was off: import pyro_omics before "
+            "building it, and leave the setting on"
+        )
+    names = list(context.param_state["params"])
+    if names:
+        raise ValueError(
+            f"the {side} calls pyro.param for {names}, which no optimizer would see: make it a torch.nn.Parameter or "
+            "a pyro.nn.PyroParam of the module"
+        )
+
+
+def check_parameters(module: nn.Module, expected: int) -> None:
+    """Raise if a training step has made parameters that the optimizer does not have."""
+    found = len(list(module.parameters()))
+    if found != expected:
+        raise RuntimeError(
+            f"the first training step made {found - expected} parameters that the optimizer never sees: make them in "
+            "__init__, or at the run on example_batch()"
+        )

@@ -1,0 +1,335 @@
+"""`CellDataModule`: AnnData in, minibatches of tensors out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from anndata import AnnData
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.data import columns
+from pyro_omics.data.counts import CountMatrix, check_counts, matrix_of
+from pyro_omics.data.splits import EpochSampler, Split, split_rows
+
+
+class CellDataModule(pl.LightningDataModule):
+    """Minibatches of cells from an AnnData, which is read once and never changed.
+
+    Parameters
+    ----------
+    adata : AnnData, or the path of a .h5ad file or a .zarr store.
+    layer : the layer with the counts; None for X.
+    batch_key, label_key : columns of obs: the batch; a label that dispersions can be shared by.
+    categorical_keys, continuous_keys : columns of obs: further covariates. Continuous ones are used as they are.
+    size_factor_key : column of obs: a given library size, in counts, for `libraries.SizeFactor`.
+    gene_mask : boolean column of var (``"highly_variable"``), or booleans (n_vars,): the genes to model.
+    batch_size : rows in a minibatch.
+    validation_size : share of the rows held out, drawn with ``seed``; 0 for none.
+    validation_indices : the rows held out, as positions, instead.
+    seed : of the split and of the order of the training rows.
+    num_workers : worker processes of the loaders.
+
+    Attributes
+    ----------
+    n_obs : number of training rows. n_genes : number of genes modelled. sizes : `batch.Sizes`.
+    schema : the data's description: gene names, and the levels of each covariate.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        For data that are no counts, or do not have what an argument names: before any training.
+    """
+
+    def __init__(
+        self,
+        adata: AnnData | str | Path,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        label_key: str | None = None,
+        categorical_keys: Sequence[str] = (),
+        continuous_keys: Sequence[str] = (),
+        size_factor_key: str | None = None,
+        gene_mask: str | Sequence[bool] | None = None,
+        batch_size: int = 128,
+        validation_size: float = 0.1,
+        validation_indices: Sequence[int] | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size is a number of cells, at least 1, and is {batch_size}")
+        self.adata = read(adata)
+        self.layer, self.batch_size, self.seed, self.num_workers = layer, batch_size, seed, num_workers
+        self.keys: dict[str, Any] = {
+            "batch_key": batch_key,
+            "label_key": label_key,
+            "categorical_keys": tuple(categorical_keys),
+            "continuous_keys": tuple(continuous_keys),
+            "size_factor_key": size_factor_key,
+        }
+        check_names(self.adata)
+        check_counts(self.adata, layer)
+        genes = masked_genes(self.adata, gene_mask)
+        self.schema: dict[str, Any] = {
+            "genes": list(self.adata.var_names[genes]),
+            "levels": self._levels(),
+            "continuous": list(continuous_keys),
+        }
+        self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
+        self.data = self._tensors(self.schema)
+
+    # Sizes ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def n_obs(self) -> int:
+        """Number of training rows."""
+        return len(self.split.training)
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes modelled."""
+        return len(self.schema["genes"])
+
+    @property
+    def sizes(self) -> Sizes:
+        """What a model must know of these data before it is made."""
+        levels = self.schema["levels"]
+        return Sizes(
+            n_obs=self.n_obs,
+            n_genes=self.n_genes,
+            n_batches=len(levels["batch"]),
+            n_labels=len(levels["label"]),
+            n_categories=tuple(len(levels[key]) for key in self._category_names()),
+            n_continuous=len(self.schema["continuous"]),
+            log_library=self._log_library(len(levels["batch"])),
+        )
+
+    def _log_library(self, n_batches: int) -> tuple[tuple[float, float], ...]:
+        log_total = self.data.counts.totals()[self.split.training].clamp(min=1).log()
+        code = self.data.fields["batch"]
+        of_batch = torch.zeros(self.n_obs, dtype=torch.long) if code is None else code[self.split.training]
+        moments = []
+        for b in range(n_batches):
+            # A batch whose cells were all held out borrows the moments of the rest.
+            mine = log_total[of_batch == b] if (of_batch == b).any() else log_total
+            moments.append((float(mine.mean()), float(mine.var(correction=0))))
+        return tuple(moments)
+
+    # Reading the AnnData --------------------------------------------------------------------------------------------
+
+    def _category_names(self) -> list[str]:
+        return [f"categorical {key}" for key in self.keys["categorical_keys"]]
+
+    def _named_columns(self) -> dict[str, tuple[str, str | None]]:
+        """Schema name -> (argument, column of obs)."""
+        named = {"batch": ("batch_key", self.keys["batch_key"]), "label": ("label_key", self.keys["label_key"])}
+        for name, key in zip(self._category_names(), self.keys["categorical_keys"], strict=True):
+            named[name] = ("categorical_keys", key)
+        return named
+
+    def _levels(self) -> dict[str, list[str]]:
+        obs = self.adata.obs
+        return {
+            name: ["all"] if key is None else columns.categories(obs, argument, key)
+            for name, (argument, key) in self._named_columns().items()
+        }
+
+    def _tensors(self, schema: dict[str, Any]) -> CellTensors:
+        obs, fields = self.adata.obs, dict[str, Tensor | None]()
+        for name, (argument, key) in self._named_columns().items():
+            levels = schema["levels"][name]
+            one = key is None or len(levels) == 1
+            fields[name] = None if one else torch.from_numpy(columns.codes(obs, argument, str(key), levels))
+        names = self._category_names()
+        zeros = torch.zeros(self.adata.n_obs, dtype=torch.long)
+        stacked = [zeros if (code := fields.pop(name)) is None else code for name in names]
+        fields["categorical"] = torch.stack(stacked, 1) if names else None
+        continuous, size_factor = self.keys["continuous_keys"], self.keys["size_factor_key"]
+        fields["continuous"] = _numbers(obs, "continuous_keys", continuous) if continuous else None
+        fields["size_factor"] = _numbers(obs, "size_factor_key", [size_factor]) if size_factor else None
+        if fields["size_factor"] is not None and (fields["size_factor"] <= 0).any():
+            raise ValueError(f"size_factor_key={size_factor!r} has values of 0 or below: library sizes are positive")
+        position = self.adata.var_names.get_indexer(schema["genes"])
+        matrix = matrix_of(self.adata, self.layer)
+        whole = len(position) == self.adata.n_vars and (np.diff(position) == 1).all()
+        return CellTensors(CountMatrix(matrix if whole else matrix[:, position]), fields, self.split.index)
+
+    def aligned(self, schema: dict[str, Any]) -> CellTensors:
+        """All rows as a model of another ``schema`` must see them: its genes in its order, its levels, by name.
+
+        Raises
+        ------
+        ValueError
+            Where genes or covariates of the schema are missing here, or levels occur that it does not know.
+        """
+        missing = sorted(set(schema["genes"]) - set(self.adata.var_names))
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of the model's {len(schema['genes'])} genes are not in adata.var_names, such as "
+                f"{missing[:3]}: these data are of another annotation, or were filtered; give them all its genes"
+            )
+        for name, levels in schema["levels"].items():
+            if len(levels) > 1 and self._named_columns().get(name, ("", None))[1] is None:
+                raise ValueError(
+                    f"the model was trained with a {name} of levels {levels}, and this CellDataModule names no "
+                    f"column for it: pass {name.split()[0]}_key(s) to CellDataModule"
+                )
+        if schema["continuous"] != self.schema["continuous"]:
+            raise ValueError(
+                f"the model was trained with continuous_keys={schema['continuous']}, and this CellDataModule has "
+                f"{self.schema['continuous']}"
+            )
+        check_counts(self.adata, self.layer)
+        return self._tensors(schema)
+
+    # Minibatches ----------------------------------------------------------------------------------------------------
+
+    def rows(self, split: str = "all") -> np.ndarray:
+        """Positions in the AnnData, ascending: ``"all"``, ``"training"`` or ``"validation"`` rows."""
+        return self.split.rows(split).numpy()
+
+    def example_batch(self) -> CellBatch:
+        """The first two training rows."""
+        return self.data[self.split.training[:2]]
+
+    def _loader(self, rows: Tensor, shuffle: bool) -> DataLoader[Any]:
+        sampler = EpochSampler(rows, self.seed, shuffle)
+        return DataLoader(
+            self.data,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=_already_a_batch,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Training rows in an order drawn from (seed, epoch)."""
+        return self._loader(self.split.training, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Held-out rows, in order."""
+        held_out = self.split.validation
+        return self._loader(held_out, shuffle=False) if len(held_out) else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The held-out rows: the toolkit tunes nothing on them."""
+        if not len(self.split.validation):
+            raise ValueError("there are no held-out rows to test on: validation_size or validation_indices is 0 or empty")
+        return self._loader(self.split.validation, shuffle=False)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """All rows, in AnnData's order."""
+        return self._loader(self.split.rows("all"), shuffle=False)
+
+
+class CellTensors(Dataset[CellBatch]):
+    """The data as tensors: whole minibatches are indexed, never the AnnData.
+
+    Parameters
+    ----------
+    counts : (n, g). fields : the other fields of `batch.CellBatch`, over all rows. index : (n,) see there.
+    """
+
+    def __init__(self, counts: CountMatrix, fields: dict[str, Tensor | None], index: Tensor) -> None:
+        self.counts, self.fields, self.index = counts, fields, index
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.counts.shape[0]
+
+    def __getitem__(self, rows: Any) -> CellBatch:
+        """The minibatch of the rows at these positions."""
+        at = torch.as_tensor(rows, dtype=torch.long).reshape(-1)
+        fields = {name: None if field is None else field[at] for name, field in self.fields.items()}
+        return CellBatch(x=self.counts.rows(at), row=at, index=self.index[at], **fields)
+
+    def __getitems__(self, rows: list[int]) -> CellBatch:
+        """What a DataLoader asks for: a minibatch at once."""
+        return self[rows]
+
+    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[CellBatch]:
+        """Minibatches over ``rows``, in order."""
+        for start in range(0, len(rows), batch_size):
+            yield self[rows[start : start + batch_size]]
+
+
+def _already_a_batch(batch: CellBatch) -> CellBatch:
+    return batch
+
+
+def _numbers(obs: Any, argument: str, keys: Sequence[str]) -> Tensor:
+    return torch.from_numpy(columns.numbers(obs, argument, keys))
+
+
+def read(adata: AnnData | str | Path) -> AnnData:
+    """The AnnData, read if it is a path.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, TypeError
+        Where the path does not exist, or holds no AnnData.
+    """
+    if isinstance(adata, AnnData):
+        return adata
+    if not isinstance(adata, str | Path):
+        raise TypeError(f"adata must be an AnnData or a path to one (.h5ad, .zarr), and is a {type(adata).__name__}")
+    path = Path(adata)
+    if not path.exists():
+        raise FileNotFoundError(f"adata={str(path)!r} does not exist: give the path of a .h5ad file or a .zarr store")
+    readers = {".h5ad": ad.read_h5ad, ".zarr": ad.read_zarr}
+    if path.suffix not in readers:
+        raise ValueError(f"adata={str(path)!r} is no .h5ad file or .zarr store: write one with adata.write_h5ad(path)")
+    try:
+        return readers[path.suffix](path)
+    except Exception as error:  # every reader fails in its own way on foreign bytes
+        raise ValueError(f"adata={str(path)!r} could not be read as an AnnData ({error})") from error
+
+
+def check_names(adata: AnnData) -> None:
+    """Raise where rows or columns cannot be told apart by name."""
+    for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
+        if not names.is_unique:
+            twice = names[names.duplicated()][0]
+            raise ValueError(
+                f"adata.{axis}_names has duplicates, such as {twice!r}: results could not be told apart; call "
+                f"adata.{axis}_names_make_unique() first"
+            )
+
+
+def masked_genes(adata: AnnData, gene_mask: str | Sequence[bool] | None) -> np.ndarray:
+    """Booleans (n_vars,): the genes to model.
+
+    Raises
+    ------
+    ValueError
+        For a mask that is no column of var, not boolean, of the wrong length, or empty.
+    """
+    if gene_mask is None:
+        return np.ones(adata.n_vars, dtype=bool)
+    if isinstance(gene_mask, str):
+        if gene_mask not in adata.var:
+            there = ", ".join(map(repr, adata.var.columns)) or "none"
+            raise ValueError(f"gene_mask={gene_mask!r} is not a column of adata.var: there are {there}")
+        mask = adata.var[gene_mask].to_numpy()
+    else:
+        mask = np.asarray(gene_mask)
+    if mask.dtype != bool or mask.shape != (adata.n_vars,):
+        raise ValueError(
+            f"gene_mask must be {adata.n_vars} booleans, one for each gene, and is {mask.dtype} of shape {mask.shape}"
+        )
+    if not mask.any():
+        raise ValueError("gene_mask selects no gene: there is nothing to fit")
+    return mask
+
+
+__all__ = ["CellDataModule", "CellTensors", "Split"]

@@ -1,0 +1,81 @@
+"""Inverse dispersion theta of the negative binomials: what it is shared by.
+
+theta = exp(log_theta), with log_theta ~ Normal(0, 1) at the start, as in scVI.
+"""
+
+from __future__ import annotations
+
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.recipe import Recipe
+
+
+class Dispersion(PyroModule, Recipe):
+    """theta for each row and gene; a subclass says which rows share one.
+
+    ``heads`` names the outputs that it needs from the decoder.
+    """
+
+    heads: tuple[str, ...] = ()
+
+    def build(self, sizes: Sizes) -> None:
+        """Make the parameters."""
+
+    def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
+        """theta, (g,) or (n, g), > 0."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(heads, batch)")
+
+
+class PerGene(Dispersion):
+    """One theta_g for each gene."""
+
+    def build(self, sizes: Sizes) -> None:
+        """Make log_theta (g,)."""
+        self.log_theta = nn.Parameter(torch.randn(sizes.n_genes))
+
+    def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
+        """theta_g, (g,)."""
+        return self.log_theta.exp()
+
+
+class PerGeneBatch(Dispersion):
+    """One theta_bg for each batch and gene."""
+
+    def build(self, sizes: Sizes) -> None:
+        """Make log_theta (batches, g)."""
+        self.log_theta = nn.Parameter(torch.randn(sizes.n_batches, sizes.n_genes))
+
+    def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
+        """theta of each row's batch, (n, g)."""
+        return _rows(self.log_theta, batch.batch).exp()
+
+
+class PerGeneLabel(Dispersion):
+    """One theta_lg for each label and gene."""
+
+    def build(self, sizes: Sizes) -> None:
+        """Make log_theta (labels, g)."""
+        self.log_theta = nn.Parameter(torch.randn(sizes.n_labels, sizes.n_genes))
+
+    def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
+        """theta of each row's label, (n, g)."""
+        return _rows(self.log_theta, batch.label).exp()
+
+
+class PerGeneCell(Dispersion):
+    """One theta_ng for each cell and gene, an output of the decoder."""
+
+    heads = ("log_theta",)
+
+    def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
+        """theta_ng, (n, g)."""
+        return heads["log_theta"].exp()
+
+
+def _rows(table: Tensor, codes: Tensor | None) -> Tensor:
+    if codes is None and len(table) > 1:
+        raise ValueError(f"the dispersion has {len(table)} levels, and this batch does not say which its rows have")
+    return table[0] if codes is None else table[codes]

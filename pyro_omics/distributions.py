@@ -1,0 +1,142 @@
+"""Distributions over counts, in the parameters that the field uses (mean, inverse dispersion, dropout logits)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor
+from torch.distributions.utils import broadcast_all
+
+EPS = 1e-8
+STIRLING_FROM = 1e3  # above this inverse dispersion, float32 loses lgamma(x + theta) - lgamma(theta)
+
+
+class NegativeBinomial(TorchDistribution):
+    r"""Negative binomial with mean mu and inverse dispersion theta: variance mu + mu^2 / theta.
+
+    .. math:: \log p(x) = \log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!}
+        + \theta \log\frac{\theta}{\theta+\mu} + x \log\frac{\mu}{\theta+\mu}
+
+    with 1e-8 added inside the logarithms of mu and theta + mu, so that a cell without counts (mu = 0) stays finite.
+    For theta > 1e3 the ratio of gamma functions is Stirling's series, which float32 follows to the Poisson limit.
+
+    Parameters
+    ----------
+    mu : (...) mean, in counts, >= 0.
+    theta : (...) inverse dispersion, > 0.
+
+    Source: Lopez et al. 2018, Supplementary Note 1 (the Gamma-Poisson mixture).
+    """
+
+    arg_constraints = {"mu": constraints.nonnegative, "theta": constraints.positive}
+    support = constraints.nonnegative_integer
+
+    def __init__(self, mu: Tensor, theta: Tensor, validate_args: bool | None = None) -> None:
+        self.mu, self.theta = broadcast_all(mu, theta)
+        super().__init__(self.mu.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeBinomial:
+        """The same distribution over a larger batch shape."""
+        new = self._get_checked_instance(NegativeBinomial, _instance)
+        new.mu, new.theta = self.mu.expand(batch_shape), self.theta.expand(batch_shape)
+        super(NegativeBinomial, new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, mu."""
+        return self.mu
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance, mu + mu^2 / theta."""
+        return self.mu + self.mu.square() / self.theta
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Counts, as floats: Poisson(mu / theta * Gamma(theta, 1))."""
+        shape = self._extended_shape(sample_shape)
+        with torch.no_grad():
+            unit = torch._standard_gamma(self.theta.expand(shape))
+            return torch.poisson(unit * (self.mu / self.theta).expand(shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Natural log of the probability, elementwise."""
+        if self._validate_args:
+            self._validate_sample(value)
+        large = self.theta > STIRLING_FROM
+        if not bool(large.any()):
+            return _log_nb(value, self.mu, self.theta)
+        # Each branch sees harmless arguments where the other is taken: a NaN there would poison the gradient.
+        small = _log_nb(value, self.mu, self.theta.masked_fill(large, 1.0))
+        stirling = _log_nb_stirling(value, self.mu, self.theta.masked_fill(~large, STIRLING_FROM))
+        return torch.where(large, stirling, small)
+
+
+def _log_nb(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
+    log_choose = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    log_theta_mu = torch.log(theta + mu + EPS)
+    log_fail = torch.log(theta + EPS) - log_theta_mu
+    return log_choose + theta * log_fail + x * (torch.log(mu + EPS) - log_theta_mu)
+
+
+def _log_nb_stirling(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
+    series = 1 / (12 * (x + theta)) - 1 / (12 * theta)
+    shape = (theta - 0.5) * torch.log1p(x / theta) - theta * torch.log1p(mu / theta)
+    return (
+        shape + series + x * torch.log1p((x - mu) / (theta + mu)) + x * torch.log(mu + EPS) - x - torch.lgamma(x + 1)
+    )
+
+
+class Poisson(dist.Poisson):  # type: ignore[misc]
+    """Poisson with a floor of 1e-8 on its rate, so that a cell without counts has finite gradients.
+
+    Parameters
+    ----------
+    rate : (...) mean, in counts, >= 0.
+    """
+
+    def __init__(self, rate: Tensor, validate_args: bool | None = None) -> None:
+        super().__init__(rate.clamp(min=EPS), validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Poisson:
+        """The same distribution over a larger batch shape."""
+        return super().expand(batch_shape, type(self).__new__(type(self)) if _instance is None else _instance)
+
+
+class ZeroInflatedNegativeBinomial(dist.ZeroInflatedDistribution):  # type: ignore[misc]
+    r"""A zero with probability sigmoid(gate_logits), else NegativeBinomial(mu, theta).
+
+    .. math:: p(0) = \pi + (1 - \pi)\,\mathrm{NB}(0), \qquad p(x) = (1 - \pi)\,\mathrm{NB}(x), \; x > 0
+
+    Parameters
+    ----------
+    mu, theta : see `NegativeBinomial`.
+    gate_logits : (...) logit of the extra zero's probability (scVI's dropout logits).
+
+    Source: Lopez et al. 2018, Supplementary Note 1.
+    """
+
+    def __init__(self, mu: Tensor, theta: Tensor, gate_logits: Tensor, validate_args: bool | None = None) -> None:
+        base = NegativeBinomial(mu, theta, validate_args=validate_args)
+        super().__init__(base, gate_logits=gate_logits, validate_args=validate_args)
+
+
+class ZeroInflatedPoisson(dist.ZeroInflatedDistribution):  # type: ignore[misc]
+    """A zero with probability sigmoid(gate_logits), else Poisson(rate) with a floor of 1e-8 on the rate.
+
+    Logits, not probabilities: a gate of exactly 0 has no finite log-probability at a zero of a large rate.
+
+    Parameters
+    ----------
+    rate : (...) mean of the Poisson, in counts, >= 0.
+    gate_logits : (...) logit of the extra zero's probability.
+
+    Source: Lambert 1992, Technometrics 34(1), equation 1.
+    """
+
+    def __init__(self, rate: Tensor, gate_logits: Tensor, validate_args: bool | None = None) -> None:
+        super().__init__(Poisson(rate, validate_args=validate_args), gate_logits=gate_logits, validate_args=validate_args)

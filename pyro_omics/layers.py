@@ -1,0 +1,194 @@
+"""The shared layers: every network of every model is put together from these PyroModules.
+
+All are PyroModules down to the last Linear, so that any parameter can be made a latent variable, and all accept
+leading sample dimensions in front of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.recipe import Recipe
+
+
+class BatchNorm(PyroModule[nn.BatchNorm1d]):  # type: ignore[misc]
+    """Batch normalisation with the field's momentum (0.01) and eps (1e-3), over all leading dimensions.
+
+    ``nn.BatchNorm1d`` takes the second dimension for the features, which is silently wrong for (particles, n, h)
+    when n = h. A single row has no variance: it is normalised with the running statistics.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features, momentum=0.01, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (..., n, h)."""
+        flat = x.reshape(-1, x.shape[-1])
+        if self.training and len(flat) == 1:
+            out = functional.batch_norm(
+                flat, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        else:
+            out = super().forward(flat)
+        return out.reshape(x.shape)
+
+
+class LayerNorm(PyroModule[nn.LayerNorm]):  # type: ignore[misc]
+    """Layer normalisation with eps 1e-3: no statistics are shared between rows."""
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features, eps=1e-3)
+
+
+class Covariates(PyroModule, Recipe):
+    """A batch's covariates as one matrix: one-hot batch, one-hot categories, continuous covariates.
+
+    A categorical covariate with one level is dropped.
+
+    Parameters
+    ----------
+    sizes : the numbers of levels.
+    """
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.n_batches = sizes.n_batches
+        self.n_categories = tuple(sizes.n_categories)
+        self.n_out = sum(n for n in (sizes.n_batches, *sizes.n_categories) if n > 1) + sizes.n_continuous
+
+    def forward(self, batch: CellBatch) -> Tensor | None:
+        """The covariates (n, n_out), or None when there are none."""
+        parts = []
+        if self.n_batches > 1:
+            parts.append(_one_hot("batch", batch.batch, self.n_batches, batch.x))
+        for column, n_levels in enumerate(self.n_categories):
+            if n_levels > 1:
+                codes = None if batch.categorical is None else batch.categorical[:, column]
+                parts.append(_one_hot("categorical", codes, n_levels, batch.x))
+        if batch.continuous is not None:
+            parts.append(batch.continuous)
+        return torch.cat(parts, -1) if parts else None
+
+
+def _one_hot(name: str, codes: Tensor | None, n_levels: int, like: Tensor) -> Tensor:
+    if codes is None:
+        raise ValueError(f"the model was made for {n_levels} levels of batch.{name}, and this batch has None there")
+    return functional.one_hot(codes, n_levels).to(like.dtype)
+
+
+def _join(x: Tensor, cov: Tensor | None) -> Tensor:
+    if cov is None:
+        return x
+    return torch.cat([x, cov.expand(*x.shape[:-1], cov.shape[-1])], -1)
+
+
+class FCLayers(PyroModule, Recipe):
+    """Fully connected layers, each Linear, norm, ReLU, Dropout; covariates are concatenated to each layer's input.
+
+    Parameters
+    ----------
+    n_in, n_hidden : width of the input and of each layer.
+    n_layers : number of layers.
+    n_cov : width of the covariates.
+    dropout : probability that a hidden unit is dropped in training.
+    norm : a class, called with the width: `BatchNorm`, `LayerNorm`, or None for no normalisation.
+
+    Source: scVI (Lopez et al. 2018, Supplementary Note 1), scvi-tools' published defaults.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        n_cov: int = 0,
+        dropout: float = 0.0,
+        norm: type[nn.Module] | None = BatchNorm,
+    ) -> None:
+        super().__init__()
+        widths = [n_in] + [n_hidden] * n_layers
+        self.linear = PyroModule[nn.ModuleList](
+            [PyroModule[nn.Linear](a + n_cov, b) for a, b in zip(widths, widths[1:], strict=False)]
+        )
+        self.norm = None if norm is None else PyroModule[nn.ModuleList]([norm(n_hidden) for _ in range(n_layers)])
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, cov: Tensor | None = None) -> Tensor:
+        """Map (..., n, n_in) to (..., n, n_hidden)."""
+        norms = self.norm
+        for i, linear in enumerate(self.linear):
+            x = linear(_join(x, cov))
+            if norms is not None:
+                x = norms[i](x)
+            x = self.dropout(torch.relu(x))
+        return x
+
+
+class Encoder(PyroModule, Recipe):
+    """The location and scale of a Normal: hidden layers, then a Linear each; variance = exp(.) + 1e-4.
+
+    Parameters
+    ----------
+    n_in, n_out : width of the input and number of coordinates of the Normal.
+    n_hidden, n_layers, n_cov, dropout, norm : see `FCLayers`.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        n_cov: int = 0,
+        dropout: float = 0.1,
+        norm: type[nn.Module] | None = BatchNorm,
+    ) -> None:
+        super().__init__()
+        self.hidden = FCLayers(n_in, n_hidden, n_layers, n_cov, dropout, norm)
+        width = n_hidden if n_layers else n_in
+        self.loc = PyroModule[nn.Linear](width, n_out)
+        self.log_var = PyroModule[nn.Linear](width, n_out)
+
+    def forward(self, x: Tensor, cov: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map (n, n_in) to the location and the scale (standard deviation), (n, n_out) each."""
+        h = self.hidden(x, cov)
+        return self.loc(h), (self.log_var(h).exp() + 1e-4).sqrt()
+
+
+class Decoder(PyroModule, Recipe):
+    """Hidden layers, then one Linear for each named head.
+
+    Parameters
+    ----------
+    n_in : width of the latent.
+    heads : name -> width of each output, e.g. ``{"rho": n_genes, "dropout_logits": n_genes}``.
+    n_hidden, n_layers, n_cov, dropout, norm : see `FCLayers`.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        heads: Mapping[str, int],
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        n_cov: int = 0,
+        dropout: float = 0.0,
+        norm: type[nn.Module] | None = BatchNorm,
+    ) -> None:
+        super().__init__()
+        self.hidden = FCLayers(n_in, n_hidden, n_layers, n_cov, dropout, norm)
+        width = n_hidden if n_layers else n_in
+        self.heads = PyroModule[nn.ModuleDict](
+            {name: PyroModule[nn.Linear](width, n_out) for name, n_out in heads.items()}
+        )
+
+    def forward(self, z: Tensor, cov: Tensor | None = None) -> dict[str, Tensor]:
+        """Map (..., n, n_in) to a dict of unconstrained outputs, (..., n, width of the head)."""
+        h = self.hidden(z, cov)
+        return {name: head(h) for name, head in self.heads.items()}

@@ -1,0 +1,113 @@
+"""Likelihoods: from a mean to a distribution over counts.
+
+A likelihood is a PyroModule that owns its global parameters, names in ``heads`` what else it needs from the decoder,
+and maps (mean, heads, batch) to a distribution. A new one is one class, and needs no edit elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_omics import distributions as counts
+from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.dispersions import Dispersion, PerGene
+from pyro_omics.recipe import Recipe
+
+
+class Likelihood(PyroModule, Recipe):
+    """p(x | mean, heads): made without sizes, and completed once by `build`."""
+
+    own_heads: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.built = False
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the decoder outputs (each one number for a gene) that the likelihood needs beside the mean."""
+        return self.own_heads
+
+    def build(self, sizes: Sizes) -> None:
+        """Make the parameters for these sizes, once: a likelihood belongs to one site of one model.
+
+        Raises
+        ------
+        ValueError
+            When it has been built before.
+        """
+        if self.built:
+            raise ValueError(
+                f"this {type(self).__name__} belongs to a model already, and its parameters with it: "
+                f"pass a new {type(self).__name__}() to each model"
+            )
+        self.built = True
+
+    def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
+        """The distribution of the counts: batch shape (n,), event shape (g,)."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(mean, heads, batch)")
+
+
+class Poisson(Likelihood):
+    """x_ng ~ Poisson(mean_ng)."""
+
+    def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
+        """Poisson(mean), event shape (g,)."""
+        return counts.Poisson(mean).to_event(1)
+
+
+class ZeroInflatedPoisson(Likelihood):
+    """x_ng = 0 with probability sigmoid(dropout_logits_ng), else Poisson(mean_ng)."""
+
+    own_heads = ("dropout_logits",)
+
+    def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
+        """ZeroInflatedPoisson(mean, dropout_logits), event shape (g,)."""
+        return counts.ZeroInflatedPoisson(mean, heads["dropout_logits"]).to_event(1)
+
+
+class NegativeBinomial(Likelihood):
+    """x_ng ~ NegativeBinomial(mean_ng, theta), variance mean + mean^2 / theta.
+
+    Parameters
+    ----------
+    dispersion : what theta is shared by; one theta for each gene when None.
+    """
+
+    def __init__(self, dispersion: Dispersion | None = None) -> None:
+        super().__init__()
+        self.dispersion = PerGene() if dispersion is None else dispersion
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the decoder outputs that the likelihood and its dispersion need."""
+        return self.own_heads + self.dispersion.heads
+
+    def build(self, sizes: Sizes) -> None:
+        """Make theta for these sizes."""
+        super().build(sizes)
+        self.dispersion.build(sizes)
+
+    def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
+        """NegativeBinomial(mean, theta), event shape (g,)."""
+        return counts.NegativeBinomial(mean, self.dispersion(heads, batch)).to_event(1)
+
+
+class ZeroInflatedNegativeBinomial(NegativeBinomial):
+    """x_ng = 0 with probability sigmoid(dropout_logits_ng), else NegativeBinomial(mean_ng, theta): scVI's default.
+
+    Parameters
+    ----------
+    dispersion : what theta is shared by; one theta for each gene when None.
+    """
+
+    own_heads = ("dropout_logits",)
+
+    def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
+        """ZeroInflatedNegativeBinomial(mean, theta, dropout_logits), event shape (g,)."""
+        theta = self.dispersion(heads, batch)
+        return counts.ZeroInflatedNegativeBinomial(mean, theta, heads["dropout_logits"]).to_event(1)

@@ -1,0 +1,161 @@
+"""The base of every model: a Pyro program over a batch, with the few facts that training and queries need of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from functools import partial
+from typing import Any, ClassVar
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from pyro.optim.clipped_adam import ClippedAdam
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.layers import Encoder
+from pyro_omics.recipe import Recipe
+
+Guide = PyroModule
+
+
+class CountModel(PyroModule, Recipe):
+    """A Pyro program ``forward(batch)`` over a minibatch of counts.
+
+    A model of one's own sets ``local_sites``, opens ``self.plate(batch)`` around them, and observes the counts in it;
+    training, validation, posterior queries and checkpoints then work on it. Everything sampled outside the plate is
+    global, and counts once per data set.
+
+    Parameters
+    ----------
+    n_obs : number of training rows: the plate's size.
+
+    Attributes
+    ----------
+    local_sites : names of the latents that each row has its own of. The first is what `Posterior.latent` reports.
+    queries : name of a method ``(batch, latents, **options)`` -> what its columns are (an entry of the DataModule's
+        schema, such as ``"genes"``); `Posterior` offers each under the same name.
+    """
+
+    local_sites: tuple[str, ...] = ()
+    queries: ClassVar[dict[str, str]] = {}
+    n_genes: int
+
+    def __init__(self, n_obs: int) -> None:
+        super().__init__()
+        if n_obs < 1:
+            raise ValueError(f"n_obs is the number of training rows, at least 1, and is {n_obs}")
+        self.n_obs = n_obs
+        self.encoders = PyroModule[nn.ModuleDict]()
+
+    @classmethod
+    def from_data(cls, dm: Any, **options: Any) -> CountModel:
+        """The model for a DataModule's data: what the constructor asks of ``dm.sizes`` is filled in.
+
+        Parameters
+        ----------
+        dm : a DataModule; its ``sizes``, or those of their fields that the constructor names, are passed on.
+        options : the constructor's other arguments.
+        """
+        wanted = inspect.signature(cls.__init__).parameters
+        known = {"sizes": dm.sizes, **{field.name: getattr(dm.sizes, field.name) for field in fields(dm.sizes)}}
+        known.pop("n_latent")
+        filled = {name: value for name, value in known.items() if name in wanted and name not in options}
+        return cls(**filled, **options)
+
+    def plate(self, batch: Any) -> pyro.plate:
+        """The plate over rows, at the size of the whole data: a minibatch is scaled up to it.
+
+        Weights that are latent (PyroSample) are drawn here, before the plate opens: inside it they would be drawn
+        once per row.
+        """
+        for module in self.modules():
+            for name in getattr(module, "_pyro_samples", ()):
+                getattr(module, name)
+        return pyro.plate("obs", self.n_obs, subsample=batch.index)
+
+    def example_batch(self) -> Any:
+        """A tiny batch of the right shapes, for making what is made at the first call."""
+        sizes = getattr(self, "sizes", None)
+        if sizes is None and not hasattr(self, "n_genes"):
+            raise NotImplementedError(
+                f"{type(self).__name__} has no n_genes to make an example batch from: set self.n_genes, or override "
+                "example_batch()"
+            )
+        return example_cells(sizes or Sizes(self.n_obs, self.n_genes))
+
+    def encoder_inputs(self, batch: Any) -> Tensor:
+        """What the encoder sees of a batch (n, n_in): log(1 + x)."""
+        return torch.log1p(batch.x)
+
+    def encoder_covariates(self, batch: Any) -> Tensor | None:
+        """Covariates for the encoder's layers (n, n_cov), or None."""
+        return None
+
+    def build_encoder(self, site: str, n_out: int) -> nn.Module:
+        """A network for the amortized posterior of ``site``: (inputs, covariates) -> location, scale (n, n_out)."""
+        batch = self.example_batch()
+        n_in, cov = self.encoder_inputs(batch).shape[-1], self.encoder_covariates(batch)
+        return Encoder(n_in, n_out, n_cov=0 if cov is None else cov.shape[-1])
+
+    def require_encoder(self, site: str, n_out: int) -> None:
+        """Make the encoder of ``site`` if there is none: a guide or a prior calls this, and may then `encode`."""
+        if site not in self.encoders:
+            self.encoders[site] = self.build_encoder(site, n_out)
+
+    def encode(self, batch: Any, site: str = "z") -> tuple[Tensor, Tensor]:
+        """Location and scale (n, n_out) of the unconstrained posterior of ``site``."""
+        inputs, cov = self.encoder_inputs(batch), self.encoder_covariates(batch)
+        encoder = self.encoders[site]
+        return encoder(inputs) if cov is None else encoder(inputs, cov)
+
+    def default_guide(self) -> Callable[[CountModel], Guide] | None:
+        """The guide that suits the model, a callable model -> guide; None is the `Amortized` guide."""
+        return None
+
+    def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
+        """The optimizer that suits the model, a callable parameters -> optimizer."""
+        return partial(ClippedAdam, lr=1e-3)
+
+
+def example_cells(sizes: Sizes) -> CellBatch:
+    """Two cells (one, if there is only one) with a count of 1 in each gene, at level 0 of each covariate."""
+    n = min(2, sizes.n_obs)
+    rows = torch.arange(n)
+    zeros = torch.zeros_like(rows)
+    return CellBatch(
+        x=torch.ones(n, sizes.n_genes),
+        row=rows,
+        index=rows,
+        batch=zeros if sizes.n_batches > 1 else None,
+        label=zeros if sizes.n_labels > 1 else None,
+        categorical=torch.zeros(n, len(sizes.n_categories), dtype=torch.long) if sizes.n_categories else None,
+        continuous=torch.zeros(n, sizes.n_continuous) if sizes.n_continuous else None,
+        size_factor=torch.ones(n, 1),
+    )
+
+
+def latent_sites(program: Callable[..., Any], batch: Any) -> dict[str, dict[str, Any]]:
+    """The latent sample sites of one run of a model or guide, name -> Pyro's record of it.
+
+    The run leaves no trace: no gradient, the random state as it was, and no running statistics moved.
+    """
+    modules = [m for m in program.modules() if m.training] if isinstance(program, nn.Module) else []
+    try:
+        for module in modules:
+            module.training = False
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
+            trace = poutine.trace(program).get_trace(batch)
+    finally:
+        for module in modules:
+            module.training = True
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+    }

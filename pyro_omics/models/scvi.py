@@ -1,0 +1,140 @@
+"""scVI: a variational autoencoder for single-cell RNA counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import pyro
+import torch
+from pyro.nn import pyro_method
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.layers import BatchNorm, Covariates, Decoder, Encoder
+from pyro_omics.libraries import Library, Observed
+from pyro_omics.likelihoods import Likelihood, ZeroInflatedNegativeBinomial
+from pyro_omics.models.base import CountModel
+from pyro_omics.priors import Prior, StandardNormal
+
+
+class SCVI(CountModel):
+    r"""scVI (Lopez et al. 2018, Nature Methods 15, 1053).
+
+    .. math::
+        z_n &\sim \mathrm{Normal}(0, I_k) \\
+        \rho_n &= \mathrm{softmax}(\mathrm{decoder}(z_n, s_n)) \\
+        x_{ng} &\sim \mathrm{ZINB}(l_n \rho_{ng}, \theta_g, \pi_{ng})
+
+    with l_n the cell's total count, s_n its batch and covariates, theta_g the inverse dispersion and pi_ng the
+    dropout logits, an output of the decoder. Each piece is an argument.
+
+    Parameters
+    ----------
+    sizes : what is known of the data; ``SCVI.from_data(dm)`` fills it in.
+    n_latent : k, dimension of z.
+    n_hidden, n_layers : width and number of the hidden layers of the encoder and of the decoder.
+    dropout : dropout rate of the encoder (the decoder has none).
+    norm : `layers.BatchNorm`, `layers.LayerNorm`, or None.
+    prior : over z; `priors.StandardNormal` when None.
+    likelihood : of the counts; `likelihoods.ZeroInflatedNegativeBinomial` when None. Its dispersion is its argument.
+    library : of l_n; `libraries.Observed` when None.
+    encoder : (log(1 + x) (n, g), covariates) -> location and scale (n, k) of z; made when None and a guide asks.
+    decoder : (z (n, k), covariates) -> dict of (n, g) with ``"rho"`` (logits) and the likelihood's heads.
+    encode_covariates : whether the encoder sees the covariates too.
+
+    Raises
+    ------
+    ValueError
+        For a part that belongs to another model already, or lacks what it needs of the data.
+    """
+
+    local_sites = ("z",)
+    queries: ClassVar[dict[str, str]] = {"normalized_expression": "genes"}
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        n_latent: int = 10,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        dropout: float = 0.1,
+        norm: type[nn.Module] | None = BatchNorm,
+        prior: Prior | None = None,
+        likelihood: Likelihood | None = None,
+        library: Library | None = None,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        encode_covariates: bool = False,
+    ) -> None:
+        super().__init__(n_obs=sizes.n_obs)
+        self.sizes = replace(sizes, n_latent=n_latent)
+        self.n_genes, self.n_latent = sizes.n_genes, n_latent
+        self.encode_covariates = encode_covariates
+        self.covariates = Covariates(sizes)
+        self.prior = StandardNormal() if prior is None else prior
+        self.likelihood = ZeroInflatedNegativeBinomial() if likelihood is None else likelihood
+        self.library = Observed() if library is None else library
+        for part in (self.prior, self.likelihood, self.library):
+            part.build(self.sizes)
+        self.local_sites = ("z", *self.library.sites)
+        self.network = {"n_hidden": n_hidden, "n_layers": n_layers, "norm": norm}
+        self.dropout = dropout
+        heads = dict.fromkeys(("rho", *self.likelihood.heads), sizes.n_genes)
+        self.decoder = (
+            Decoder(n_latent, heads, n_cov=self.covariates.n_out, **self.network) if decoder is None else decoder
+        )
+        if encoder is not None:
+            self.encoders["z"] = encoder
+
+    def forward(self, batch: CellBatch) -> None:
+        """The generative program over a minibatch."""
+        with self.plate(batch):
+            z_nk = pyro.sample("z", self.prior(batch))
+            library_n1 = self.library(batch)
+            rho_ng, heads = self.decode(z_nk, batch)
+            counts = self.likelihood(library_n1 * rho_ng, heads, batch)
+            pyro.sample("x", counts, obs=batch.x)
+
+    def decode(self, z_nk: Tensor, batch: CellBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Expression frequencies rho (n, g), which sum to 1 in each row, and the likelihood's heads."""
+        heads = self.decoder(self.prior.transform(z_nk), self.covariates(batch))
+        return torch.softmax(heads["rho"], -1), heads
+
+    def encoder_covariates(self, batch: CellBatch) -> Tensor | None:
+        """The covariates, if the encoder is to see them."""
+        return self.covariates(batch) if self.encode_covariates else None
+
+    def build_encoder(self, site: str, n_out: int) -> nn.Module:
+        """An encoder over the genes for "z" or "library"; the library's has one hidden layer, as published."""
+        network: dict[str, Any] = {**self.network, "dropout": self.dropout}
+        if site == "library":
+            network["n_layers"] = 1
+        n_cov = self.covariates.n_out if self.encode_covariates else 0
+        return Encoder(self.n_genes, n_out, n_cov=n_cov, **network)
+
+    def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
+        """ClippedAdam at learning rate 1e-3 with the field's eps of 0.01."""
+        return partial(ClippedAdam, lr=1e-3, eps=0.01)
+
+    @pyro_method
+    def normalized_expression(
+        self, batch: CellBatch, latents: dict[str, Tensor], library_size: float | None = 1.0
+    ) -> Tensor:
+        """Expression frequencies times a library size, (n, g).
+
+        Parameters
+        ----------
+        batch : the cells, with the covariates to decode under.
+        latents : values of the latent sites.
+        library_size : counts that each cell's expression sums to; None takes the cell's own library size.
+        """
+        rho_ng, _ = self.decode(latents["z"], batch)
+        if library_size is not None:
+            return rho_ng * library_size
+        return rho_ng * (latents["library"] if "library" in latents else self.library(batch))
+

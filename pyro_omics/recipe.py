@@ -1,0 +1,115 @@
+"""How an object was made, written down as plain data, so that it can be made again without pickle."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ALLOWED_PACKAGES = ("pyro_omics", "pyro.infer.autoguide", "pyro.distributions", "torch.nn.modules")
+
+
+class Recipe:
+    """Mixin: an instance remembers the arguments that it was made with (``recipe_arguments``).
+
+    It works through ``__new__``, so that a subclass needs no cooperation: a user's own model is recorded as ours are.
+    """
+
+    recipe_arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Recipe:
+        self = super().__new__(cls)
+        try:
+            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        except TypeError:
+            # Copying and unpickling call __new__ bare (their state follows); a wrong call is __init__'s to report.
+            return self
+        arguments = dict(list(bound.arguments.items())[1:])
+        for name, parameter in bound.signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                arguments.update(arguments.pop(name, {}))
+        # nn.Module.__setattr__ refuses to work before its __init__, and must not register these objects a second time.
+        object.__setattr__(self, "recipe_arguments", arguments)
+        return self
+
+
+def qualified_name(cls: type) -> str:
+    """The dotted path of a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def encode(value: Any) -> Any:
+    """Plain JSON data for ``value``; what cannot be written is named under ``"unknown"``, and `decode` refuses it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [encode(item) for item in value]
+    if isinstance(value, Mapping):
+        return {"mapping": {str(key): encode(item) for key, item in value.items()}}
+    if isinstance(value, type):
+        return {"type": qualified_name(value)}
+    if isinstance(value, functools.partial):
+        return _encode_partial(value)
+    if isinstance(value, Recipe) and hasattr(value, "recipe_arguments"):
+        arguments = {name: encode(item) for name, item in value.recipe_arguments.items()}
+        return {"class": qualified_name(type(value)), "arguments": arguments}
+    return {"unknown": qualified_name(type(value))}
+
+
+def _encode_partial(value: functools.partial[Any]) -> dict[str, Any]:
+    # jsonargparse hides the class among the arguments of its own partial.
+    classes = [item for item in (value.func, *value.args) if isinstance(item, type)]
+    if len(classes) != 1:
+        return {"unknown": repr(value.func)}
+    return {"partial": qualified_name(classes[0]), "arguments": {k: encode(v) for k, v in value.keywords.items()}}
+
+
+def decode(data: Any, known: Mapping[str, type] | None = None) -> Any:
+    """The object that `encode` wrote down.
+
+    Class names resolve inside ``ALLOWED_PACKAGES`` and ``known`` (dotted path -> class), nowhere else.
+
+    Raises
+    ------
+    ValueError
+        For a class outside the allow-list, and for an object that could not be written down.
+    """
+    known = known or {}
+    if isinstance(data, list):
+        return [decode(item, known) for item in data]
+    if not isinstance(data, dict):
+        return data
+    if "mapping" in data:
+        return {key: decode(item, known) for key, item in data["mapping"].items()}
+    if "type" in data:
+        return resolve(data["type"], known)
+    if "partial" in data or "class" in data:
+        arguments = {key: decode(item, known) for key, item in data["arguments"].items()}
+        if "partial" in data:
+            return functools.partial(resolve(data["partial"], known), **arguments)
+        return resolve(data["class"], known)(**arguments)
+    raise ValueError(
+        f"an object of {data.get('unknown', data)} is part of what was saved, and cannot be made again from its "
+        "description: build the model as it was, and pass it: load(path, model=MODEL)"
+    )
+
+
+def resolve(path: str, known: Mapping[str, type]) -> type:
+    """The class at a dotted path, inside the allow-list only."""
+    if path in known:
+        return known[path]
+    if not path.startswith(tuple(f"{package}." for package in ALLOWED_PACKAGES)):
+        raise ValueError(
+            f"{path!r} is not a class of this package, and names outside it are not imported: pass your own class, "
+            "load(path, model=MyModel) or load(path, guide=MyGuide)"
+        )
+    module, _, name = path.rpartition(".")
+    found = getattr(importlib.import_module(module), name, None)
+    if not isinstance(found, type):
+        raise ValueError(f"{path!r} is not a class of this version of the package")
+    return found

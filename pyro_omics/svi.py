@@ -1,0 +1,223 @@
+"""The one LightningModule: it trains any (model, guide, ELBO, optimizer)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pytorch_lightning as pl
+import torch
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
+from pyro.optim import PyroOptim
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from pyro_omics.checks import check_elbo, check_pair, check_parameters, quietly
+from pyro_omics.guides import Amortized
+from pyro_omics.kl import ScaleLatents
+from pyro_omics.models.base import CountModel, Guide
+from pyro_omics.saving import save
+
+
+class SVIModule(pl.LightningModule):
+    """Stochastic variational inference as a LightningModule.
+
+    The loss is the negative ELBO over the full data divided by ``n_obs``; ``train_elbo`` and ``val_elbo`` are logged
+    per observation, in nats, higher is better: the plain ELBO at full KL weight, whatever bound is trained.
+
+    Parameters
+    ----------
+    model : a `models.CountModel`.
+    guide : any callable model -> guide (`guides.Amortized`, a ``functools.partial`` of one, a class of your own), or
+        a guide made already; None takes the model's own, which is `guides.Amortized` unless it says otherwise.
+    elbo : any Pyro ELBO with a differentiable loss; ``Trace_ELBO()`` when None.
+    optimizer : callable parameters -> torch optimizer; None takes the model's own, which is ClippedAdam.
+    scheduler : callable optimizer -> learning-rate scheduler, stepped once per epoch; None for none.
+    kl_warmup_epochs : over so many epochs the weight of the latent sites rises linearly to 1, or over half of the
+        training where that is shorter. 0 for none.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where model, guide, ELBO and optimizer do not fit together: before any training starts.
+
+    Source: Kingma and Welling 2014; Bowman et al. 2016 and Sønderby et al. 2016 (KL warm-up).
+    """
+
+    def __init__(
+        self,
+        model: CountModel,
+        guide: Callable[[CountModel], Guide] | Guide | None = None,
+        elbo: ELBO | None = None,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        kl_warmup_epochs: int = 10,
+    ) -> None:
+        super().__init__()
+        if kl_warmup_epochs < 0:
+            raise ValueError(f"kl_warmup_epochs is a number of epochs, 0 or more, and is {kl_warmup_epochs}")
+        self.bound = check_elbo(Trace_ELBO() if elbo is None else elbo)
+        self.n_obs = model.n_obs
+        self.kl_warmup_epochs = kl_warmup_epochs
+        self.make_optimizer = optimizer or model.default_optimizer()
+        self.make_scheduler = scheduler
+        self.schema: dict[str, Any] | None = None
+        self._make_guide = guide
+        self._unmade: tuple[CountModel] | None = None
+        self._n_names = 0
+        self._warmup_steps = 0
+        self._checked_step = False
+        try:
+            batch = model.example_batch()
+        except NotImplementedError:
+            self._unmade = (model,)  # made in setup, from the DataModule's data
+        else:
+            self._make(model, batch)
+
+    def _make(self, model: CountModel, batch: Any) -> None:
+        """Make the guide and everything lazy in the pair, before an optimizer can miss it."""
+        made = self._make_guide
+        if made is None:
+            made = model.default_guide() or Amortized
+        guide = made if isinstance(made, torch.nn.Module) else made(model)
+        pair = self.bound(model, guide)
+        with quietly(pair):
+            guide(batch)
+            check_pair(model, guide, batch)
+        # Registered once, as a pair: model and guide beside it would triple the keys of the state dict.
+        self.elbo = pair
+        self._n_names = len(list(pair.parameters()))
+
+    @property
+    def model(self) -> CountModel:
+        """The model."""
+        return self.elbo.model
+
+    @property
+    def guide(self) -> Guide:
+        """The guide."""
+        return self.elbo.guide
+
+    def setup(self, stage: str) -> None:
+        """Take the data's description from the DataModule, and make what needs an example of its data."""
+        dm = getattr(self.trainer, "datamodule", None)
+        schema = getattr(dm, "schema", None)
+        if self._unmade is not None:
+            if dm is None:
+                raise ValueError(
+                    f"{type(self._unmade[0]).__name__} defines no example_batch(), and no DataModule was given to "
+                    "take one from: trainer.fit(svi, dm), or define example_batch()"
+                )
+            (model,), self._unmade = self._unmade, None
+            batch = dm.example_batch()
+            model.example_batch = lambda: batch  # type: ignore[method-assign]
+            self._make(model, batch)
+        if schema is not None and stage == "fit":
+            if dm.n_obs != self.n_obs:
+                raise ValueError(
+                    f"the model was made for n_obs={self.n_obs} training rows, and the data have {dm.n_obs}: make it "
+                    "from the DataModule that it is trained on, from_data(dm)"
+                )
+            self.schema = schema
+
+    def forward(self, batch: Any) -> Tensor:
+        """The loss that is trained, at full KL weight: a negative bound divided by n_obs, in nats."""
+        return self.elbo(batch) / self.n_obs
+
+    @property
+    def kl_weight(self) -> float:
+        """The weight of the latent sites at this step, in (0, 1]."""
+        if self._warmup_steps <= 0 or self._trainer is None or not self.trainer.training:
+            return 1.0
+        return min(1.0, (self.global_step + 1) / self._warmup_steps)
+
+    def on_fit_start(self) -> None:
+        """Fix the length of the warm-up, now that the number of steps is known."""
+        total = self.trainer.estimated_stepping_batches
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            per_epoch: float = self.trainer.num_training_batches
+        else:
+            per_epoch = total / epochs
+        steps = self.kl_warmup_epochs * per_epoch
+        self._warmup_steps = int(min(steps, total / 2)) if steps < float("inf") else 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One step's loss: with the latent sites at `kl_weight`."""
+        # Validation of arguments costs 8-17% of a step, and what it finds, it finds in the first one.
+        with pyro.validation_enabled(not self._checked_step), ScaleLatents(self.kl_weight) as latents:
+            loss = self.elbo(batch) / self.n_obs
+        if not self._checked_step:
+            check_parameters(self, self._n_names)
+            self._checked_step = True
+        if isinstance(self.bound, Trace_ELBO | TraceEnum_ELBO):
+            missing = latents.missing_kl() / (self.n_obs * self.bound.num_particles)
+            plain = -(loss.detach() + missing)
+        else:
+            plain = self.plain_elbo(batch)
+        self._log("train_elbo", plain, batch)
+        return loss
+
+    @torch.no_grad()
+    def plain_elbo(self, batch: Any) -> Tensor:
+        """One draw of the ELBO per observation, in nats, at full KL weight."""
+        bound = self.bound if isinstance(self.bound, TraceEnum_ELBO) else Trace_ELBO()
+        with pyro.validation_enabled(False):
+            return -bound.differentiable_loss(self.model, self.guide, batch) / self.n_obs
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``val_elbo``: local terms averaged over the held-out rows, and the global terms divided by n_obs."""
+        self._log("val_elbo", self.plain_elbo(batch), batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``test_elbo``."""
+        self._log("test_elbo", self.plain_elbo(batch), batch)
+
+    def _log(self, name: str, value: Tensor, batch: Any) -> None:
+        # Weighted by rows: the plain mean over minibatches is off when the last one is ragged.
+        self.log(
+            name, value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.index), sync_dist=True
+        )
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over every parameter of the pair, and the scheduler if there is one."""
+        optimizer = self.make_optimizer(self.parameters())
+        if isinstance(optimizer, PyroOptim) or not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"optimizer must make a torch optimizer from parameters, and made a {type(optimizer).__name__}: use "
+                "pyro.optim.clipped_adam.ClippedAdam (pyro.optim.ClippedAdam is a factory for pyro.infer.SVI)"
+            )
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer)
+        _warn_of_two_decays(optimizer, scheduler)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the data's description beside the weights."""
+        checkpoint["pyro_omics_schema"] = self.schema
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the data's description back."""
+        self.schema = checkpoint.get("pyro_omics_schema")
+
+    def save(self, path: str | Path) -> Path:
+        """Write weights (safetensors), configuration and the data's description (JSON) to a folder; see `load`."""
+        return save(self, path)
+
+
+def _warn_of_two_decays(optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    decays = isinstance(optimizer, ClippedAdam) and any(group["lrd"] != 1.0 for group in optimizer.param_groups)
+    if decays:
+        effect = "replaces" if isinstance(scheduler, LambdaLR) else "multiplies"
+        warnings.warn(
+            f"ClippedAdam(lrd={optimizer.param_groups[0]['lrd']}) decays the learning rate at each step, and "
+            f"{type(scheduler).__name__} {effect} it: set lrd=1.0, or pass no scheduler",
+            UserWarning,
+            stacklevel=2,
+        )

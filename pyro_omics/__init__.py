@@ -8,6 +8,7 @@ _pyro.settings.set(module_local_params=True)
 from pyro_omics import dispersions, distributions, guides, layers, libraries, likelihoods, models, priors  # noqa: E402
 from pyro_omics.data import CellDataModule, datasets  # noqa: E402
 from pyro_omics.models import SCVI  # noqa: E402
+from pyro_omics.posterior import Posterior  # noqa: E402
 from pyro_omics.saving import load  # noqa: E402
 from pyro_omics.svi import SVIModule  # noqa: E402
 from pyro_omics.version import __version__  # noqa: E402
@@ -15,6 +16,7 @@ from pyro_omics.version import __version__  # noqa: E402
 __all__ = [
     "SCVI",
     "CellDataModule",
+    "Posterior",
     "SVIModule",
     "__version__",
     "datasets",

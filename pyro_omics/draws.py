@@ -1,0 +1,93 @@
+"""Draws from a trained pair, minibatch by minibatch: what every posterior query is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_omics.svi import SVIModule
+
+
+class Draws:
+    """Numbered draws from the guide: draw s has the same global latents in every minibatch.
+
+    Parameters
+    ----------
+    svi : the trained pair.
+    """
+
+    def __init__(self, svi: SVIModule) -> None:
+        self.svi = svi
+        self._globals: dict[int, Trace] = {}
+
+    def guide(self, batch: Any, s: int) -> Trace:
+        """Draw s of the guide for one minibatch."""
+        guide = self.svi.guide
+        if s in self._globals:
+            return poutine.trace(poutine.replay(guide, trace=self._globals[s])).get_trace(batch)
+        trace = poutine.trace(guide).get_trace(batch)
+        shared = trace.copy()
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample" or site_is_subsample(site) or is_local(site):
+                shared.remove_node(name)
+        self._globals[s] = shared
+        return trace
+
+    def pair(self, batch: Any, s: int, model: Callable[..., Any] | None = None) -> tuple[Trace, Trace]:
+        """Draw s of the guide, and the model (or ``model``) replayed on it."""
+        guide = self.guide(batch, s)
+        return guide, poutine.trace(poutine.replay(model or self.svi.model, trace=guide)).get_trace(batch)
+
+    def log_weight(self, batch: Any, s: int, with_global: bool) -> Tensor:
+        """log p(x, z) - log q(z) of each row (n,); with the global terms divided by n_obs, or without them."""
+        total = torch.zeros(len(batch.index), device=batch.index.device)
+        for sign, trace in zip((-1, 1), self.pair(batch, s), strict=True):
+            trace.compute_log_prob(lambda _, site: not site_is_subsample(site))
+            for site in trace.nodes.values():
+                if site["type"] != "sample" or site_is_subsample(site):
+                    continue
+                if is_local(site):
+                    total = total + sign * site["unscaled_log_prob"]
+                elif with_global:
+                    total = total + sign * site["unscaled_log_prob"].sum() / self.svi.n_obs
+        return total
+
+
+@contextmanager
+def drawing(svi: SVIModule, seed: int) -> Iterator[Draws]:
+    """Draw from a seed, in eval mode and without gradients; the random state and the mode are put back after."""
+    device = next((p.device for p in svi.parameters()), torch.device("cpu"))
+    training = svi.training
+    svi.eval()
+    try:
+        forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with forked, torch.no_grad(), pyro.validation_enabled(False):
+            torch.manual_seed(seed)
+            yield Draws(svi)
+    finally:
+        svi.train(training)
+
+
+def is_local(site: dict[str, Any]) -> bool:
+    """Whether a sample site lies in a plate, so that each row has its own."""
+    return any(frame.vectorized for frame in site["cond_indep_stack"])
+
+
+def latent_values(trace: Trace) -> dict[str, Tensor]:
+    """The values of a trace's latent sites, without the auxiliary ones of autoguides."""
+    return {
+        name: site["value"]
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and not site_is_subsample(site)
+        and not site["infer"].get("is_auxiliary")
+    }

@@ -1,0 +1,398 @@
+"""`Posterior`: questions to a trained model, answered in AnnData's order and with its labels."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from anndata import AnnData
+from pyro import poutine
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_omics.draws import Draws, drawing, latent_values
+from pyro_omics.models.base import CountModel
+from pyro_omics.priors import Prior
+from pyro_omics.svi import SVIModule
+
+LONG = 200  # passes over minibatches from which a query shows a progress bar
+
+
+class Summary(NamedTuple):
+    """A posterior mean with the bounds of its central credible interval, each labelled alike."""
+
+    mean: pd.DataFrame
+    lower: pd.DataFrame
+    upper: pd.DataFrame
+
+
+class Posterior:
+    """The posterior of a trained model over the rows of a DataModule: those it was trained on, or new ones.
+
+    New data are aligned by name: the model's genes in the model's order, extra genes left out. What the model itself
+    can be asked (`models.CountModel.queries`, such as `normalized_expression`) is offered under its own name.
+
+    Every Monte Carlo query takes ``seed`` and leaves the session's random state as it was; every query takes
+    ``split``: ``"all"``, ``"training"`` or ``"validation"`` rows of the DataModule.
+
+    Parameters
+    ----------
+    svi : a trained `SVIModule`.
+    dm : a DataModule.
+    batch_size : rows evaluated at once.
+
+    Raises
+    ------
+    ValueError
+        Where the data lack genes or covariates of the model, or have levels that it does not know.
+    """
+
+    def __init__(self, svi: SVIModule, dm: Any, batch_size: int = 512) -> None:
+        self.svi, self.dm, self.batch_size = svi, dm, batch_size
+        self.schema: dict[str, Any] = svi.schema or dm.schema
+        self.own_data = svi.schema is None or (svi.schema == dm.schema and svi.n_obs == dm.n_obs)
+        self.data = dm.data if self.own_data else dm.aligned(self.schema)
+        n_genes = getattr(svi.model, "n_genes", len(self.schema["genes"]))
+        if n_genes != len(self.schema["genes"]):
+            raise ValueError(
+                f"the model has {n_genes} genes and the data {len(self.schema['genes'])}, and the model was not "
+                "trained on a DataModule whose gene names could align them"
+            )
+
+    @property
+    def model(self) -> CountModel:
+        """The model."""
+        return self.svi.model
+
+    def __dir__(self) -> list[str]:
+        """Methods, and the model's own queries."""
+        return [*super().__dir__(), *self.model.queries]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """The model's query of that name, as a method: see `query` for the arguments that all of them take."""
+        if name.startswith("__") or "svi" not in self.__dict__ or name not in self.model.queries:
+            offered = list(self.model.queries) if "svi" in self.__dict__ else []
+            raise AttributeError(f"Posterior has no {name!r}; the model's own queries are {offered}")
+        bound = functools.partial(self.query, name)
+        bound.__doc__ = f"{getattr(type(self.model), name).__doc__}\n\n{Posterior.query.__doc__}"
+        return bound
+
+    # Passes over the data -------------------------------------------------------------------------------------------
+
+    def _batches(self, split: str, n_passes: int, what: str) -> Iterator[Any]:
+        """Minibatches on the model's device, with a progress bar when it will be long."""
+        rows = self.dm.rows(split)
+        total = math.ceil(len(rows) / self.batch_size)
+        batches = self.data.batches(rows, self.batch_size)
+        for batch in tqdm(batches, total=total, desc=what, disable=total * n_passes < LONG, leave=False):
+            yield self._placed(batch)
+
+    def _placed(self, batch: Any) -> Any:
+        device = next((p.device for p in self.svi.parameters()), torch.device("cpu"))
+        placed = batch._make(None if field is None else field.to(device) for field in batch)
+        if self.own_data:
+            return placed
+        # Rows of other data are held-out rows, whatever their numbers: they have no trained parameters of their own.
+        return placed._replace(index=placed.row + self.svi.n_obs)
+
+    def _names(self, split: str) -> pd.Index:
+        return self.dm.adata.obs_names[self.dm.rows(split)]
+
+    # Latents --------------------------------------------------------------------------------------------------------
+
+    def latent(self, split: str = "all", num_samples: int = 25, seed: int = 0) -> np.ndarray:
+        """Posterior mean of each row's latent, the model's first local site, as its decoder sees it.
+
+        Parameters
+        ----------
+        split : which rows.
+        num_samples, seed : where the mean has no closed form (a transformed latent), that many draws average to it.
+
+        Returns
+        -------
+        (n, k) array, in AnnData's order.
+        """
+        return self._moments(split, num_samples, seed)[0]
+
+    def latent_sd(self, split: str = "all", num_samples: int = 25, seed: int = 0) -> np.ndarray:
+        """Posterior standard deviation of each row's latent, (n, k); arguments as in `latent`."""
+        return self._moments(split, num_samples, seed)[1]
+
+    def _moments(self, split: str, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        _positive("num_samples", num_samples)
+        if not self.model.local_sites:
+            raise ValueError(f"{type(self.model).__name__} has no local sites, so its rows have no latent")
+        parts = []
+        with drawing(self.svi, seed) as draws:
+            for batch in self._batches(split, num_samples, "latent"):
+                parts.append(self._batch_moments(draws, batch, num_samples))
+        mean, sd = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+        return mean, sd
+
+    def _batch_moments(self, draws: Draws, batch: Any, num_samples: int) -> tuple[Tensor, Tensor]:
+        site, prior = self.model.local_sites[0], getattr(self.model, "prior", None)
+        transformed = isinstance(prior, Prior) and type(prior).transform is not Prior.transform
+        if not transformed:
+            fn = draws.guide(batch, 0).nodes[site]["fn"]
+            try:
+                return fn.mean, fn.variance.sqrt()
+            except NotImplementedError:
+                pass  # a distribution without moments in closed form: average draws
+        values = [draws.guide(batch, s).nodes[site]["value"] for s in range(num_samples)]
+        seen = torch.stack([prior.transform(value) for value in values] if isinstance(prior, Prior) else values)
+        return seen.mean(0), seen.std(0, correction=0)
+
+    def samples(
+        self, *sites: str, num_samples: int = 100, split: str = "all", seed: int = 0
+    ) -> xr.DataArray | xr.Dataset:
+        """Posterior draws of latent sites, local or global, labelled.
+
+        Parameters
+        ----------
+        sites : names; every latent site when none is given.
+        num_samples : draws. split : which rows, for local sites. seed : of the draws.
+
+        Returns
+        -------
+        A DataArray for one site, a Dataset for more: dimensions ("sample", "obs", ...) for a local site and
+        ("sample", ...) for a global one.
+
+        Raises
+        ------
+        ValueError
+            For a name that is no latent site of the model.
+        """
+        _positive("num_samples", num_samples)
+        parts: dict[str, list[Tensor]] = {}
+        local = set(self.model.local_sites)
+        with drawing(self.svi, seed) as draws:
+            for i, batch in enumerate(self._batches(split, num_samples, "samples")):
+                for name, value in _site_draws(draws, batch, sites, num_samples).items():
+                    # A draw's globals are the same in every minibatch.
+                    if i == 0 or name in local:
+                        parts.setdefault(name, []).append(value)
+        arrays = {name: self._labelled(name, torch.cat(part, 1) if name in local else part[0], split)
+                  for name, part in parts.items()}
+        return next(iter(arrays.values())) if len(sites) == 1 else xr.Dataset(arrays)
+
+    def _labelled(self, name: str, value: Tensor, split: str) -> xr.DataArray:
+        local = name in self.model.local_sites
+        lead = ["sample", "obs"] if local else ["sample"]
+        rest = [f"{name}_dim_{i}" for i in range(value.ndim - len(lead))]
+        coords: dict[str, Any] = {"obs": list(self._names(split))} if local else {}
+        if rest and value.shape[-1] == len(self.schema["genes"]):
+            rest[-1], coords["gene"] = "gene", self.schema["genes"]
+        return xr.DataArray(value.numpy(), dims=[*lead, *rest], coords=coords, name=name)
+
+    # Scores ---------------------------------------------------------------------------------------------------------
+
+    def elbo(self, split: str = "all", num_samples: int = 1, seed: int = 0) -> pd.Series:
+        """ELBO of each row, in nats: its local terms, and the global terms divided by n_obs.
+
+        Parameters
+        ----------
+        split : which rows. num_samples : draws that each row's value averages. seed : of the draws.
+
+        Returns
+        -------
+        (n,) Series; its mean is an estimate of what is logged as ``val_elbo``.
+        """
+        weights = self._log_weights(split, num_samples, seed, "elbo", with_global=True)
+        return pd.Series(weights.mean(0), index=self._names(split), name="elbo")
+
+    def log_likelihood(self, split: str = "all", num_particles: int = 50, seed: int = 0) -> pd.Series:
+        r"""Importance-weighted log-likelihood of each row, in nats.
+
+        .. math:: \log \frac{1}{S} \sum_s \frac{p(x_n \mid z_s) \, p(z_s)}{q(z_s \mid x_n)}, \quad z_s \sim q
+
+        a lower bound on log p(x_n) that rises with S. Global latents are drawn once per particle from the guide, so
+        that with them the value is of the posterior predictive density.
+
+        Parameters
+        ----------
+        split : which rows. num_particles : S. seed : of the draws.
+
+        Returns
+        -------
+        (n,) Series.
+
+        Source: Burda et al. 2016, equation 8.
+        """
+        weights = self._log_weights(split, num_particles, seed, "log_likelihood", with_global=False)
+        return pd.Series(np.logaddexp.reduce(weights, 0) - np.log(len(weights)), index=self._names(split),
+                         name="log_likelihood")  # fmt: skip
+
+    def _log_weights(self, split: str, num: int, seed: int, what: str, with_global: bool) -> np.ndarray:
+        _positive("num_particles" if what == "log_likelihood" else "num_samples", num)
+        parts = []
+        with drawing(self.svi, seed) as draws:
+            for batch in self._batches(split, num, what):
+                parts.append(torch.stack([draws.log_weight(batch, s, with_global) for s in range(num)]).cpu())
+        return torch.cat(parts, 1).double().numpy()
+
+    # Counts ---------------------------------------------------------------------------------------------------------
+
+    def predictive(
+        self, num_samples: int = 20, split: str = "all", genes: Sequence[str] | None = None, seed: int = 0
+    ) -> xr.DataArray:
+        """Counts drawn from the posterior predictive distribution: latents from the guide, counts given them.
+
+        Parameters
+        ----------
+        num_samples : draws for each row. split : which rows. seed : of the draws.
+        genes : names; all when None. The whole is num_samples x rows x genes of 4 bytes: choose when that is much.
+
+        Returns
+        -------
+        Integer DataArray (num_samples, n, g), dimensions ("sample", "obs", "gene").
+        """
+        _positive("num_samples", num_samples)
+        column = self._gene_columns(genes)
+        free = poutine.uncondition(self.model)
+        parts = []
+        with drawing(self.svi, seed) as draws:
+            for batch in self._batches(split, num_samples, "predictive"):
+                x_sng = [draws.pair(batch, s, free)[1].nodes["x"]["value"][:, column] for s in range(num_samples)]
+                parts.append(torch.stack(x_sng).to(torch.int32).cpu())
+        names = np.asarray(self.schema["genes"])[column]
+        coords = {"obs": list(self._names(split)), "gene": list(names)}
+        return xr.DataArray(torch.cat(parts, 1).numpy(), dims=["sample", "obs", "gene"], coords=coords, name="x")
+
+    def _gene_columns(self, genes: Sequence[str] | None) -> np.ndarray:
+        known = pd.Index(self.schema["genes"])
+        if genes is None:
+            return np.arange(len(known))
+        if isinstance(genes, str):
+            raise ValueError(f"genes must be a list of names, and is the text {genes!r}: pass [{genes!r}]")
+        position = known.get_indexer(list(genes))
+        if (position < 0).any():
+            unknown = [gene for gene, at in zip(genes, position, strict=True) if at < 0]
+            raise ValueError(f"genes names {unknown[:5]}, which the model does not have")
+        return position
+
+    # The model's own queries ----------------------------------------------------------------------------------------
+
+    def query(
+        self,
+        name: str,
+        genes: Sequence[str] | None = None,
+        transform_batch: str | Sequence[str] | None = None,
+        num_samples: int = 10,
+        credible_interval: float | None = None,
+        split: str = "all",
+        seed: int = 0,
+        **options: Any,
+    ) -> pd.DataFrame | Summary:
+        """Posterior mean of a model's own quantity for each row.
+
+        Parameters
+        ----------
+        name : one of ``model.queries``.
+        genes : columns to return; all when None.
+        transform_batch : decode every row as if it came from this batch, or the mean over these; None leaves each
+            row in its own.
+        num_samples : draws from the posterior that the mean and the interval are of.
+        credible_interval : e.g. 0.9: return a `Summary` (mean, lower, upper) with the central 90% interval.
+        split : which rows. seed : of the draws.
+        options : passed on to the model's method.
+
+        Returns
+        -------
+        DataFrame (rows x columns), or `Summary` of three.
+
+        Raises
+        ------
+        ValueError
+            For a gene, batch or interval that does not exist.
+        """
+        _positive("num_samples", num_samples)
+        bounds = _bounds(credible_interval)
+        column, batches = self._gene_columns(genes), self._batch_codes(transform_batch)
+        parts: list[list[Tensor]] = []
+        with drawing(self.svi, seed) as draws:
+            for batch in self._batches(split, num_samples * len(batches), name):
+                ask = functools.partial(self._ask, name, draws, batch, batches, options)
+                parts.append(_summarise((ask(s)[:, column] for s in range(num_samples)), num_samples, bounds))
+        labels = {"index": self._names(split), "columns": np.asarray(self.schema["genes"])[column]}
+        frames = [pd.DataFrame(torch.cat(part).cpu().numpy(), **labels) for part in zip(*parts, strict=True)]
+        return frames[0] if credible_interval is None else Summary(*frames)
+
+    def _ask(
+        self, name: str, draws: Draws, batch: Any, batches: Sequence[int | None], options: dict[str, Any], s: int
+    ) -> Tensor:
+        """Draw s of the query, averaged over the batches that the rows are decoded under."""
+        guide = draws.guide(batch, s)
+        latents = latent_values(guide)
+        total: Any = 0.0
+        # Replayed, so that latent weights take the values that were drawn.
+        with poutine.block(), poutine.replay(trace=guide):
+            for code in batches:
+                moved = batch if code is None else batch._replace(batch=torch.full_like(batch.index, code))
+                total = total + getattr(self.model, name)(moved, latents, **options)
+        return total / len(batches)
+
+    def _batch_codes(self, transform_batch: str | Sequence[str] | None) -> list[int | None]:
+        if transform_batch is None:
+            return [None]
+        levels = self.schema["levels"]["batch"]
+        wanted = [transform_batch] if isinstance(transform_batch, str) else list(transform_batch)
+        if not wanted or (unknown := [name for name in wanted if name not in levels]):
+            raise ValueError(f"transform_batch={unknown if wanted else wanted} is not among the batches {levels}")
+        return [levels.index(name) if len(levels) > 1 else None for name in wanted]
+
+    # Writing --------------------------------------------------------------------------------------------------------
+
+    def annotate(self, adata: AnnData) -> None:
+        """Write ``obsm["X_<model>"]``, the latent mean, and ``obsm["X_<model>_sd"]`` into an AnnData of these rows.
+
+        Parameters
+        ----------
+        adata : with the rows of the DataModule, in any order.
+
+        Raises
+        ------
+        ValueError
+            Where it has other rows.
+        """
+        order = self.dm.adata.obs_names.get_indexer(adata.obs_names)
+        if (order < 0).any():
+            raise ValueError(
+                f"{int((order < 0).sum())} of {adata.n_obs} rows of this AnnData are not rows of the posterior's data, "
+                f"such as {adata.obs_names[order < 0][0]!r}: make a Posterior over a DataModule of it"
+            )
+        key = f"X_{type(self.model).__name__.lower()}"
+        mean, sd = self._moments("all", 25, 0)
+        adata.obsm[key], adata.obsm[f"{key}_sd"] = mean[order], sd[order]
+
+
+def _summarise(draws: Iterator[Tensor], num: int, bounds: tuple[float, float] | None) -> list[Tensor]:
+    if bounds is None:
+        return [sum(draws, torch.zeros(())) / num]
+    stacked = torch.stack(list(draws))
+    return [stacked.mean(0), *torch.quantile(stacked, torch.tensor(bounds).to(stacked), dim=0)]
+
+
+def _bounds(credible_interval: float | None) -> tuple[float, float] | None:
+    if credible_interval is None:
+        return None
+    if not 0 < credible_interval < 1:
+        raise ValueError(f"credible_interval is a probability, such as 0.9, and is {credible_interval}")
+    return (1 - credible_interval) / 2, (1 + credible_interval) / 2
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} is a number of draws, at least 1, and is {value}")
+
+
+def _site_draws(draws: Draws, batch: Any, sites: Sequence[str], num: int) -> dict[str, Tensor]:
+    values = [latent_values(draws.guide(batch, s)) for s in range(num)]
+    if unknown := sorted(set(sites) - set(values[0])):
+        raise ValueError(f"{unknown} are no latent sites of the model: it has {sorted(values[0])}")
+    return {name: torch.stack([value[name] for value in values]).cpu() for name in sites or values[0]}

@@ -49,7 +49,7 @@ class PerGeneBatch(Dispersion):
         self.log_theta = nn.Parameter(torch.randn(sizes.n_batches, sizes.n_genes))
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
-        """theta of each row's batch, (n, g)."""
+        """The theta of each row's batch, (n, g)."""
         return _rows(self.log_theta, batch.batch).exp()
 
 
@@ -61,7 +61,7 @@ class PerGeneLabel(Dispersion):
         self.log_theta = nn.Parameter(torch.randn(sizes.n_labels, sizes.n_genes))
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
-        """theta of each row's label, (n, g)."""
+        """The theta of each row's label, (n, g)."""
         return _rows(self.log_theta, batch.label).exp()
 
 

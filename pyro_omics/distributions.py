@@ -86,12 +86,10 @@ def _log_nb(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
 def _log_nb_stirling(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     series = 1 / (12 * (x + theta)) - 1 / (12 * theta)
     shape = (theta - 0.5) * torch.log1p(x / theta) - theta * torch.log1p(mu / theta)
-    return (
-        shape + series + x * torch.log1p((x - mu) / (theta + mu)) + x * torch.log(mu + EPS) - x - torch.lgamma(x + 1)
-    )
+    return shape + series + x * torch.log1p((x - mu) / (theta + mu)) + x * torch.log(mu + EPS) - x - torch.lgamma(x + 1)
 
 
-class Poisson(dist.Poisson):  # type: ignore[misc]
+class Poisson(dist.Poisson):
     """Poisson with a floor of 1e-8 on its rate, so that a cell without counts has finite gradients.
 
     Parameters
@@ -107,7 +105,7 @@ class Poisson(dist.Poisson):  # type: ignore[misc]
         return super().expand(batch_shape, type(self).__new__(type(self)) if _instance is None else _instance)
 
 
-class ZeroInflatedNegativeBinomial(dist.ZeroInflatedDistribution):  # type: ignore[misc]
+class ZeroInflatedNegativeBinomial(dist.ZeroInflatedDistribution):
     r"""A zero with probability sigmoid(gate_logits), else NegativeBinomial(mu, theta).
 
     .. math:: p(0) = \pi + (1 - \pi)\,\mathrm{NB}(0), \qquad p(x) = (1 - \pi)\,\mathrm{NB}(x), \; x > 0
@@ -125,7 +123,7 @@ class ZeroInflatedNegativeBinomial(dist.ZeroInflatedDistribution):  # type: igno
         super().__init__(base, gate_logits=gate_logits, validate_args=validate_args)
 
 
-class ZeroInflatedPoisson(dist.ZeroInflatedDistribution):  # type: ignore[misc]
+class ZeroInflatedPoisson(dist.ZeroInflatedDistribution):
     """A zero with probability sigmoid(gate_logits), else Poisson(rate) with a floor of 1e-8 on the rate.
 
     Logits, not probabilities: a gate of exactly 0 has no finite log-probability at a zero of a large rate.
@@ -139,4 +137,6 @@ class ZeroInflatedPoisson(dist.ZeroInflatedDistribution):  # type: ignore[misc]
     """
 
     def __init__(self, rate: Tensor, gate_logits: Tensor, validate_args: bool | None = None) -> None:
-        super().__init__(Poisson(rate, validate_args=validate_args), gate_logits=gate_logits, validate_args=validate_args)
+        super().__init__(
+            Poisson(rate, validate_args=validate_args), gate_logits=gate_logits, validate_args=validate_args
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -13,7 +13,10 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_omics.svi import SVIModule
+from pyro_omics.priors import Prior
+
+if TYPE_CHECKING:
+    from pyro_omics.svi import SVIModule
 
 
 class Draws:
@@ -46,8 +49,24 @@ class Draws:
         guide = self.guide(batch, s)
         return guide, poutine.trace(poutine.replay(model or self.svi.model, trace=guide)).get_trace(batch)
 
+    def moments(self, batch: Any, num: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (n, k) of the first local site, as the decoder sees it.
+
+        In closed form where the guide's distribution has one, else of the first ``num`` draws.
+        """
+        site, prior = self.svi.model.local_sites[0], getattr(self.svi.model, "prior", None)
+        if not isinstance(prior, Prior) or type(prior).transform is Prior.transform:
+            fn = self.guide(batch, 0).nodes[site]["fn"]
+            try:
+                return fn.mean, fn.variance.sqrt()
+            except NotImplementedError:
+                pass  # a distribution without moments in closed form
+        values = [self.guide(batch, s).nodes[site]["value"] for s in range(num)]
+        seen = torch.stack([prior.transform(value) for value in values] if isinstance(prior, Prior) else values)
+        return seen.mean(0), seen.std(0, correction=0)
+
     def log_weight(self, batch: Any, s: int, with_global: bool) -> Tensor:
-        """log p(x, z) - log q(z) of each row (n,); with the global terms divided by n_obs, or without them."""
+        """Log p(x, z) - log q(z) of each row (n,); with the global terms divided by n_obs, or without them."""
         total = torch.zeros(len(batch.index), device=batch.index.device)
         for sign, trace in zip((-1, 1), self.pair(batch, s), strict=True):
             trace.compute_log_prob(lambda _, site: not site_is_subsample(site))

@@ -6,6 +6,7 @@ leading sample dimensions in front of the rows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -17,7 +18,7 @@ from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.recipe import Recipe
 
 
-class BatchNorm(PyroModule[nn.BatchNorm1d]):  # type: ignore[misc]
+class BatchNorm(PyroModule[nn.BatchNorm1d]):
     """Batch normalisation with the field's momentum (0.01) and eps (1e-3), over all leading dimensions.
 
     ``nn.BatchNorm1d`` takes the second dimension for the features, which is silently wrong for (particles, n, h)
@@ -39,7 +40,7 @@ class BatchNorm(PyroModule[nn.BatchNorm1d]):  # type: ignore[misc]
         return out.reshape(x.shape)
 
 
-class LayerNorm(PyroModule[nn.LayerNorm]):  # type: ignore[misc]
+class LayerNorm(PyroModule[nn.LayerNorm]):
     """Layer normalisation with eps 1e-3: no statistics are shared between rows."""
 
     def __init__(self, n_features: int) -> None:
@@ -114,7 +115,7 @@ class FCLayers(PyroModule, Recipe):
         super().__init__()
         widths = [n_in] + [n_hidden] * n_layers
         self.linear = PyroModule[nn.ModuleList](
-            [PyroModule[nn.Linear](a + n_cov, b) for a, b in zip(widths, widths[1:], strict=False)]
+            [PyroModule[nn.Linear](a + n_cov, b) for a, b in itertools.pairwise(widths)]
         )
         self.norm = None if norm is None else PyroModule[nn.ModuleList]([norm(n_hidden) for _ in range(n_layers)])
         self.dropout = nn.Dropout(dropout)

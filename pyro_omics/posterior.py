@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from pyro_omics.draws import Draws, drawing, latent_values
 from pyro_omics.models.base import CountModel
-from pyro_omics.priors import Prior
 from pyro_omics.svi import SVIModule
 
 LONG = 200  # passes over minibatches from which a query shows a progress bar
@@ -69,6 +68,11 @@ class Posterior:
     def model(self) -> CountModel:
         """The model."""
         return self.svi.model
+
+    @property
+    def latent_key(self) -> str:
+        """Where `annotate` writes the latent: "X_scvi" for `SCVI`."""
+        return f"X_{type(self.model).__name__.lower()}"
 
     def __dir__(self) -> list[str]:
         """Methods, and the model's own queries."""
@@ -128,25 +132,10 @@ class Posterior:
         _positive("num_samples", num_samples)
         if not self.model.local_sites:
             raise ValueError(f"{type(self.model).__name__} has no local sites, so its rows have no latent")
-        parts = []
         with drawing(self.svi, seed) as draws:
-            for batch in self._batches(split, num_samples, "latent"):
-                parts.append(self._batch_moments(draws, batch, num_samples))
+            parts = [draws.moments(batch, num_samples) for batch in self._batches(split, num_samples, "latent")]
         mean, sd = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
         return mean, sd
-
-    def _batch_moments(self, draws: Draws, batch: Any, num_samples: int) -> tuple[Tensor, Tensor]:
-        site, prior = self.model.local_sites[0], getattr(self.model, "prior", None)
-        transformed = isinstance(prior, Prior) and type(prior).transform is not Prior.transform
-        if not transformed:
-            fn = draws.guide(batch, 0).nodes[site]["fn"]
-            try:
-                return fn.mean, fn.variance.sqrt()
-            except NotImplementedError:
-                pass  # a distribution without moments in closed form: average draws
-        values = [draws.guide(batch, s).nodes[site]["value"] for s in range(num_samples)]
-        seen = torch.stack([prior.transform(value) for value in values] if isinstance(prior, Prior) else values)
-        return seen.mean(0), seen.std(0, correction=0)
 
     def samples(
         self, *sites: str, num_samples: int = 100, split: str = "all", seed: int = 0
@@ -177,8 +166,10 @@ class Posterior:
                     # A draw's globals are the same in every minibatch.
                     if i == 0 or name in local:
                         parts.setdefault(name, []).append(value)
-        arrays = {name: self._labelled(name, torch.cat(part, 1) if name in local else part[0], split)
-                  for name, part in parts.items()}
+        arrays = {
+            name: self._labelled(name, torch.cat(part, 1) if name in local else part[0], split)
+            for name, part in parts.items()
+        }
         return next(iter(arrays.values())) if len(sites) == 1 else xr.Dataset(arrays)
 
     def _labelled(self, name: str, value: Tensor, split: str) -> xr.DataArray:
@@ -230,10 +221,11 @@ class Posterior:
 
     def _log_weights(self, split: str, num: int, seed: int, what: str, with_global: bool) -> np.ndarray:
         _positive("num_particles" if what == "log_likelihood" else "num_samples", num)
-        parts = []
         with drawing(self.svi, seed) as draws:
-            for batch in self._batches(split, num, what):
-                parts.append(torch.stack([draws.log_weight(batch, s, with_global) for s in range(num)]).cpu())
+            parts = [
+                torch.stack([draws.log_weight(batch, s, with_global) for s in range(num)]).cpu()
+                for batch in self._batches(split, num, what)
+            ]
         return torch.cat(parts, 1).double().numpy()
 
     # Counts ---------------------------------------------------------------------------------------------------------
@@ -366,9 +358,8 @@ class Posterior:
                 f"{int((order < 0).sum())} of {adata.n_obs} rows of this AnnData are not rows of the posterior's data, "
                 f"such as {adata.obs_names[order < 0][0]!r}: make a Posterior over a DataModule of it"
             )
-        key = f"X_{type(self.model).__name__.lower()}"
         mean, sd = self._moments("all", 25, 0)
-        adata.obsm[key], adata.obsm[f"{key}_sd"] = mean[order], sd[order]
+        adata.obsm[self.latent_key], adata.obsm[f"{self.latent_key}_sd"] = mean[order], sd[order]
 
 
 def _summarise(draws: Iterator[Tensor], num: int, bounds: tuple[float, float] | None) -> list[Tensor]:

@@ -21,6 +21,7 @@ class Recipe:
     recipe_arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Recipe:
+        """Make the instance, and note the arguments."""
         self = super().__new__(cls)
         try:
             bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)

@@ -40,7 +40,9 @@ def save(svi: SVIModule, path: str | Path) -> Path:
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         # safetensors refuses shared memory; a copy each is small.
-        save_file({name: value.detach().cpu().clone() for name, value in svi.elbo.state_dict().items()}, fresh / WEIGHTS)
+        save_file(
+            {name: value.detach().cpu().clone() for name, value in svi.elbo.state_dict().items()}, fresh / WEIGHTS
+        )
         (fresh / CONFIG).write_text(json.dumps(_config(svi), indent=1))
         os.chmod(fresh, 0o755)
         if path.exists():
@@ -95,10 +97,9 @@ def load(
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}: it is not a folder that svi.save(path) wrote")
     config = json.loads((path / CONFIG).read_text())
-    if not isinstance(model, CountModel):
-        model = _model(config["model"], model)
+    built = model if isinstance(model, CountModel) else _model(config["model"], model)
     make_guide = guide or _guide(config["guide"])
-    svi = SVIModule(model, guide=make_guide, kl_warmup_epochs=config["kl_warmup_epochs"])
+    svi = SVIModule(built, guide=make_guide, kl_warmup_epochs=config["kl_warmup_epochs"])
     svi.elbo.load_state_dict(load_file(path / WEIGHTS), strict=True)
     svi.schema = config["schema"]
     return svi.eval()

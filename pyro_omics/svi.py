@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pyro_omics.checks import check_elbo, check_pair, check_parameters, quietly
+from pyro_omics.draws import drawing
 from pyro_omics.guides import Amortized
 from pyro_omics.kl import ScaleLatents
 from pyro_omics.models.base import CountModel, Guide
@@ -106,7 +107,6 @@ class SVIModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Take the data's description from the DataModule, and make what needs an example of its data."""
         dm = getattr(self.trainer, "datamodule", None)
-        schema = getattr(dm, "schema", None)
         if self._unmade is not None:
             if dm is None:
                 raise ValueError(
@@ -117,13 +117,13 @@ class SVIModule(pl.LightningModule):
             batch = dm.example_batch()
             model.example_batch = lambda: batch  # type: ignore[method-assign]
             self._make(model, batch)
-        if schema is not None and stage == "fit":
+        if stage == "fit" and dm is not None and hasattr(dm, "schema"):
             if dm.n_obs != self.n_obs:
                 raise ValueError(
                     f"the model was made for n_obs={self.n_obs} training rows, and the data have {dm.n_obs}: make it "
                     "from the DataModule that it is trained on, from_data(dm)"
                 )
-            self.schema = schema
+            self.schema = dm.schema
 
     def forward(self, batch: Any) -> Tensor:
         """The loss that is trained, at full KL weight: a negative bound divided by n_obs, in nats."""
@@ -178,11 +178,15 @@ class SVIModule(pl.LightningModule):
         """Log ``test_elbo``."""
         self._log("test_elbo", self.plain_elbo(batch), batch)
 
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Posterior mean and standard deviation (n, k) of the rows' latent, and their positions ``row``."""
+        with drawing(self, seed=batch_idx) as draws:
+            mean, sd = draws.moments(batch, 25)
+        return {"row": batch.row, "latent": mean, "latent_sd": sd}
+
     def _log(self, name: str, value: Tensor, batch: Any) -> None:
         # Weighted by rows: the plain mean over minibatches is off when the last one is ragged.
-        self.log(
-            name, value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.index), sync_dist=True
-        )
+        self.log(name, value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.index), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """The optimizer over every parameter of the pair, and the scheduler if there is one."""
@@ -200,11 +204,19 @@ class SVIModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the data's description beside the weights."""
-        checkpoint["pyro_omics_schema"] = self.schema
+        checkpoint["pyro_omics"] = {"schema": self.schema, "n_obs": self.n_obs}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the data's description back."""
-        self.schema = checkpoint.get("pyro_omics_schema")
+        """Take the data's description back, and refuse data of another one: weights know genes by position."""
+        self.schema = checkpoint["pyro_omics"]["schema"]
+        dm = getattr(self._trainer, "datamodule", None)
+        found = getattr(dm, "schema", self.schema)
+        if found != self.schema:
+            parts = [name for name in found if found[name] != (self.schema or {}).get(name)]
+            raise ValueError(
+                f"the checkpoint was trained on data with other {' and '.join(parts)} than these: ask a Posterior, "
+                "which aligns them by name, or dm.adopt(schema, n_obs)"
+            )
 
     def save(self, path: str | Path) -> Path:
         """Write weights (safetensors), configuration and the data's description (JSON) to a folder; see `load`."""

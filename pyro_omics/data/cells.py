@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.data import columns
 from pyro_omics.data.counts import CountMatrix, check_counts, matrix_of
-from pyro_omics.data.splits import EpochSampler, Split, split_rows
+from pyro_omics.data.splits import EpochSampler, hold_out_all, split_rows
 
 
 class CellDataModule(pl.LightningDataModule):
@@ -85,14 +85,10 @@ class CellDataModule(pl.LightningDataModule):
             "continuous": list(continuous_keys),
         }
         self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
+        self.n_obs = len(self.split.training)
         self.data = self._tensors(self.schema)
 
     # Sizes ----------------------------------------------------------------------------------------------------------
-
-    @property
-    def n_obs(self) -> int:
-        """Number of training rows."""
-        return len(self.split.training)
 
     @property
     def n_genes(self) -> int:
@@ -114,9 +110,11 @@ class CellDataModule(pl.LightningDataModule):
         )
 
     def _log_library(self, n_batches: int) -> tuple[tuple[float, float], ...]:
-        log_total = self.data.counts.totals()[self.split.training].clamp(min=1).log()
+        # Adopted data have no training rows; the model's own moments then come with its weights.
+        rows = self.split.training if len(self.split.training) else self.split.validation
+        log_total = self.data.counts.totals()[rows].clamp(min=1).log()
         code = self.data.fields["batch"]
-        of_batch = torch.zeros(self.n_obs, dtype=torch.long) if code is None else code[self.split.training]
+        of_batch = torch.zeros(len(rows), dtype=torch.long) if code is None else code[rows]
         moments = []
         for b in range(n_batches):
             # A batch whose cells were all held out borrows the moments of the rest.
@@ -191,6 +189,18 @@ class CellDataModule(pl.LightningDataModule):
         check_counts(self.adata, self.layer)
         return self._tensors(schema)
 
+    def adopt(self, schema: dict[str, Any], n_obs: int) -> None:
+        """Become data for a model that was trained on others: aligned to its ``schema``, and all rows held out.
+
+        Raises
+        ------
+        ValueError
+            As `aligned` does.
+        """
+        self.split = hold_out_all(self.adata.n_obs, n_obs)
+        self.data = self.aligned(schema)
+        self.schema, self.n_obs = schema, n_obs
+
     # Minibatches ----------------------------------------------------------------------------------------------------
 
     def rows(self, split: str = "all") -> np.ndarray:
@@ -207,7 +217,7 @@ class CellDataModule(pl.LightningDataModule):
             self.data,
             batch_size=self.batch_size,
             sampler=sampler,
-            collate_fn=_already_a_batch,
+            collate_fn=_already_a_batch,  # type: ignore[arg-type]  # __getitems__ gives a batch, no list
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
@@ -224,7 +234,7 @@ class CellDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """The held-out rows: the toolkit tunes nothing on them."""
         if not len(self.split.validation):
-            raise ValueError("there are no held-out rows to test on: validation_size or validation_indices is 0 or empty")
+            raise ValueError("no rows are held out to test on: give validation_size or validation_indices")
         return self._loader(self.split.validation, shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -330,6 +340,3 @@ def masked_genes(adata: AnnData, gene_mask: str | Sequence[bool] | None) -> np.n
     if not mask.any():
         raise ValueError("gene_mask selects no gene: there is nothing to fit")
     return mask
-
-
-__all__ = ["CellDataModule", "CellTensors", "Split"]

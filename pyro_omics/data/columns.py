@@ -25,7 +25,7 @@ def column(obs: pd.DataFrame, argument: str, key: str) -> pd.Series:
         first = obs.index[values.isna()][0]
         raise ValueError(
             f"{argument}={key!r} has {missing} missing values (NaN), the first at {first!r}: fill them "
-            "(adata.obs[key] = adata.obs[key].cat.add_categories('unknown').fillna('unknown')), or leave those cells out"
+            "(adata.obs[key].astype(object).fillna('unknown')), or leave those cells out"
         )
     return values
 
@@ -54,9 +54,7 @@ def categories(obs: pd.DataFrame, argument: str, key: str) -> list[str]:
             "identifies cells; name the column of the batch (donor, run, plate)"
         )
     if len(levels) == 1:
-        warnings.warn(
-            f"{argument}={key!r} has one level only, {levels[0]!r}: it is dropped", UserWarning, stacklevel=4
-        )
+        warnings.warn(f"{argument}={key!r} has one level only, {levels[0]!r}: it is dropped", UserWarning, stacklevel=4)
     return levels
 
 

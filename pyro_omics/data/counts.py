@@ -72,9 +72,9 @@ def check_counts(adata: AnnData, layer: str | None) -> None:
     """
     name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     matrix = matrix_of(adata, layer)
-    for axis, (what, length) in enumerate(zip(("cells", "genes"), matrix.shape, strict=True)):
+    for what, length in zip(("cells", "genes"), matrix.shape, strict=True):
         if length == 0:
-            raise ValueError(f"{name} has 0 {what} (shape {matrix.shape}): there is nothing to fit; axis {axis} is empty")
+            raise ValueError(f"{name} has 0 {what} (shape {matrix.shape}): check how adata was filtered")
     problem = _problem(matrix)
     if problem is None:
         return

@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 
 class Split(NamedTuple):
-    """Rows of an AnnData by use, as ascending positions, and the number that each row has in `batch.CellBatch.index`."""
+    """Rows of an AnnData by use, as ascending positions, and each row's number (`batch.CellBatch.index`)."""
 
     training: Tensor
     validation: Tensor
@@ -53,6 +53,12 @@ def split_rows(n: int, size: float, indices: Sequence[int] | None, seed: int) ->
     index[training] = np.arange(len(training))
     index[validation] = np.arange(len(training), n)
     return Split(torch.from_numpy(training), torch.from_numpy(validation), torch.from_numpy(index))
+
+
+def hold_out_all(n: int, n_obs: int) -> Split:
+    """All n rows held out, for a model that was trained on n_obs others."""
+    rows = torch.arange(n)
+    return Split(training=rows[:0], validation=rows, index=rows + n_obs)
 
 
 def _checked(held_out: np.ndarray, n: int) -> np.ndarray:

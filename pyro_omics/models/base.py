@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import pyro
 import torch
@@ -21,7 +21,7 @@ from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.layers import Encoder
 from pyro_omics.recipe import Recipe
 
-Guide = PyroModule
+Guide: TypeAlias = PyroModule
 
 
 class CountModel(PyroModule, Recipe):

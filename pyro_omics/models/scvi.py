@@ -53,7 +53,7 @@ class SCVI(CountModel):
         For a part that belongs to another model already, or lacks what it needs of the data.
     """
 
-    local_sites = ("z",)
+    local_sites: tuple[str, ...] = ("z",)
     queries: ClassVar[dict[str, str]] = {"normalized_expression": "genes"}
 
     def __init__(
@@ -82,7 +82,7 @@ class SCVI(CountModel):
         for part in (self.prior, self.likelihood, self.library):
             part.build(self.sizes)
         self.local_sites = ("z", *self.library.sites)
-        self.network = {"n_hidden": n_hidden, "n_layers": n_layers, "norm": norm}
+        self.network: dict[str, Any] = {"n_hidden": n_hidden, "n_layers": n_layers, "norm": norm}
         self.dropout = dropout
         heads = dict.fromkeys(("rho", *self.likelihood.heads), sizes.n_genes)
         self.decoder = (
@@ -137,4 +137,3 @@ class SCVI(CountModel):
         if library_size is not None:
             return rho_ng * library_size
         return rho_ng * (latents["library"] if "library" in latents else self.library(batch))
-

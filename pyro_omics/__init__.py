@@ -5,7 +5,17 @@ import pyro as _pyro
 # Before any PyroModule is built: parameters live in their modules, and two models in one session share nothing.
 _pyro.settings.set(module_local_params=True)
 
-from pyro_omics import dispersions, distributions, guides, layers, libraries, likelihoods, models, priors  # noqa: E402
+from pyro_omics import (  # noqa: E402
+    dispersions,
+    distributions,
+    guides,
+    layers,
+    libraries,
+    likelihoods,
+    models,
+    priors,
+    testing,
+)
 from pyro_omics.data import CellDataModule, datasets  # noqa: E402
 from pyro_omics.models import SCVI  # noqa: E402
 from pyro_omics.posterior import Posterior  # noqa: E402
@@ -29,4 +39,5 @@ __all__ = [
     "load",
     "models",
     "priors",
+    "testing",
 ]

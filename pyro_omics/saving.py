@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors.torch import load_file, save_file
 
@@ -97,7 +97,8 @@ def load(
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}: it is not a folder that svi.save(path) wrote")
     config = json.loads((path / CONFIG).read_text())
-    built = model if isinstance(model, CountModel) else _model(config["model"], model)
+    given = not (model is None or isinstance(model, type))
+    built = cast(CountModel, model) if given else _model(config["model"], cast("type[CountModel] | None", model))
     make_guide = guide or _guide(config["guide"])
     svi = SVIModule(built, guide=make_guide, kl_warmup_epochs=config["kl_warmup_epochs"])
     svi.elbo.load_state_dict(load_file(path / WEIGHTS), strict=True)

@@ -109,7 +109,9 @@ def test_samples_have_the_probabilities_of_log_prob(name, mu):
     torch.manual_seed(0)
     n = 100_000
     x = make(name, mu).sample((n,))
-    assert x.dtype == torch.float64 and (x == x.floor()).all() and (x >= 0).all()
+    assert x.dtype == torch.float64
+    assert (x == x.floor()).all()
+    assert (x >= 0).all()
     d = make(name, mu)
     assert abs(x.mean() - d.mean) < 4 * (d.variance / n).sqrt()
     fourth = (x - d.mean).pow(4).mean()
@@ -134,10 +136,12 @@ def test_expand_and_to_event_keep_the_probabilities(name):
     d = make(name, torch.tensor([1.0, 4.0, 9.0]))
     x = torch.tensor([0.0, 3.0, 12.0], dtype=torch.float64)
     wide = d.expand((5, 3))
-    assert wide.batch_shape == (5, 3) and wide.event_shape == ()
+    assert wide.batch_shape == (5, 3)
+    assert wide.event_shape == ()
     torch.testing.assert_close(wide.log_prob(x), d.log_prob(x).expand(5, 3))
     rows = wide.to_event(1)
-    assert rows.batch_shape == (5,) and rows.event_shape == (3,)
+    assert rows.batch_shape == (5,)
+    assert rows.event_shape == (3,)
     torch.testing.assert_close(rows.log_prob(x), d.log_prob(x).sum().expand(5))
     assert rows.sample((2,)).shape == (2, 5, 3)
 
@@ -146,7 +150,8 @@ def test_expand_and_to_event_keep_the_probabilities(name):
 def test_parameters_broadcast(name):
     d = make(name, torch.ones(4, 1), theta=torch.ones(3), logits=torch.zeros(4, 1))
     expected = (4, 3) if "nb" in name else (4, 1)
-    assert d.batch_shape == expected and d.log_prob(torch.zeros(expected, dtype=torch.float64)).shape == expected
+    assert d.batch_shape == expected
+    assert d.log_prob(torch.zeros(expected, dtype=torch.float64)).shape == expected
 
 
 @pytest.mark.parametrize("used", ["mean", "variance", "sample"])
@@ -287,7 +292,7 @@ def test_values_that_are_no_counts_are_refused(name, value):
 @pytest.mark.parametrize("mu", [-1.0, math.nan])
 @pytest.mark.parametrize("name", ALL)
 def test_means_that_are_no_means_are_refused(name, mu):
-    with pytest.raises(ValueError, match="Expected parameter (mu|rate)"):
+    with pytest.raises(ValueError, match=r"Expected parameter (mu|rate)"):
         make(name, mu, validate_args=True)
 
 

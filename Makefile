@@ -1,0 +1,39 @@
+# Two commands: `make demo` and `make test`. `make PYTHON=python3.12 demo` chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+PIP := $(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# One stamp for each interpreter version, so that another PYTHON makes a new environment.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+BASE := $(VENV)/.base-$(VERSION)
+DEV := $(VENV)/.dev-$(VERSION)
+
+.PHONY: demo test lint notebooks clean
+
+demo: $(BASE)
+	$(RUN)/pyro-omics fit --config configs/scvi_pbmc68k.yaml
+
+test: $(DEV)
+	$(RUN)/python -m pytest
+
+lint: $(DEV)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+notebooks: $(DEV)
+	$(RUN)/python -m pytest --nbmake --nbmake-timeout=900 notebooks
+
+$(BASE): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and $(PYTHON) is %s: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version.split()[0])'
+	$(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing into $(VENV) (the README says how much; a few minutes)"
+	$(PIP) -e .
+	@touch $@
+
+$(DEV): $(BASE)
+	$(PIP) -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -71,7 +71,7 @@ def _check_loss(svi: SVIModule, batch: Any) -> None:
     svi.train()
     before = len(list(svi.parameters()))
     loss = svi(batch)
-    _require(bool(torch.isfinite(loss)), f"the loss is {float(loss)} on a batch of {len(batch.index)} rows")
+    _require(bool(torch.isfinite(loss)), f"the loss is {loss.item()} on a batch of {len(batch.index)} rows")
     _require(loss.requires_grad, "the loss does not depend on any parameter")
     loss.backward()
     without = [name for name, p in svi.named_parameters() if p.requires_grad and p.grad is None]

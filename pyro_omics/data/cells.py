@@ -87,6 +87,9 @@ class CellDataModule(pl.LightningDataModule):
         self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
         self.n_obs = len(self.split.training)
         self.data = self._tensors(self.schema)
+        if not len(self.split.validation):
+            # Lightning skips a loader that is not overridden, and warns of an empty one at each epoch.
+            self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
 
     # Sizes ----------------------------------------------------------------------------------------------------------
 
@@ -198,6 +201,7 @@ class CellDataModule(pl.LightningDataModule):
             As `aligned` does.
         """
         self.split = hold_out_all(self.adata.n_obs, n_obs)
+        self.__dict__.pop("val_dataloader", None)
         self.data = self.aligned(schema)
         self.schema, self.n_obs = schema, n_obs
 
@@ -226,10 +230,9 @@ class CellDataModule(pl.LightningDataModule):
         """Training rows in an order drawn from (seed, epoch)."""
         return self._loader(self.split.training, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Any]:
         """Held-out rows, in order."""
-        held_out = self.split.validation
-        return self._loader(held_out, shuffle=False) if len(held_out) else []
+        return self._loader(self.split.validation, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The held-out rows: the toolkit tunes nothing on them."""

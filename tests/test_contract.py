@@ -1,0 +1,221 @@
+"""The contract, for every class there is: a new model, guide, prior, likelihood, dispersion or library is found here."""
+
+import inspect
+from functools import partial
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from own_model import PoissonFactors
+from pyro.infer import TraceMeanField_ELBO
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoIAFNormal,
+    AutoLaplaceApproximation,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
+
+import pyro_omics as po
+
+
+def subclasses(base, module):
+    """Public concrete classes of a module, whoever wrote them."""
+    return [
+        cls
+        for name, cls in inspect.getmembers(module, inspect.isclass)
+        if issubclass(cls, base) and cls is not base and cls.__module__ == module.__name__ and not name.startswith("_")
+    ]
+
+
+PRIORS = subclasses(po.priors.Prior, po.priors)
+LIKELIHOODS = subclasses(po.likelihoods.Likelihood, po.likelihoods)
+DISPERSIONS = subclasses(po.dispersions.Dispersion, po.dispersions)
+LIBRARIES = subclasses(po.libraries.Library, po.libraries)
+GUIDES = subclasses(pyro.nn.PyroModule, po.guides)
+MODELS = [getattr(po.models, name) for name in po.models.__all__ if name != "CountModel"]
+AUTOGUIDES = [
+    AutoNormal,
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoMultivariateNormal,
+    partial(AutoLowRankMultivariateNormal, rank=2),
+    partial(AutoIAFNormal, hidden_dim=[32]),
+    AutoLaplaceApproximation,
+]
+
+
+@pytest.fixture(scope="module")
+def dm():
+    rng = np.random.default_rng(0)
+    n, g = 61, 7
+    obs = pd.DataFrame(
+        {
+            "donor": rng.choice(["a", "b"], n),
+            "type": rng.choice(["x", "y", "z"], n),
+            "lane": rng.choice(["1", "2"], n),
+            "age": rng.normal(size=n),
+            "size": rng.uniform(5, 20, n),
+        },
+        index=[f"cell{i}" for i in range(n)],
+    )
+    adata = ad.AnnData(rng.poisson(2.0, (n, g)).astype(np.float32), obs=obs)
+    adata.X[3] = 0  # a cell without counts
+    return po.CellDataModule(
+        adata,
+        batch_key="donor",
+        label_key="type",
+        categorical_keys=["lane"],
+        continuous_keys=["age"],
+        size_factor_key="size",
+        batch_size=16,
+    )
+
+
+def scvi(dm, **options):
+    return po.SCVI.from_data(dm, n_latent=3, n_hidden=8, **options)
+
+
+def names(values):
+    return [getattr(value, "__name__", None) or value.func.__name__ for value in values]
+
+
+def test_registries_are_not_empty():
+    assert all([PRIORS, LIKELIHOODS, DISPERSIONS, LIBRARIES, GUIDES, MODELS])
+
+
+@pytest.mark.parametrize("model", MODELS, ids=names(MODELS))
+def test_models(model, dm):
+    po.testing.check_model(model.from_data(dm), dm)
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=names(PRIORS))
+def test_priors(prior, dm):
+    model = scvi(dm, prior=prior())
+    po.testing.check_model(model, dm)
+    z = model.prior().sample((4,))
+    assert model.prior.transform(z).shape == z.shape == (4, 3)
+    with pytest.raises(ValueError, match="n_latent=2"):
+        scvi(dm, prior=prior(2))
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=names(LIKELIHOODS))
+def test_likelihoods(likelihood, dm):
+    model = scvi(dm, likelihood=likelihood())
+    po.testing.check_model(model, dm)
+    with pytest.raises(ValueError, match="belongs to a model already"):
+        scvi(dm, likelihood=model.likelihood)
+
+
+@pytest.mark.parametrize("dispersion", DISPERSIONS, ids=names(DISPERSIONS))
+@pytest.mark.parametrize("likelihood", [po.likelihoods.NegativeBinomial, po.likelihoods.ZeroInflatedNegativeBinomial])
+def test_dispersions(likelihood, dispersion, dm):
+    po.testing.check_model(scvi(dm, likelihood=likelihood(dispersion=dispersion())), dm)
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=names(LIBRARIES))
+def test_libraries(library, dm):
+    po.testing.check_model(scvi(dm, library=library()), dm)
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=names(GUIDES))
+@pytest.mark.parametrize("own", [False, True])
+def test_guides(guide, own, dm):
+    model = PoissonFactors(dm.n_obs, dm.n_genes) if own else scvi(dm, library=po.libraries.Latent())
+    po.testing.check_model(model, dm, guide=guide)
+
+
+@pytest.mark.parametrize("rest", AUTOGUIDES, ids=names(AUTOGUIDES))
+def test_autoguides_on_the_rest(rest, dm):
+    po.testing.check_model(PoissonFactors(dm.n_obs, dm.n_genes), dm, guide=partial(po.guides.Amortized, rest=rest))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": None},
+        {"norm": po.layers.LayerNorm},
+        {"n_layers": 2, "dropout": 0.0},
+        {"encode_covariates": True},
+        {"encoder": po.layers.Encoder(7, 3, n_hidden=5)},
+    ],
+    ids=["no norm", "layer norm", "two layers", "encoded covariates", "own encoder"],
+)
+def test_networks(options, dm):
+    po.testing.check_model(scvi(dm, **options), dm)
+
+
+def test_mean_field_elbo(dm):
+    po.testing.check_model(scvi(dm), dm, elbo=TraceMeanField_ELBO())
+
+
+# The check finds what it says that it finds -------------------------------------------------------------------------
+
+
+def test_finds_a_global_inside_the_plate(dm):
+    class Wrong(PoissonFactors):
+        def forward(self, batch):
+            with self.plate(batch):
+                z = pyro.sample("z", self.prior())
+                scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+                pyro.sample("x", dist.Poisson(scale[..., None] * z.exp().sum(-1, True).expand(-1, 7)).to_event(1),
+                            obs=batch.x)  # fmt: skip
+
+    with pytest.raises((AssertionError, ValueError, RuntimeError)):
+        po.testing.check_model(Wrong(dm.n_obs, dm.n_genes), dm)
+
+
+def test_finds_a_rescaled_global(dm):
+    class Wrong(PoissonFactors):
+        def forward(self, batch):
+            with pyro.poutine.scale(scale=1.0 / len(batch.index)):
+                pyro.sample("extra", dist.Normal(0.0, 1.0))
+            super().forward(batch)
+
+    with pytest.raises(AssertionError, match="global terms depend on the batch size"):
+        po.testing.check_model(Wrong(dm.n_obs, dm.n_genes), dm)
+
+
+def test_finds_an_unused_parameter(dm):
+    model = PoissonFactors(dm.n_obs, dm.n_genes)
+    model.forgotten = torch.nn.Parameter(torch.zeros(2))
+    with pytest.raises(AssertionError, match="no gradient reaches.*forgotten"):
+        po.testing.check_model(model, dm)
+
+
+def test_finds_rows_that_see_each_other(dm):
+    class Wrong(PoissonFactors):
+        def forward(self, batch):
+            W = pyro.sample("W", dist.Normal(torch.zeros(3, 7), 1.0).to_event(2))
+            with self.plate(batch):
+                z = pyro.sample("z", self.prior())
+                rate = (batch.x.mean(0) * torch.softmax(z @ W, -1)) + 1e-8
+                pyro.sample("x", dist.Poisson(rate).to_event(1), obs=batch.x)
+
+    with pytest.raises(AssertionError, match="do not average to the full one"):
+        po.testing.check_model(Wrong(dm.n_obs, dm.n_genes), dm)
+
+
+def test_finds_a_plate_of_the_wrong_size(dm):
+    class Wrong(PoissonFactors):
+        def plate(self, batch):
+            return pyro.plate("obs", len(batch.index))
+
+    with pytest.raises(ValueError, match="none of n_obs"):
+        po.testing.check_model(Wrong(dm.n_obs, dm.n_genes), dm)
+
+
+def test_changes_nothing(dm):
+    model = scvi(dm)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    po.testing.check_model(model, dm)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert set(model.state_dict()) == set(before)

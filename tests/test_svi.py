@@ -1,0 +1,483 @@
+"""SVIModule against the measured pitfalls of Pyro with Lightning."""
+
+import copy
+import math
+from functools import partial
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import pytorch_lightning as pl
+import torch
+from own_model import PoissonFactors
+from pyro import poutine
+from pyro.infer import JitTrace_ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule
+from pyro.optim.clipped_adam import ClippedAdam
+
+import pyro_omics as po
+from pyro_omics.kl import ScaleLatents
+
+
+@pytest.fixture(scope="module")
+def dm():
+    rng = np.random.default_rng(0)
+    import anndata as ad
+
+    x = rng.poisson(rng.gamma(2.0, 1.0, (50, 1)) * rng.gamma(1.0, 2.0, 7)).astype(np.float32)
+    return po.CellDataModule(ad.AnnData(x, obs={"donor": rng.choice(["a", "b"], 50)}), batch_size=16)
+
+
+def trainer(**options):
+    quiet = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return pl.Trainer(**{**quiet, "max_epochs": 2, **options})
+
+
+def factors(dm):
+    return PoissonFactors(dm.n_obs, dm.n_genes)
+
+
+def scvi(dm, **options):
+    return po.SCVI.from_data(dm, n_latent=3, n_hidden=8, **options)
+
+
+class Watch(pl.Callback):
+    """Calls a function after each training step."""
+
+    def __init__(self, look):
+        self.look, self.seen = look, []
+
+    def on_train_batch_end(self, trainer, svi, outputs, batch, batch_idx):
+        self.seen.append(self.look(trainer, svi))
+
+
+# 1: what is made at the first call ----------------------------------------------------------------------------------
+
+
+def test_lazy_guides_are_made_before_the_optimizer(dm):
+    svi = po.SVIModule(factors(dm))
+    start = {name: p.detach().clone() for name, p in svi.named_parameters()}
+    assert any("rest" in name for name in start)
+    fit = trainer()
+    fit.fit(svi, dm)
+    held = {id(p) for group in fit.optimizers[0].param_groups for p in group["params"]}
+    assert held == {id(p) for p in svi.parameters()}
+    assert not [name for name, p in svi.named_parameters() if torch.equal(p, start[name])]
+
+
+def test_making_a_module_moves_no_statistics_and_no_random_state(dm):
+    model = scvi(dm)
+    before = copy.deepcopy(model.state_dict())
+    state = torch.get_rng_state()
+    model.require_encoder("z", 3)
+    made = torch.get_rng_state()
+    po.SVIModule(model)
+    assert torch.equal(made, torch.get_rng_state())
+    assert not torch.equal(state, made)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(module.training for module in model.modules())
+
+
+def test_parameters_that_appear_later_are_refused(dm):
+    class Late(po.guides.Amortized):
+        def forward(self, batch):
+            if torch.is_grad_enabled():
+                self.late = torch.nn.Parameter(torch.zeros(3))
+            super().forward(batch)
+
+    with pytest.raises(RuntimeError, match="never sees"):
+        trainer().fit(po.SVIModule(factors(dm), guide=Late), dm)
+
+
+# 2: the global parameter store --------------------------------------------------------------------------------------
+
+
+def test_the_store_stays_empty_and_two_models_share_nothing(dm):
+    one, two = po.SVIModule(factors(dm)), po.SVIModule(factors(dm))
+    before = copy.deepcopy(two.state_dict())
+    trainer().fit(one, dm)
+    assert not list(pyro.get_param_store().keys())
+    assert all(torch.equal(value, before[name]) for name, value in two.state_dict().items())
+
+
+def test_a_model_of_the_other_setting_is_refused(dm):
+    pyro.settings.set(module_local_params=False)
+    try:
+        model = factors(dm)
+    finally:
+        pyro.settings.set(module_local_params=True)
+    with pytest.raises((ValueError, AttributeError), match=r"module_local_params|param_state"):
+        po.SVIModule(model)
+
+
+def test_a_model_that_calls_pyro_param_is_refused(dm):
+    class Stored(PoissonFactors):
+        def forward(self, batch):
+            pyro.param("forgotten", torch.zeros(1))
+            super().forward(batch)
+
+    with pytest.raises((ValueError, NotImplementedError), match=r"forgotten|pyro.param"):
+        po.SVIModule(Stored(dm.n_obs, dm.n_genes))
+
+
+# 3, 4, 5: copies and state dicts ------------------------------------------------------------------------------------
+
+
+def test_checkpoints_hold_no_guide_object_and_training_goes_on(dm, tmp_path):
+    svi = po.SVIModule(factors(dm))
+    fit = trainer()
+    fit.fit(svi, dm)
+    fit.save_checkpoint(tmp_path / "a.ckpt")
+    torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert svi.guide.rest._model is not None
+    assert torch.isfinite(svi(dm.example_batch()))
+
+
+def test_each_tensor_has_one_key(dm):
+    state = po.SVIModule(factors(dm)).state_dict()
+    pointers = [value.data_ptr() for value in state.values() if value.numel()]
+    assert len(pointers) == len(set(pointers))
+
+
+def test_a_model_can_be_copied_before_and_after_it_ran(dm):
+    model = scvi(dm)
+    for again in (copy.deepcopy(model), copy.deepcopy(po.SVIModule(model).model)):
+        trainer(max_epochs=1).fit(po.SVIModule(again), dm)
+
+
+# 6: per-observation parameters --------------------------------------------------------------------------------------
+
+
+def test_a_step_draws_no_permutation_and_touches_its_own_rows(dm, monkeypatch):
+    model = factors(dm)
+    svi = po.SVIModule(model, guide=lambda m: AutoNormal(m, create_plates=m.plate))
+    table = svi.guide.locs.z_unconstrained
+    assert len(table) == dm.n_obs
+    monkeypatch.setattr(torch, "randperm", lambda *_, **__: pytest.fail("a permutation of all rows in a step"))
+    rows = np.random.default_rng(1).permutation(dm.rows("training"))[:9]
+    batch = dm.data[rows]
+    svi(batch).backward()
+    touched = table.grad.abs().sum(-1).nonzero().flatten()
+    assert set(touched.tolist()) == set(batch.index.tolist())
+
+
+# 7, 8: plates -------------------------------------------------------------------------------------------------------
+
+
+def exact_pair(n):
+    """mu ~ Normal(0, 1); x_n ~ Normal(mu, 1): a global latent only, with a fixed guide of known KL."""
+
+    class Model(po.models.CountModel):
+        n_genes = 1
+
+        def forward(self, batch):
+            mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+            with self.plate(batch):
+                pyro.sample("x", dist.Normal(mu, 1.0).expand([len(batch.index), 1]).to_event(1), obs=batch.x)
+
+    class Guide(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.loc = torch.nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, batch):
+            pyro.sample("mu", dist.Normal(self.loc, 0.5))
+
+    return Model(n), Guide()
+
+
+@pytest.mark.parametrize("size", [4, 9, 36])
+def test_the_kl_of_globals_counts_once_whatever_the_batch_size(size):
+    model, guide = exact_pair(36)
+    x = torch.randn(36, 1)
+    kl = float(torch.distributions.kl_divergence(dist.Normal(0.3, 0.5), dist.Normal(0.0, 1.0)))
+    elbos = []
+    for index in torch.arange(36).split(size):
+        batch = po.models.base.example_cells(po.batch.Sizes(36, 1))._replace(x=x[index], row=index, index=index)
+        torch.manual_seed(0)  # the same draw of mu in each minibatch
+        elbos.append(-TraceMeanField_ELBO().differentiable_loss(model, guide, batch).item())
+    torch.manual_seed(0)
+    mu = pyro.sample("mu", dist.Normal(0.3, 0.5))
+    expected = float(dist.Normal(mu, 1.0).log_prob(x).sum()) - kl
+    assert np.mean(elbos) == pytest.approx(expected, rel=1e-5)
+
+
+def test_val_elbo_weights_rows_on_a_ragged_last_batch():
+    import anndata as ad
+
+    x = np.arange(1.0, 51.0)[:, None] @ np.ones((1, 4))
+    dm = po.CellDataModule(ad.AnnData(x.astype(np.float32)), batch_size=16, validation_size=0.5)
+
+    class Known(po.models.CountModel):
+        """No latents: each row's ELBO is its log-likelihood under a fixed rate."""
+
+        n_genes = 4
+
+        def __init__(self, n_obs):
+            super().__init__(n_obs)
+            self.rate = torch.nn.Parameter(torch.tensor(20.0))
+
+        def forward(self, batch):
+            with self.plate(batch):
+                pyro.sample("x", dist.Poisson(self.rate.expand(len(batch.index), 4)).to_event(1), obs=batch.x)
+
+    svi = po.SVIModule(Known(dm.n_obs))
+    metrics = trainer().validate(svi, dm, verbose=False)[0]
+    rows = torch.tensor(x[dm.rows("validation")], dtype=torch.float)
+    truth = dist.Poisson(20.0).log_prob(rows).sum(-1).mean()
+    assert len(rows) % 16
+    assert metrics["val_elbo"] == pytest.approx(float(truth), rel=1e-5)
+
+
+def test_a_guide_that_lacks_a_site_or_has_another_is_refused(dm):
+    class Nothing(PyroModule):
+        def __init__(self, model):
+            super().__init__()
+
+        def forward(self, batch):
+            pass
+
+    class Other(po.guides.Amortized):
+        def forward(self, batch):
+            super().forward(batch)
+            pyro.sample("other", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match=r"does not sample \['z'\]"):
+        po.SVIModule(scvi(dm), guide=Nothing)
+    with pytest.raises(ValueError, match=r"samples \['other'\]"):
+        po.SVIModule(scvi(dm), guide=Other)
+
+
+def test_a_guide_plate_without_the_size_of_the_data_is_refused(dm):
+    class Small(po.guides.Amortized):
+        def forward(self, batch):
+            with pyro.plate("obs", len(batch.index)):
+                pyro.sample("z", self.local("z", batch))
+
+    with pytest.raises(ValueError, match=r"guide's local site 'z'.*none of n_obs"):
+        po.SVIModule(scvi(dm), guide=Small)
+
+
+# 9: latent weights --------------------------------------------------------------------------------------------------
+
+
+def test_latent_weights_are_global(dm):
+    model = scvi(dm)
+    linear = model.decoder.heads["rho"]
+    linear.weight = pyro.nn.PyroSample(dist.Normal(0.0, 1.0).expand(linear.weight.shape).to_event(2))
+    svi = po.SVIModule(model)
+    trace = poutine.trace(svi.model).get_trace(dm.example_batch())
+    site = trace.nodes["decoder.heads.rho.weight"]
+    assert site["fn"].batch_shape == ()
+    assert not [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+
+
+# 10: KL warm-up -----------------------------------------------------------------------------------------------------
+
+
+def test_warm_up_scales_latents_of_model_and_guide_alike(dm):
+    svi = po.SVIModule(factors(dm)).eval()
+    batch = dm.data[dm.rows("training")[:20]]
+
+    @torch.no_grad()
+    def terms(weight):
+        with ScaleLatents(weight):
+            torch.manual_seed(3)
+            guide = poutine.trace(svi.guide).get_trace(batch)
+            model = poutine.trace(poutine.replay(svi.model, trace=guide)).get_trace(batch)
+        seen = float(model.log_prob_sum(lambda _, site: site["is_observed"]))
+        latent = float(model.log_prob_sum(lambda _, site: not site["is_observed"]) - guide.log_prob_sum())
+        return seen, latent
+
+    whole, quarter = terms(1.0), terms(0.25)
+    assert quarter[0] == pytest.approx(whole[0], rel=1e-6)
+    assert quarter[1] == pytest.approx(0.25 * whole[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("bound", [Trace_ELBO(), Trace_ELBO(num_particles=3), TraceMeanField_ELBO()])
+def test_train_elbo_is_at_full_weight_during_warm_up(dm, bound):
+    svi = po.SVIModule(factors(dm), elbo=bound).eval()
+    batch = dm.data[dm.rows("training")[:20]]
+    torch.manual_seed(5)
+    full = -svi(batch).item()
+    with ScaleLatents(0.1) as latents:
+        torch.manual_seed(5)
+        loss = svi(batch).item()
+    plain = -(loss + float(latents.missing_kl()) / (svi.n_obs * bound.num_particles))
+    assert loss != pytest.approx(-full, abs=1e-3)
+    # The mean-field bound has its KL in closed form, and what is missing of it is estimated from the draws.
+    assert plain == pytest.approx(full, rel=1e-4 if type(bound) is Trace_ELBO else 0.2)
+
+
+def test_warm_up_rises_from_above_zero_to_one_within_half_of_the_training(dm):
+    watch = Watch(lambda fit, svi: svi.kl_weight)
+    fit = trainer(max_epochs=8, callbacks=[watch])
+    fit.fit(po.SVIModule(factors(dm), kl_warmup_epochs=100), dm)
+    assert min(watch.seen) > 0
+    assert watch.seen == sorted(watch.seen)
+    assert watch.seen[: len(watch.seen) // 2 - 2] < [1.0] * (len(watch.seen) // 2 - 2)
+    assert set(watch.seen[len(watch.seen) // 2 :]) == {1.0}
+
+
+def test_a_weight_of_zero_is_refused():
+    with pytest.raises(ValueError, match=r"\(0, 1\]"):
+        ScaleLatents(0.0)
+
+
+# 11: scale of the loss ----------------------------------------------------------------------------------------------
+
+
+def test_gradients_stay_below_the_clip_whatever_the_size_of_the_data(dm):
+    import anndata as ad
+
+    large = []
+    for copies in (1, 40):
+        x = np.tile(np.asarray(dm.adata.X), (copies, 1))
+        many = po.CellDataModule(ad.AnnData(x), validation_size=0.0)
+        torch.manual_seed(0)
+        svi = po.SVIModule(scvi(many))
+        svi(many.data[np.arange(50)]).backward()
+        large.append(max(float(p.grad.abs().max()) for p in svi.parameters()))
+    assert large[0] == pytest.approx(large[1], rel=0.5)
+    assert max(large) < 10
+
+
+# 12: a model without globals, and one without latents ---------------------------------------------------------------
+
+
+def test_a_model_without_globals_has_an_empty_rest(dm):
+    assert po.SVIModule(scvi(dm)).guide.rest is None
+
+
+# 14: ELBOs that cannot work -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bound", [RenyiELBO(), TraceGraph_ELBO(), ReweightedWakeSleep(), JitTrace_ELBO()], ids=lambda b: type(b).__name__
+)
+def test_elbos_that_cannot_be_differentiated_are_refused_by_name(dm, bound):
+    with pytest.raises(ValueError, match=type(bound).__name__):
+        po.SVIModule(scvi(dm), elbo=bound)
+
+
+# 15: batch norm and leading dimensions ------------------------------------------------------------------------------
+
+
+def test_batch_norm_over_leading_dimensions():
+    norm = po.layers.BatchNorm(6)
+    x = torch.randn(4, 6, 6)  # as many rows as features: nn.BatchNorm1d would take the wrong axis
+    y = norm(x)
+    assert torch.allclose(y.mean((0, 1)), torch.zeros(6), atol=1e-5)
+    torch.testing.assert_close(y, (x - x.mean((0, 1))) / (x.var((0, 1), correction=0) + 1e-3).sqrt())
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+def test_an_epoch_may_end_in_a_batch_of_one_row():
+    import anndata as ad
+
+    x = np.random.default_rng(0).poisson(3.0, (17, 5)).astype(np.float32)
+    dm = po.CellDataModule(ad.AnnData(x), batch_size=16, validation_size=0)
+    trainer().fit(po.SVIModule(scvi(dm)), dm)
+
+
+# 16: optimizers -----------------------------------------------------------------------------------------------------
+
+
+def test_pyro_s_optimizer_factory_is_refused(dm):
+    svi = po.SVIModule(scvi(dm), optimizer=lambda params: pyro.optim.ClippedAdam({"lr": 1e-3}))
+    with pytest.raises(TypeError, match=r"pyro.optim.clipped_adam.ClippedAdam"):
+        svi.configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "word"),
+    [
+        (partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 1.0), "replaces"),
+        (partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.9), "multiplies"),
+    ],
+)
+def test_two_decays_of_the_learning_rate_warn(dm, scheduler, word):
+    svi = po.SVIModule(scvi(dm), optimizer=partial(ClippedAdam, lr=1e-3, lrd=0.99), scheduler=scheduler)
+    with pytest.warns(UserWarning, match=word):
+        svi.configure_optimizers()
+
+
+def test_resume_restores_the_learning_rate(dm, tmp_path):
+    fit = trainer(max_epochs=2)
+    fit.fit(po.SVIModule(scvi(dm), optimizer=partial(ClippedAdam, lr=1e-3, lrd=0.9)), dm)
+    fit.save_checkpoint(tmp_path / "a.ckpt")
+    rate = fit.optimizers[0].param_groups[0]["lr"]
+    again = trainer(max_epochs=2)
+    again.fit(po.SVIModule(scvi(dm), optimizer=partial(ClippedAdam, lr=5.0)), dm, ckpt_path=tmp_path / "a.ckpt",
+              weights_only=True)  # fmt: skip
+    assert again.optimizers[0].param_groups[0]["lr"] == rate
+
+
+# 19: validation of arguments ----------------------------------------------------------------------------------------
+
+
+def test_arguments_are_validated_in_the_first_step_only(dm):
+    seen = []
+
+    class Asked(PoissonFactors):
+        def forward(self, batch):
+            if torch.is_grad_enabled():
+                seen.append(pyro.infer.util.is_validation_enabled())
+            super().forward(batch)
+
+    trainer(max_epochs=1).fit(po.SVIModule(Asked(dm.n_obs, dm.n_genes)), dm)
+    assert seen[0]
+    assert not any(seen[1:])
+    assert pyro.infer.util.is_validation_enabled()
+
+
+# What the module is for ---------------------------------------------------------------------------------------------
+
+
+def test_data_of_another_size_are_refused(dm):
+    model = PoissonFactors(dm.n_obs + 1, dm.n_genes)
+    with pytest.raises(ValueError, match=f"n_obs={dm.n_obs + 1}.*have {dm.n_obs}"):
+        trainer().fit(po.SVIModule(model), dm)
+
+
+def test_a_model_without_an_example_takes_one_from_the_data(dm):
+    class Blind(po.models.CountModel):
+        local_sites = ("z",)
+
+        def forward(self, batch):
+            with self.plate(batch):
+                z = pyro.sample("z", dist.Normal(torch.zeros(batch.x.shape[-1]), 1.0).to_event(1))
+                pyro.sample("x", dist.Poisson(z.exp()).to_event(1), obs=batch.x)
+
+    svi = po.SVIModule(Blind(dm.n_obs))
+    fit = trainer()
+    fit.fit(svi, dm)
+    assert math.isfinite(float(fit.callback_metrics["val_elbo"]))
+
+
+def test_the_exact_family_reaches_the_evidence():
+    """Normal-Normal: with a conjugate posterior in the guide's family, the fitted ELBO is the log evidence."""
+    torch.manual_seed(0)
+    n = 30
+    x = torch.randn(n, 1) + 1.0
+    model, _ = exact_pair(n)
+    batch = po.models.base.example_cells(po.batch.Sizes(n, 1))._replace(x=x, row=torch.arange(n), index=torch.arange(n))
+    svi = po.SVIModule(model)
+    optimizer = torch.optim.Adam(svi.parameters(), lr=0.02)
+    for _ in range(1500):
+        optimizer.zero_grad()
+        svi(batch).backward()
+        optimizer.step()
+    cov = torch.eye(n) + 1.0
+    evidence = torch.distributions.MultivariateNormal(torch.zeros(n), cov).log_prob(x[:, 0]) / n
+    elbos = torch.tensor([svi.plain_elbo(batch) for _ in range(200)])
+    assert float(elbos.mean()) == pytest.approx(float(evidence), abs=0.01)

@@ -16,7 +16,7 @@ from pyro_omics import (  # noqa: E402
     priors,
     testing,
 )
-from pyro_omics.data import CellDataModule, datasets  # noqa: E402
+from pyro_omics.data import CellDataModule, datasets, simulate  # noqa: E402
 from pyro_omics.models import SCVI  # noqa: E402
 from pyro_omics.posterior import Posterior  # noqa: E402
 from pyro_omics.saving import load  # noqa: E402
@@ -39,5 +39,6 @@ __all__ = [
     "load",
     "models",
     "priors",
+    "simulate",
     "testing",
 ]

@@ -21,9 +21,10 @@ def quietly(module: nn.Module) -> Iterator[None]:
     Not in inference mode: parameters made there could not be trained.
     """
     training = {child: child.training for child in module.modules()}
+    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     module.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(True):
+        with torch.no_grad(), torch.random.fork_rng(devices=list(devices)), pyro.validation_enabled(True):
             yield
     finally:
         for child, mode in training.items():

@@ -98,14 +98,26 @@ class Poisson(dist.Poisson):
     """
 
     def __init__(self, rate: Tensor, validate_args: bool | None = None) -> None:
-        super().__init__(rate.clamp(min=EPS), validate_args=validate_args)
+        super().__init__(rate, validate_args=validate_args)
+        self.rate: Tensor = self.rate.clamp(min=EPS)  # after the check, which it would hide a negative rate from
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Poisson:
         """The same distribution over a larger batch shape."""
         return super().expand(batch_shape, type(self).__new__(type(self)) if _instance is None else _instance)
 
 
-class ZeroInflatedNegativeBinomial(dist.ZeroInflatedDistribution):
+class _ZeroInflated(dist.ZeroInflatedDistribution):
+    """Pyro's, without its cache: there, a gate once asked for replaces the logits in log_prob, and expand fails."""
+
+    arg_constraints = {"gate_logits": constraints.real}
+
+    @property
+    def gate(self) -> Tensor:
+        """The extra zero's probability."""
+        return torch.sigmoid(self.gate_logits)
+
+
+class ZeroInflatedNegativeBinomial(_ZeroInflated):
     r"""A zero with probability sigmoid(gate_logits), else NegativeBinomial(mu, theta).
 
     .. math:: p(0) = \pi + (1 - \pi)\,\mathrm{NB}(0), \qquad p(x) = (1 - \pi)\,\mathrm{NB}(x), \; x > 0
@@ -123,7 +135,7 @@ class ZeroInflatedNegativeBinomial(dist.ZeroInflatedDistribution):
         super().__init__(base, gate_logits=gate_logits, validate_args=validate_args)
 
 
-class ZeroInflatedPoisson(dist.ZeroInflatedDistribution):
+class ZeroInflatedPoisson(_ZeroInflated):
     """A zero with probability sigmoid(gate_logits), else Poisson(rate) with a floor of 1e-8 on the rate.
 
     Logits, not probabilities: a gate of exactly 0 has no finite log-probability at a zero of a large rate.

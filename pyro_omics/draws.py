@@ -13,6 +13,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_omics.checks import quietly
 from pyro_omics.priors import Prior
 
 if TYPE_CHECKING:
@@ -83,16 +84,9 @@ class Draws:
 @contextmanager
 def drawing(svi: SVIModule, seed: int) -> Iterator[Draws]:
     """Draw from a seed, in eval mode and without gradients; the random state and the mode are put back after."""
-    device = next((p.device for p in svi.parameters()), torch.device("cpu"))
-    training = svi.training
-    svi.eval()
-    try:
-        forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with forked, torch.no_grad(), pyro.validation_enabled(False):
-            torch.manual_seed(seed)
-            yield Draws(svi)
-    finally:
-        svi.train(training)
+    with quietly(svi), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
+        yield Draws(svi)
 
 
 def is_local(site: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""The contract, for every class there is: a new model, guide, prior, likelihood, dispersion or library is found here."""
+"""The contract, for every class there is: a new model, guide, prior, likelihood or other part is found here."""
 
 import inspect
 from functools import partial
@@ -185,7 +185,7 @@ def test_finds_a_rescaled_global(dm):
 def test_finds_an_unused_parameter(dm):
     model = PoissonFactors(dm.n_obs, dm.n_genes)
     model.forgotten = torch.nn.Parameter(torch.zeros(2))
-    with pytest.raises(AssertionError, match="no gradient reaches.*forgotten"):
+    with pytest.raises(AssertionError, match=r"no gradient reaches.*forgotten"):
         po.testing.check_model(model, dm)
 
 

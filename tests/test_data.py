@@ -359,9 +359,10 @@ def shuffled(adata, seed=0):
     return adata[:, rng.permutation(adata.n_vars)].copy()
 
 
+@pytest.mark.parametrize("gene_mask", [None, "variable"])
 @pytest.mark.parametrize("x", [np.asarray, sp.csr_matrix, sp.csc_matrix])
-def test_aligned_puts_genes_in_the_models_order(x):
-    dm = CellDataModule(cells(), **FULL, gene_mask="variable")
+def test_aligned_puts_genes_in_the_models_order(x, gene_mask):
+    dm = CellDataModule(cells(), **FULL, gene_mask=gene_mask)
     other = CellDataModule(shuffled(cells(x(matrix()))), **FULL)
     assert not np.array_equal(other.data[range(N)].x, matrix())
     same_batches(other.aligned(dm.schema)[range(N)], dm.data[range(N)])

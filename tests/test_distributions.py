@@ -233,6 +233,12 @@ def test_count_at_mean_zero_is_finite(name):
     assert finite_with_finite_gradients(lambda mu: make(name, mu, dtype=torch.float32).log_prob(x), mu)
 
 
+def test_extreme_dispersions_do_not_spoil_each_other():
+    theta = torch.tensor([1e-30, 1.0, 1e36], requires_grad=True)
+    mu, x = torch.tensor(5.0, requires_grad=True), torch.tensor(3.0)
+    assert finite_with_finite_gradients(lambda mu, theta: NegativeBinomial(mu, theta).log_prob(x), mu, theta)
+
+
 @pytest.mark.parametrize("logits", [-500.0, -100.0, 0.0, 100.0, 500.0])
 @pytest.mark.parametrize("rate", [0.0, 200.0])
 def test_zip_with_extreme_gates_is_right_and_finite(rate, logits):

@@ -10,7 +10,7 @@ FLOORS = [
     ["recipe", "version", "batch", "layers", "distributions"],
     ["priors", "dispersions", "libraries", "likelihoods", "elbos"],
     ["models", "guides"],
-    ["kl", "checks", "saving", "svi", "data"],
+    ["kl", "checks", "draws", "saving", "svi", "data"],
     ["posterior", "plots", "criticism", "baselines"],
     ["cli", "testing", "report"],
 ]

@@ -19,6 +19,8 @@ from pyro_omics.data import columns
 from pyro_omics.data.counts import CountMatrix, check_counts, matrix_of
 from pyro_omics.data.splits import EpochSampler, hold_out_all, split_rows
 
+ARGUMENTS = {"batch": "batch_key", "label": "label_key", "categorical": "categorical_keys"}
+
 
 class CellDataModule(pl.LightningDataModule):
     """Minibatches of cells from an AnnData, which is read once and never changed.
@@ -107,7 +109,7 @@ class CellDataModule(pl.LightningDataModule):
             n_genes=self.n_genes,
             n_batches=len(levels["batch"]),
             n_labels=len(levels["label"]),
-            n_categories=tuple(len(levels[key]) for key in self._category_names()),
+            n_categories=tuple(len(n) for name, n in levels.items() if name.startswith("categorical ")),
             n_continuous=len(self.schema["continuous"]),
             log_library=self._log_library(len(levels["batch"])),
         )
@@ -146,11 +148,14 @@ class CellDataModule(pl.LightningDataModule):
 
     def _tensors(self, schema: dict[str, Any]) -> CellTensors:
         obs, fields = self.adata.obs, dict[str, Tensor | None]()
-        for name, (argument, key) in self._named_columns().items():
-            levels = schema["levels"][name]
-            one = key is None or len(levels) == 1
-            fields[name] = None if one else torch.from_numpy(columns.codes(obs, argument, str(key), levels))
-        names = self._category_names()
+        named = self._named_columns()
+        for name, levels in schema["levels"].items():
+            if len(levels) == 1:
+                fields[name] = None
+            else:
+                argument, key = named[name]
+                fields[name] = torch.from_numpy(columns.codes(obs, argument, str(key), levels))
+        names = [name for name in schema["levels"] if name.startswith("categorical ")]
         zeros = torch.zeros(self.adata.n_obs, dtype=torch.long)
         stacked = [zeros if (code := fields.pop(name)) is None else code for name in names]
         fields["categorical"] = torch.stack(stacked, 1) if names else None
@@ -182,7 +187,7 @@ class CellDataModule(pl.LightningDataModule):
             if len(levels) > 1 and self._named_columns().get(name, ("", None))[1] is None:
                 raise ValueError(
                     f"the model was trained with a {name} of levels {levels}, and this CellDataModule names no "
-                    f"column for it: pass {name.split()[0]}_key(s) to CellDataModule"
+                    f"column for it: pass {ARGUMENTS[name.split()[0]]} to CellDataModule"
                 )
         if schema["continuous"] != self.schema["continuous"]:
             raise ValueError(
@@ -200,9 +205,10 @@ class CellDataModule(pl.LightningDataModule):
         ValueError
             As `aligned` does.
         """
+        data = self.aligned(schema)
         self.split = hold_out_all(self.adata.n_obs, n_obs)
         self.__dict__.pop("val_dataloader", None)
-        self.data = self.aligned(schema)
+        self.data = CellTensors(data.counts, data.fields, self.split.index)
         self.schema, self.n_obs = schema, n_obs
 
     # Minibatches ----------------------------------------------------------------------------------------------------
@@ -212,8 +218,9 @@ class CellDataModule(pl.LightningDataModule):
         return self.split.rows(split).numpy()
 
     def example_batch(self) -> CellBatch:
-        """The first two training rows."""
-        return self.data[self.split.training[:2]]
+        """The first two training rows, or, of adopted data, which have none, the first two."""
+        rows = self.split.training if len(self.split.training) else self.split.rows("all")
+        return self.data[rows[:2]]
 
     def _loader(self, rows: Tensor, shuffle: bool) -> DataLoader[Any]:
         sampler = EpochSampler(rows, self.seed, shuffle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,9 +46,9 @@ def categories(obs: pd.DataFrame, argument: str, key: str) -> list[str]:
     """
     values = column(obs, argument, key)
     if isinstance(values.dtype, pd.CategoricalDtype):
-        levels = [str(level) for level in values.cat.remove_unused_categories().cat.categories]
+        levels = _text(values.cat.remove_unused_categories().cat.categories)
     else:
-        levels = [str(level) for level in sorted(values.unique(), key=lambda level: (str(type(level)), level))]
+        levels = _text(sorted(values.unique().tolist(), key=lambda level: (str(type(level)), level)))
     if len(levels) == len(obs) and len(obs) > 1:
         raise ValueError(
             f"{argument}={key!r} has {len(levels)} levels for {len(obs)} cells, one each, such as {levels[0]!r}: it "
@@ -66,14 +67,20 @@ def codes(obs: pd.DataFrame, argument: str, key: str, levels: list[str]) -> np.n
     ValueError
         For a level that is not among them.
     """
-    found = pd.Categorical(column(obs, argument, key).astype(str), categories=levels).codes
+    text = _text(column(obs, argument, key))
+    found = pd.Categorical(text, categories=levels).codes
     if (found < 0).any():
-        unseen = sorted(set(obs[key].astype(str)) - set(levels))
+        unseen = sorted(set(text) - set(levels))
         raise ValueError(
             f"{argument}={key!r} has levels {unseen} that the model was not trained with: it knows {levels}; rename "
             "them to known ones, or train with them"
         )
     return found.astype(np.int64)
+
+
+def _text(values: Any) -> list[str]:
+    # Element by element: a whole column of dates, made text at once, is written otherwise.
+    return [str(value) for value in (values if isinstance(values, list) else values.tolist())]
 
 
 def numbers(obs: pd.DataFrame, argument: str, keys: Iterable[str]) -> np.ndarray:

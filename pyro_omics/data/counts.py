@@ -21,7 +21,9 @@ class CountMatrix:
 
     def __init__(self, matrix: Any) -> None:
         csr = sp.csr_matrix(matrix)
-        csr.sum_duplicates()
+        if not csr.has_canonical_format:
+            csr = csr.copy()  # it shares its arrays with the AnnData's
+            csr.sum_duplicates()
         self.shape: tuple[int, int] = csr.shape
         self.indptr = torch.from_numpy(csr.indptr.astype(np.int64))
         self.indices = torch.from_numpy(csr.indices.astype(np.int64))
@@ -72,6 +74,8 @@ def check_counts(adata: AnnData, layer: str | None) -> None:
     """
     name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     matrix = matrix_of(adata, layer)
+    if adata.isbacked:
+        raise ValueError(f"{name} is on disk (a backed AnnData), and is read into memory here: pass adata.to_memory()")
     for what, length in zip(("cells", "genes"), matrix.shape, strict=True):
         if length == 0:
             raise ValueError(f"{name} has 0 {what} (shape {matrix.shape}): check how adata was filtered")

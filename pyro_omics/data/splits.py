@@ -48,7 +48,7 @@ def split_rows(n: int, size: float, indices: Sequence[int] | None, seed: int) ->
     mask[held_out] = True
     training, validation = np.flatnonzero(~mask), np.flatnonzero(mask)
     if not len(training):
-        raise ValueError(f"all {n} cells are held out for validation, and none is left to train on")
+        raise ValueError(f"validation_indices holds out all {n} cells, and none is left to train on: name fewer")
     index = np.empty(n, dtype=np.int64)
     index[training] = np.arange(len(training))
     index[validation] = np.arange(len(training), n)

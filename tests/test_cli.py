@@ -1,0 +1,464 @@
+"""The command line, in process, over a tiny .h5ad: what it leaves, what can be swapped, and how it refuses."""
+
+import json
+import os
+import sys
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from helpers import counts, donors
+
+import pyro_omics as po
+from pyro_omics import cli
+
+N, G = 48, 10
+QUIET = [
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.accelerator=cpu",
+]
+SMALL = ["--model.model.init_args.n_latent=2", "--model.model.init_args.n_hidden=8", "--model.kl_warmup_epochs=1"]
+OWN_MODEL = '''
+import pyro
+import pyro.distributions as dist
+import torch
+import pyro_omics as po
+
+
+class Factors(po.models.CountModel):
+    """A local z and a global W."""
+
+    local_sites = ("z",)
+
+    def __init__(self, n_obs: int, n_genes: int, n_latent: int = 2):
+        super().__init__(n_obs)
+        self.n_genes, self.n_latent = n_genes, n_latent
+        self.prior = po.priors.StandardNormal(n_latent)
+
+    def forward(self, batch):
+        W = pyro.sample("W", dist.Normal(torch.zeros(self.n_latent, self.n_genes), 1.0).to_event(2))
+        with self.plate(batch):
+            z = pyro.sample("z", self.prior())
+            rate = batch.x.sum(-1, keepdim=True) * torch.softmax(z @ W, -1)
+            pyro.sample("x", dist.Poisson(rate + 1e-8).to_event(1), obs=batch.x)
+'''
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An own working folder, with cells.h5ad in it; Lightning's notes about sys.argv and the environment kept out."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pyro-omics"])
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+    counts(N, G, donor=donors(N, "d1", "d2")).write_h5ad("cells.h5ad")
+    return tmp_path
+
+
+@pytest.fixture
+def own_model(folder, monkeypatch):
+    (folder / "own_omics_model.py").write_text(OWN_MODEL)
+    monkeypatch.syspath_prepend(folder)
+    yield
+    sys.modules.pop("own_omics_model", None)
+
+
+def run(command, *options, data="cells.h5ad", out="out"):
+    cli.main([command, f"--data.init_args.adata={data}", f"--out={out}", *QUIET, *options])
+
+
+def fit(*options, epochs=1, model=SMALL, **where):
+    run("fit", f"--trainer.max_epochs={epochs}", "--report.umap=false", *model, *options, **where)
+
+
+def predict(*options, **where):
+    run("predict", *options, **where)
+
+
+def refused(capsys, *options, start=fit, **where):
+    """What a failing run says; it must not have begun, nor left anything."""
+    before = sorted(os.listdir())
+    with pytest.raises(SystemExit) as end:
+        start(*options, **where)
+    message = f"{end.value.code}\n{capsys.readouterr().err}"
+    assert end.value.code not in (0, None)
+    assert "Traceback" not in message
+    assert sorted(os.listdir()) == before
+    return message
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# What a fit leaves ----------------------------------------------------------------------------------------------------
+
+
+def test_fit_leaves_its_results(folder):
+    fit("--data.init_args.batch_key=donor", epochs=2)
+    assert files(folder / "out") == [
+        "adata.h5ad",
+        "checkpoint.ckpt",
+        "config.yaml",
+        "metrics.json",
+        "model/config.json",
+        "model/weights.safetensors",
+        "training_curve.png",
+    ]
+    adata = ad.read_h5ad("out/adata.h5ad")
+    dm = po.CellDataModule("cells.h5ad", batch_key="donor")
+    post = po.Posterior(po.load("out/model"), dm)
+    np.testing.assert_allclose(adata.obsm["X_scvi"], post.latent(), rtol=1e-5)
+    np.testing.assert_allclose(adata.obsm["X_scvi_sd"], post.latent_sd(), rtol=1e-5)
+    np.testing.assert_array_equal(adata.X, dm.adata.X)
+    metrics = json.loads((folder / "out/metrics.json").read_text())
+    assert metrics["epochs"] == 2 and metrics["model"] == "SCVI"
+    assert (metrics["n_obs"], metrics["n_validation"], metrics["n_genes"]) == (dm.n_obs, N - dm.n_obs, G)
+    expected = post.log_likelihood("validation", num_particles=25).mean()
+    assert metrics["val_log_likelihood"] == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite([metrics["train_elbo"], metrics["val_elbo"]]).all()
+
+
+def test_the_checkpoint_holds_the_saved_models_weights(folder):
+    fit(epochs=2)
+    saved = po.load("out/model").state_dict()
+    kept = torch.load("out/checkpoint.ckpt", weights_only=True)
+    assert kept["epoch"] == 1
+    assert all(torch.equal(value, saved[name]) for name, value in kept["state_dict"].items())
+
+
+def test_a_fit_can_draw_a_umap(folder):
+    run("fit", "--trainer.max_epochs=1", "--report.color=group", *SMALL)
+    assert (folder / "out/umap.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_fit_replaces_the_first(folder):
+    fit("--model.model.init_args.n_latent=3")
+    fit()
+    assert po.load("out/model").model.n_latent == 2
+    assert ad.read_h5ad("out/adata.h5ad").obsm["X_scvi"].shape == (N, 2)
+    assert [name for name in files(folder / "out") if "ckpt" in name] == ["checkpoint.ckpt"]
+
+
+def test_a_fit_repeats_itself():
+    fit(out="one")
+    fit(out="two")
+    one, two = (ad.read_h5ad(f"{out}/adata.h5ad").obsm["X_scvi"] for out in ("one", "two"))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_the_config_of_a_fit_runs_it_again(folder):
+    fit("--data.init_args.batch_key=donor", "--model.model.init_args.likelihood=pyro_omics.likelihoods.Poisson")
+    cli.main(["fit", "--config=out/config.yaml", "--out=again"])
+    one, two = (ad.read_h5ad(f"{out}/adata.h5ad").obsm["X_scvi"] for out in ("out", "again"))
+    np.testing.assert_array_equal(one, two)
+    assert type(po.load("again/model").model.likelihood) is po.likelihoods.Poisson
+
+
+def test_a_fit_without_held_out_cells(folder):
+    fit("--data.init_args.validation_size=0")
+    metrics = json.loads((folder / "out/metrics.json").read_text())
+    assert metrics["n_validation"] == 0 and "val_elbo" not in metrics
+    assert (folder / "out/checkpoint.ckpt").is_file()
+
+
+def test_a_fit_goes_on_from_a_checkpoint(folder):
+    fit(epochs=1)
+    fit("--ckpt_path=out/checkpoint.ckpt", "--weights_only=true", epochs=3)
+    assert torch.load("out/checkpoint.ckpt", weights_only=True)["epoch"] == 2
+
+
+# Asking a checkpoint --------------------------------------------------------------------------------------------------
+
+ASK = ["--ckpt_path=out/checkpoint.ckpt", *SMALL]
+
+
+@pytest.mark.parametrize(("command", "name"), [("validate", "val_elbo"), ("test", "test_elbo")])
+def test_validate_and_test_report_the_elbo_of_held_out_cells(capsys, command, name):
+    fit(epochs=3)
+    capsys.readouterr()
+    run(command, *ASK)
+    assert name in capsys.readouterr().out
+
+
+def test_predict_gives_the_latent_of_the_fit():
+    fit()
+    run("predict", *ASK)
+    found, expected = ad.read_h5ad("out/predictions.h5ad"), ad.read_h5ad("out/adata.h5ad")
+    assert list(found.obs_names) == list(expected.obs_names)
+    for key in ("X_scvi", "X_scvi_sd"):
+        np.testing.assert_allclose(found.obsm[key], expected.obsm[key], rtol=1e-5, atol=1e-6)
+
+
+def test_new_data_are_aligned_by_name():
+    fit("--data.init_args.batch_key=donor")
+    adata = ad.read_h5ad("cells.h5ad")
+    adata[30:, ::-1].copy().write_h5ad("new.h5ad")
+    for command in ("validate", "test", "predict"):
+        run(command, "--data.init_args.batch_key=donor", *ASK, data="new.h5ad", out="new")
+    found, expected = ad.read_h5ad("new/predictions.h5ad"), ad.read_h5ad("out/adata.h5ad")[30:]
+    assert list(found.obs_names) == list(expected.obs_names)
+    np.testing.assert_allclose(found.obsm["X_scvi"], expected.obsm["X_scvi"], rtol=1e-5, atol=1e-6)
+
+
+def test_new_data_without_the_genes_are_refused(capsys):
+    fit()
+    ad.read_h5ad("cells.h5ad")[:, 1:].copy().write_h5ad("new.h5ad")
+    message = refused(capsys, *ASK, start=predict, data="new.h5ad", out="new")
+    assert "'gene0'" in message
+
+
+def test_a_missing_checkpoint_is_named(capsys):
+    assert "nowhere.ckpt" in refused(capsys, "--ckpt_path=nowhere.ckpt", *SMALL, start=predict)
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint", None])
+def test_a_file_that_is_no_checkpoint_is_named(capsys, folder, content):
+    if content is None:
+        torch.save({"state_dict": {}}, folder / "other.ckpt")
+    else:
+        (folder / "other.ckpt").write_bytes(content)
+    message = refused(capsys, "--ckpt_path=other.ckpt", *SMALL, start=predict)
+    assert "other.ckpt" in message
+
+
+def test_a_checkpoint_of_another_model_is_refused(capsys):
+    fit()
+    message = refused(capsys, *ASK, "--model.model.init_args.n_latent=5", start=predict, out="new")
+    assert "size mismatch" in message
+
+
+# Swaps ----------------------------------------------------------------------------------------------------------------
+
+
+def trained():
+    """The pair that the last fit saved, its posterior asked once."""
+    svi = po.load("out/model")
+    assert np.isfinite(po.Posterior(svi, po.CellDataModule("cells.h5ad")).elbo()).all()
+    return svi
+
+
+def test_the_likelihood_can_be_swapped():
+    fit(
+        "--model.model.init_args.likelihood=pyro_omics.likelihoods.NegativeBinomial",
+        "--model.model.init_args.likelihood.init_args.dispersion=pyro_omics.dispersions.PerGeneCell",
+    )
+    likelihood = trained().model.likelihood
+    assert type(likelihood) is po.likelihoods.NegativeBinomial
+    assert type(likelihood.dispersion) is po.dispersions.PerGeneCell
+
+
+def test_the_prior_can_be_swapped():
+    fit("--model.model.init_args.prior=pyro_omics.priors.LogisticNormal")
+    assert type(trained().model.prior) is po.priors.LogisticNormal
+    np.testing.assert_allclose(ad.read_h5ad("out/adata.h5ad").obsm["X_scvi"].sum(1), 1, rtol=1e-5)
+
+
+def test_the_norm_can_be_swapped():
+    fit("--model.model.init_args.norm=pyro_omics.layers.LayerNorm")
+    assert trained().model.network["norm"] is po.layers.LayerNorm
+
+
+def test_the_elbo_can_be_swapped():
+    fit("--model.elbo=pyro.infer.TraceMeanField_ELBO", "--model.elbo.init_args.num_particles=2")
+    trained()
+
+
+def test_the_optimizer_can_be_swapped():
+    fit("--model.optimizer=pyro.optim.clipped_adam.ClippedAdam", "--model.optimizer.lr=5e-3")
+    trained()
+    (group,) = torch.load("out/checkpoint.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert group["lr"] == 5e-3 and "clip_norm" in group
+    fit("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1e-4")
+    (group,) = torch.load("out/checkpoint.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert group["lr"] == 1e-4 and "nesterov" in group
+
+
+def test_the_scheduler_can_be_swapped():
+    fit("--model.scheduler=torch.optim.lr_scheduler.ExponentialLR", "--model.scheduler.gamma=0.5", epochs=2)
+    (group,) = torch.load("out/checkpoint.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert group["lr"] == pytest.approx(1e-3 * 0.25)
+
+
+OWN = ["--model.model=own_omics_model.Factors", "--model.kl_warmup_epochs=1"]
+MULTIVARIATE = [
+    "--model.guide=pyro_omics.guides.Amortized",
+    "--model.guide.init_args.rest=pyro.infer.autoguide.AutoMultivariateNormal",
+]
+
+
+def loaded_own():
+    from own_omics_model import Factors
+
+    return po.load("out/model", model=Factors)
+
+
+def test_an_own_model_is_fitted(own_model):
+    fit("--model.model.init_args.n_latent=3", model=OWN)
+    svi = loaded_own()
+    assert svi.model.n_latent == 3
+    dm = po.CellDataModule("cells.h5ad")
+    latent = ad.read_h5ad("out/adata.h5ad").obsm["X_factors"]
+    np.testing.assert_allclose(latent, po.Posterior(svi, dm).latent(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_guides_rest_can_be_swapped(own_model):
+    fit(*MULTIVARIATE, model=OWN)
+    rest = loaded_own().guide.rest
+    assert type(rest).__name__ == "AutoMultivariateNormal"
+
+
+SWAPS_IN_YAML = """
+data:
+  class_path: pyro_omics.CellDataModule
+  init_args:
+    adata: cells.h5ad
+    batch_size: 16
+model:
+  model:
+    class_path: own_omics_model.Factors
+    init_args:
+      n_latent: 3
+  guide:
+    class_path: pyro_omics.guides.Amortized
+    init_args:
+      rest:
+        class_path: pyro.infer.autoguide.AutoMultivariateNormal
+  elbo:
+    class_path: pyro.infer.Trace_ELBO
+    init_args:
+      num_particles: 2
+  optimizer:
+    class_path: pyro.optim.clipped_adam.ClippedAdam
+    init_args:
+      lr: 0.005
+report:
+  umap: false
+trainer:
+  max_epochs: 1
+  accelerator: cpu
+  enable_progress_bar: false
+out: out
+"""
+
+
+def test_everything_can_be_swapped_in_yaml(own_model, folder):
+    (folder / "swaps.yaml").write_text(SWAPS_IN_YAML)
+    cli.main(["fit", "--config=swaps.yaml"])
+    svi = loaded_own()
+    assert svi.model.n_latent == 3
+    assert type(svi.guide.rest).__name__ == "AutoMultivariateNormal"
+    (group,) = torch.load("out/checkpoint.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert group["lr"] == 0.005
+
+
+def test_parts_can_be_swapped_in_yaml(folder):
+    parts = """
+model:
+  model:
+    class_path: pyro_omics.SCVI
+    init_args:
+      prior:
+        class_path: pyro_omics.priors.LogisticNormal
+      likelihood:
+        class_path: pyro_omics.likelihoods.NegativeBinomial
+        init_args:
+          dispersion: pyro_omics.dispersions.PerGeneBatch
+      library: pyro_omics.libraries.Latent
+"""
+    (folder / "parts.yaml").write_text(parts)
+    fit("--config=parts.yaml", "--data.init_args.batch_key=donor")
+    model = po.load("out/model").model
+    names = [type(part).__name__ for part in (model.prior, model.likelihood.dispersion, model.library)]
+    assert names == ["LogisticNormal", "PerGeneBatch", "Latent"]
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_named(capsys):
+    assert "nowhere.h5ad" in refused(capsys, data="nowhere.h5ad")
+
+
+def test_data_that_are_no_counts_are_refused(capsys):
+    adata = ad.read_h5ad("cells.h5ad")
+    adata.X = np.log1p(adata.X)
+    adata.write_h5ad("logged.h5ad")
+    assert "does not hold counts" in refused(capsys, data="logged.h5ad")
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--data.init_args.batch_key=patient", "batch_key='patient'"),
+        ("--data.init_args.batch_size=0", "batch_size"),
+        ("--data.init_args.validation_size=2", "validation_size"),
+        ("--data.init_args.colour=1", "colour"),
+        ("--report.color=cell_type", "report.color='cell_type'"),
+        ("--model.model=pyro_omics.SCVII", "SCVII"),
+        ("--model.model.init_args.n_latnet=3", "n_latnet"),
+        ("--model.model.init_args.likelihood=pyro_omics.likelihoods.NegativeBinom", "NegativeBinom"),
+        ("--model.kl_warmup_epochs=-1", "kl_warmup_epochs"),
+        ("--model.elbo=pyro.infer.RenyiELBO", "RenyiELBO"),
+        ("--model.optimizer=pyro.optim.ClippedAdam", "ClippedAdam"),
+        ("--model.model.init_args.library=pyro_omics.libraries.SizeFactor", "size_factor_key"),
+        ("--data=pyro_omics.NoData", "NoData"),
+    ],
+)
+def test_a_wrong_argument_is_named_before_training(capsys, option, name):
+    assert name in refused(capsys, option)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("model:\n  model:\n    class_path: pyro_omics.models.SCVII\n", "SCVII"),
+        ("model:\n  guide:\n    class_path: pyro_omics.guides.Amortised\n", "Amortised"),
+        ("model:\n  model:\n    class_path: no_such_package.Model\n", "no_such_package"),
+        ("modell:\n  model: 3\n", "modell"),
+    ],
+)
+def test_an_unknown_name_in_yaml_is_named(capsys, folder, text, name):
+    (folder / "wrong.yaml").write_text(text)
+    assert name in refused(capsys, "--config=wrong.yaml", model=[])
+
+
+def test_a_missing_config_is_named(capsys):
+    assert "nowhere.yaml" in refused(capsys, "--config=nowhere.yaml")
+
+
+def test_a_failing_fit_leaves_the_last_results_alone(capsys, folder):
+    fit()
+    before = {name: (folder / "out" / name).read_bytes() for name in files(folder / "out")}
+    refused(capsys, "--report.color=cell_type")
+    assert {name: (folder / "out" / name).read_bytes() for name in files(folder / "out")} == before
+
+
+# Help -----------------------------------------------------------------------------------------------------------------
+
+
+def test_help_of_fit_names_the_parts(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["fit", "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    for part in ("--data", "--model.model", "--model.guide", "--model.elbo", "--report.color", "--out"):
+        assert part in text
+
+
+def test_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("fit", "validate", "test", "predict"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"]])
+def test_a_wrong_command_is_refused(capsys, arguments):
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code not in (0, None)
+    assert "fit" in capsys.readouterr().err

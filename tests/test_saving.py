@@ -1,0 +1,536 @@
+"""`svi.save`, `load` and Lightning's checkpoints: the same model comes back, and nothing else is ever made or run."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import pytorch_lightning as pl
+import torch
+from helpers import counts, donors, fitted, quiet_trainer, small
+from jsonargparse import ArgumentParser
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from pyro.nn import PyroModule
+
+import pyro_omics as po
+from pyro_omics import dispersions, layers, libraries, likelihoods, priors, recipe, saving
+
+N, G = 60, 12
+
+
+@pytest.fixture(scope="module")
+def dm():
+    return po.CellDataModule(counts(N, G, donor=donors(N, "d1", "d2")), batch_key="donor", batch_size=16)
+
+
+class Factors(po.models.CountModel):
+    """A model of one's own: a local z and a global W."""
+
+    local_sites = ("z",)
+
+    def __init__(self, n_obs, n_genes, n_latent=2):
+        super().__init__(n_obs)
+        self.n_genes, self.n_latent = n_genes, n_latent
+        self.prior = po.priors.StandardNormal(n_latent)
+
+    def forward(self, batch):
+        W = pyro.sample("W", dist.Normal(torch.zeros(self.n_latent, self.n_genes), 1.0).to_event(2))
+        with self.plate(batch):
+            z = pyro.sample("z", self.prior())
+            rate = batch.x.sum(-1, keepdim=True) * torch.softmax(z @ W, -1)
+            pyro.sample("x", dist.Poisson(rate + 1e-8).to_event(1), obs=batch.x)
+
+
+class ShiftedGuide(po.guides.Amortized):
+    """A guide of one's own that is made as ours are."""
+
+
+class PlainGuide(PyroModule):
+    """A guide of one's own that records nothing of how it was made."""
+
+    def __init__(self, model):
+        super().__init__()
+        self._model = (model,)
+        self.shift = torch.nn.Parameter(torch.zeros(model.n_latent))
+
+    def forward(self, batch):
+        model = self._model[0]
+        with model.plate(batch):
+            z = batch.x[:, : model.n_latent].log1p() + self.shift
+            pyro.sample("z", dist.Normal(z, 0.5).to_event(1))
+
+
+def trained(dm, model, guide=None):
+    svi = po.SVIModule(model, guide=guide)
+    quiet_trainer(1).fit(svi, dm)
+    return svi
+
+
+def factors(dm, guide=None, **options):
+    torch.manual_seed(0)
+    return trained(dm, Factors.from_data(dm, **options), guide)
+
+
+def same(one, other, dm):
+    """The two answer alike, to the bit."""
+    a, b = po.Posterior(one, dm), po.Posterior(other, dm)
+    np.testing.assert_array_equal(a.latent(), b.latent())
+    np.testing.assert_array_equal(a.elbo(seed=3), b.elbo(seed=3))
+    return True
+
+
+def edited(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+# There and back -------------------------------------------------------------------------------------------------------
+
+CONFIGURATIONS = {
+    "defaults": lambda: {},
+    "negative binomial by batch": lambda: {"likelihood": likelihoods.NegativeBinomial(dispersions.PerGeneBatch())},
+    "dispersion by cell": lambda: {
+        "likelihood": likelihoods.ZeroInflatedNegativeBinomial(dispersion=dispersions.PerGeneCell())
+    },
+    "Poisson": lambda: {"likelihood": likelihoods.Poisson()},
+    "latent library": lambda: {"library": libraries.Latent()},
+    "logistic normal": lambda: {"prior": priors.LogisticNormal()},
+    "prior with its size": lambda: {"prior": priors.StandardNormal(n_latent=3)},
+    "layer norm": lambda: {"norm": layers.LayerNorm, "n_layers": 2, "dropout": 0.2},
+    "no norm": lambda: {"norm": None},
+    "covariates for the encoder": lambda: {"encode_covariates": True},
+    "own encoder of our layers": lambda: {"encoder": layers.Encoder(G, 3, n_hidden=7, norm=layers.LayerNorm)},
+    "own decoder of our layers": lambda: {
+        "decoder": layers.Decoder(3, {"rho": G, "dropout_logits": G}, n_hidden=5, n_cov=2)
+    },
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_saved_model_comes_back(dm, tmp_path, name):
+    svi = fitted(dm, epochs=1, **CONFIGURATIONS[name]())
+    found = po.load(svi.save(tmp_path / "model"))
+    assert same(svi, found, dm)
+    assert found.schema == svi.schema and found.n_obs == svi.n_obs
+    assert not found.training
+
+
+@pytest.mark.parametrize("rest", [AutoMultivariateNormal, AutoDelta, partial(AutoNormal, init_scale=0.3)])
+def test_a_guide_for_the_rest_comes_back(dm, tmp_path, rest):
+    svi = factors(dm, partial(po.guides.Amortized, rest=rest), n_latent=3)
+    found = po.load(svi.save(tmp_path / "model"), model=Factors)
+    assert same(svi, found, dm)
+    assert type(found.guide.rest) is type(svi.guide.rest)
+
+
+def test_the_warm_up_comes_back(dm, tmp_path):
+    svi = po.SVIModule(small(dm), kl_warmup_epochs=3)
+    assert po.load(svi.save(tmp_path / "model")).kl_warmup_epochs == 3
+
+
+def test_sizes_of_numpy_come_back(dm, tmp_path):
+    svi = po.SVIModule(small(dm, n_latent=np.int64(4), dropout=np.float32(0.25)))
+    found = po.load(svi.save(tmp_path / "model"))
+    assert found.model.n_latent == 4
+
+
+def test_a_loaded_model_trains_on_and_saves_again(dm, tmp_path):
+    svi = po.load(fitted(dm, epochs=1).save(tmp_path / "one"))
+    before = po.Posterior(svi, dm).latent()
+    quiet_trainer(1).fit(svi.train(), dm)
+    assert (po.Posterior(svi, dm).latent() != before).any()
+    assert same(svi, po.load(svi.save(tmp_path / "two")), dm)
+
+
+def test_a_loaded_model_aligns_new_data_by_name(dm, tmp_path):
+    svi = fitted(dm, epochs=1)
+    found = po.load(svi.save(tmp_path / "model"))
+    backwards = dm.adata[:, ::-1].copy()
+    new = po.CellDataModule(backwards, batch_key="donor")
+    np.testing.assert_allclose(po.Posterior(found, new).latent(), po.Posterior(svi, dm).latent(), rtol=1e-5, atol=1e-6)
+
+
+def test_saving_leaves_the_model_as_it_was(dm, tmp_path):
+    svi = fitted(dm, epochs=1)
+    svi.train()
+    before = {name: value.clone() for name, value in svi.state_dict().items()}
+    state = torch.get_rng_state()
+    svi.save(tmp_path / "model")
+    assert svi.training and torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in svi.state_dict().items())
+    quiet_trainer(1).fit(svi, dm)
+
+
+# Own classes ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_own_model_needs_its_class(dm, tmp_path):
+    folder = factors(dm).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"Factors.*load\(path, model=MyModel\)"):
+        po.load(folder)
+
+
+def test_an_own_model_comes_back_by_its_class(dm, tmp_path):
+    svi = factors(dm, n_latent=4)
+    found = po.load(svi.save(tmp_path / "model"), model=Factors)
+    assert found.model.n_latent == 4
+    assert same(svi, found, dm)
+
+
+def test_an_own_model_comes_back_in_an_instance(dm, tmp_path):
+    svi = factors(dm, n_latent=4)
+    model = Factors(svi.n_obs, G, n_latent=4)
+    found = po.load(svi.save(tmp_path / "model"), model=model)
+    assert found.model is model
+    assert same(svi, found, dm)
+
+
+def test_an_instance_that_was_built_otherwise_is_refused(dm, tmp_path):
+    folder = factors(dm, n_latent=4).save(tmp_path / "model")
+    with pytest.raises((ValueError, RuntimeError), match=r"size mismatch|do not fit"):
+        po.load(folder, model=Factors(dm.n_obs, G, n_latent=2))
+
+
+def test_a_model_with_an_own_part_asks_for_the_model(dm, tmp_path):
+    class Halved(likelihoods.Poisson):
+        pass
+
+    folder = fitted(dm, epochs=1, likelihood=Halved()).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="Halved"):
+        po.load(folder)
+    found = po.load(folder, model=small(dm, likelihood=Halved()))
+    assert isinstance(found.model.likelihood, Halved)
+
+
+def test_a_model_with_a_plain_network_asks_for_the_model(dm, tmp_path):
+    def network():
+        return torch.nn.Sequential(torch.nn.Linear(G, 6), Halves())
+
+    svi = fitted(dm, epochs=1, encoder=network())
+    folder = svi.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"Sequential.*load\(path, model=MODEL\)"):
+        po.load(folder)
+    assert same(svi, po.load(folder, model=small(dm, encoder=network())), dm)
+
+
+class Halves(torch.nn.Module):
+    """Location and scale from the two halves of its input."""
+
+    def forward(self, h):
+        loc, scale = h.chunk(2, -1)
+        return loc, scale.exp()
+
+
+@pytest.mark.parametrize("guide", [ShiftedGuide, PlainGuide])
+def test_an_own_guide_comes_back_by_its_class(dm, tmp_path, guide):
+    svi = trained(dm, small(dm), guide)
+    folder = svi.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=rf"{guide.__name__}.*load\(path, guide=MyGuide\)"):
+        po.load(folder)
+    found = po.load(folder, guide=guide)
+    assert type(found.guide) is guide
+    assert same(svi, found, dm)
+
+
+def test_an_own_guides_arguments_come_back_with_its_class(dm, tmp_path):
+    # As an own model's do.
+    svi = factors(dm, partial(ShiftedGuide, rest=AutoMultivariateNormal))
+    found = po.load(svi.save(tmp_path / "model"), model=Factors, guide=ShiftedGuide)
+    assert same(svi, found, dm)
+
+
+def test_a_callable_makes_the_guide_as_it_says(dm, tmp_path):
+    guide = partial(ShiftedGuide, rest=AutoMultivariateNormal)
+    svi = factors(dm, guide)
+    assert same(svi, po.load(svi.save(tmp_path / "model"), model=Factors, guide=guide), dm)
+
+
+def test_a_guide_of_a_function_asks_for_the_guide(dm, tmp_path):
+    def rest(program):
+        return AutoNormal(program, init_scale=0.2)
+
+    guide = partial(po.guides.Amortized, rest=rest)
+    svi = factors(dm, guide)
+    folder = svi.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"load\(path, guide="):
+        po.load(folder, model=Factors)
+    assert same(svi, po.load(folder, model=Factors, guide=guide), dm)
+
+
+# What a folder may not do ---------------------------------------------------------------------------------------------
+
+
+def test_the_folder_holds_no_pickle(dm, tmp_path):
+    folder = fitted(dm, epochs=1).save(tmp_path / "model")
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "weights.safetensors"]
+    assert json.loads((folder / "config.json").read_text())["pyro_omics"] == po.__version__
+
+
+# The last five are names that modules of the package merely import, or objects that are no part of a pair.
+@pytest.mark.parametrize(
+    "path",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "pyro_omics_evil.Model",
+        "builtins.eval",
+        "torch.nn.modulesx.Linear",
+        "torch.hub.load",
+        "pyro_omics.nowhere.Model",
+        "pyro_omics.NoSuchModel",
+        "pyro_omics.saving.load",
+        "pyro_omics.saving.Path",
+        "pyro_omics.cli.LightningCLI",
+        "pyro_omics.cli.OmicsCLI",
+        "pyro_omics.data.cells.CellDataModule",
+        "pyro_omics.posterior.Posterior",
+    ],
+)
+def test_other_classes_are_refused(path):
+    with pytest.raises(ValueError, match=path.rpartition(".")[2]):
+        recipe.resolve(path, {})
+
+
+@pytest.mark.parametrize("part", ["model", "guide"])
+def test_a_config_cannot_import_a_module(dm, tmp_path, monkeypatch, part):
+    folder = po.SVIModule(small(dm)).save(tmp_path / "model")
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    edited(folder, lambda config: config.update({part: {"class": "evil_module.Evil", "arguments": {}}}))
+    with pytest.raises(ValueError, match=r"evil_module\.Evil"):
+        po.load(folder)
+
+
+def test_a_config_cannot_reach_a_module_through_the_command_line(dm, tmp_path, monkeypatch):
+    folder = po.SVIModule(small(dm)).save(tmp_path / "model")
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'was_here')!r}, 'w').close()\nclass Evil: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = {
+        "model_class": {"type": "pyro_omics.svi.SVIModule"},
+        "subclass_mode_data": True,
+        "args": ["fit", "--trainer.callbacks=evil_module.Evil"],
+    }
+    edited(folder, lambda c: c.update(model={"class": "pyro_omics.cli.OmicsCLI", "arguments": arguments}))
+    monkeypatch.setattr("sys.argv", ["python"])
+    with pytest.raises((ValueError, SystemExit)):
+        po.load(folder)
+    assert not (tmp_path / "was_here").exists()
+
+
+@pytest.mark.parametrize("missing", ["weights.safetensors", "config.json"])
+def test_a_folder_without_a_file_is_refused(dm, tmp_path, missing):
+    folder = po.SVIModule(small(dm)).save(tmp_path / "model")
+    (folder / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=missing):
+        po.load(folder)
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        po.load(tmp_path / "nowhere")
+
+
+def test_weights_of_another_model_are_refused(dm, tmp_path):
+    one = po.SVIModule(small(dm)).save(tmp_path / "one")
+    other = po.SVIModule(small(dm, n_hidden=8)).save(tmp_path / "other")
+    os.replace(other / "weights.safetensors", one / "weights.safetensors")
+    with pytest.raises((ValueError, RuntimeError), match=r"size mismatch|do not fit"):
+        po.load(one)
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def test_saving_over_a_saved_model_replaces_it_whole(dm, tmp_path):
+    old = po.SVIModule(small(dm)).save(tmp_path / "model")
+    (old / "stray").touch()
+    svi = fitted(dm, epochs=1, n_latent=4)
+    assert same(svi, po.load(svi.save(tmp_path / "model")), dm)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["config.json", "model", "weights.safetensors"]
+
+
+def test_parents_are_made(dm, tmp_path):
+    folder = po.SVIModule(small(dm)).save(str(tmp_path / "a" / "b"))
+    assert folder == tmp_path / "a" / "b" and (folder / "config.json").is_file()
+
+
+@pytest.mark.parametrize("foreign", ["folder", "empty", "file"])
+def test_what_is_no_saved_model_is_left_alone(dm, tmp_path, foreign):
+    path = tmp_path / "thesis"
+    if foreign == "file":
+        path.write_text("years of work")
+    else:
+        path.mkdir()
+    if foreign == "folder":
+        (path / "chapter1").write_text("years of work")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FileExistsError, match="thesis"):
+        po.SVIModule(small(dm)).save(path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def fail(*args, **kwargs):
+    raise OSError("no space left on device")
+
+
+def fail_to_replace(monkeypatch):
+    rename = saving.Path.rename
+    # The second rename, of the new folder to its place, is the one that fails.
+    monkeypatch.setattr(saving.Path, "rename", lambda a, b: fail() if b.name == "model" else rename(a, b), raising=True)
+
+
+@pytest.mark.parametrize(
+    "interrupt",
+    [
+        lambda monkeypatch: monkeypatch.setattr(saving, "save_file", fail),
+        lambda monkeypatch: monkeypatch.setattr(saving.json, "dumps", fail),
+        fail_to_replace,
+    ],
+    ids=["weights", "config", "rename"],
+)
+def test_an_interrupted_save_leaves_the_old_model(dm, tmp_path, monkeypatch, interrupt):
+    old = fitted(dm, epochs=1)
+    old.save(tmp_path / "model")
+    with monkeypatch.context() as patched:
+        interrupt(patched)
+        with pytest.raises(OSError, match="no space"):
+            po.SVIModule(small(dm)).save(tmp_path / "model")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert same(old, po.load(tmp_path / "model"), dm)
+
+
+def test_an_interrupted_first_save_leaves_nothing(dm, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        po.SVIModule(small(dm)).save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+# Descriptions of parts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 3, 0.5, "text", [1, [2.0, None]], {"a": 1, "b": [2]}, {"class": "os.system", "arguments": {}}, {}],
+)
+def test_plain_values_come_back(value):
+    assert recipe.decode(json.loads(json.dumps(recipe.encode(value)))) == value
+
+
+def test_types_and_partials_come_back():
+    assert recipe.decode(recipe.encode(layers.LayerNorm)) is layers.LayerNorm
+    made = recipe.decode(recipe.encode(partial(po.guides.Amortized, rest=AutoMultivariateNormal)))
+    assert made.func is po.guides.Amortized and made.keywords == {"rest": AutoMultivariateNormal}
+    nested = partial(po.guides.Amortized, rest=partial(AutoNormal, init_scale=0.3))
+    made = recipe.decode(json.loads(json.dumps(recipe.encode(nested))))
+    assert made.keywords["rest"].func is AutoNormal and made.keywords["rest"].keywords == {"init_scale": 0.3}
+
+
+def named(guide: Callable[[po.models.CountModel], PyroModule]):
+    """Takes a guide as `SVIModule` does."""
+
+
+def test_partials_of_jsonargparse_come_back(dm):
+    parser = ArgumentParser()
+    parser.add_function_arguments(named, fail_untyped=False)
+    config = parser.parse_args(
+        ["--guide=pyro_omics.guides.Amortized", "--guide.rest=pyro.infer.autoguide.AutoMultivariateNormal"]
+    )
+    guide = parser.instantiate(config).guide
+    made = recipe.decode(json.loads(json.dumps(recipe.encode(guide))))
+    model = Factors.from_data(dm)
+    for make in (guide, made):
+        found = make(model)
+        assert isinstance(found, po.guides.Amortized)
+        assert isinstance(found.rest, AutoMultivariateNormal)
+
+
+def test_what_cannot_be_written_down_is_named_when_read():
+    data = recipe.encode({"weights": torch.zeros(2), "make": lambda: 0})
+    with pytest.raises(ValueError, match="Tensor"):
+        recipe.decode(data)
+
+
+def test_a_recipe_holds_positional_and_keyword_arguments():
+    layer = layers.FCLayers(4, 8, dropout=0.5)
+    assert layer.recipe_arguments == {"n_in": 4, "n_hidden": 8, "dropout": 0.5}
+
+
+# Lightning's checkpoints ----------------------------------------------------------------------------------------------
+
+
+def checkpointed(dm, path, epochs=2, **options):
+    torch.manual_seed(0)
+    svi = po.SVIModule(small(dm, **options))
+    trainer = quiet_trainer(epochs)
+    trainer.fit(svi, dm)
+    trainer.save_checkpoint(path)
+    return svi, trainer
+
+
+def test_a_checkpoint_loads_without_pickle(dm, tmp_path):
+    svi, _ = checkpointed(dm, tmp_path / "a.ckpt")
+    loaded = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert loaded["pyro_omics"] == {"schema": dm.schema, "n_obs": dm.n_obs}
+    assert set(loaded["state_dict"]) == set(svi.state_dict())
+    assert not [name for name in loaded["state_dict"] if not name.startswith("elbo.")]
+
+
+def test_load_from_checkpoint_is_strict(dm, tmp_path):
+    svi, _ = checkpointed(dm, tmp_path / "a.ckpt", likelihood=likelihoods.NegativeBinomial())
+    model = small(dm, likelihood=likelihoods.NegativeBinomial())
+    found = po.SVIModule.load_from_checkpoint(tmp_path / "a.ckpt", model=model, weights_only=True)
+    assert same(svi, found, dm) and found.schema == dm.schema
+    with pytest.raises(RuntimeError, match="dropout_logits"):
+        po.SVIModule.load_from_checkpoint(tmp_path / "a.ckpt", model=small(dm), weights_only=True)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(dm, tmp_path):
+    # Without noise and dropout, bit for bit but for them: each step's noise comes from the global state.
+    whole, trainer = checkpointed(dm, tmp_path / "whole.ckpt", epochs=4)
+    _, half = checkpointed(dm, tmp_path / "half.ckpt", epochs=2)
+    resumed = po.SVIModule(small(dm))
+    again = quiet_trainer(4)
+    again.fit(resumed, dm, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert (again.current_epoch, again.global_step) == (trainer.current_epoch, trainer.global_step)
+    assert half.global_step * 2 == again.global_step
+    assert resumed.schema == dm.schema
+    assert {name for name, _ in resumed.named_parameters()} == {name for name, _ in whole.named_parameters()}
+
+
+def test_other_genes_than_a_checkpoint_s_are_refused(dm, tmp_path):
+    checkpointed(dm, tmp_path / "a.ckpt")
+    adata = dm.adata.copy()
+    adata.var_names = [f"other{i}" for i in range(G)]
+    other = po.CellDataModule(adata, batch_key="donor")
+    svi = po.SVIModule(small(other))
+    for ask in (pl.Trainer.validate, pl.Trainer.fit):
+        with pytest.raises(ValueError, match="other genes"):
+            ask(quiet_trainer(3), svi, datamodule=other, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+
+
+def test_reordered_genes_are_refused_by_a_checkpoint_and_adopted_on_request(dm, tmp_path):
+    svi, _ = checkpointed(dm, tmp_path / "a.ckpt")
+    backwards = po.CellDataModule(dm.adata[:, ::-1].copy(), batch_key="donor")
+    other = po.SVIModule(small(backwards))
+    with pytest.raises(ValueError, match=r"adopt\(schema, n_obs\)"):
+        quiet_trainer().predict(other, backwards, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    backwards.adopt(dm.schema, dm.n_obs)
+    parts = quiet_trainer().predict(other, backwards, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    np.testing.assert_allclose(
+        torch.cat([part["latent"] for part in parts]), po.Posterior(svi, dm).latent(), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_other_levels_than_a_checkpoint_s_are_refused(dm, tmp_path):
+    checkpointed(dm, tmp_path / "a.ckpt")
+    adata = dm.adata.copy()
+    adata.obs["donor"] = donors(N, "d8", "d9")
+    other = po.CellDataModule(adata, batch_key="donor")
+    with pytest.raises(ValueError, match="other levels"):
+        quiet_trainer().validate(po.SVIModule(small(other)), other, ckpt_path=tmp_path / "a.ckpt", weights_only=True)

@@ -5,7 +5,7 @@ import pyro as _pyro
 # Before any PyroModule is built: parameters live in their modules, and two models in one session share nothing.
 _pyro.settings.set(module_local_params=True)
 
-from pyro_omics import (  # noqa: E402
+from pyro_omics import (  # noqa: E402  # noqa: E402
     dispersions,
     distributions,
     guides,
@@ -13,7 +13,9 @@ from pyro_omics import (  # noqa: E402
     libraries,
     likelihoods,
     models,
+    plots,
     priors,
+    report,
     testing,
 )
 from pyro_omics.data import CellDataModule, datasets, simulate  # noqa: E402
@@ -38,7 +40,9 @@ __all__ = [
     "likelihoods",
     "load",
     "models",
+    "plots",
     "priors",
+    "report",
     "simulate",
     "testing",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
@@ -23,21 +24,17 @@ class OmicsCLI(LightningCLI):
     """Lightning's CLI for (model, guide, ELBO, optimizer) over a DataModule; sizes are linked from the data."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the folder of the results, the report, the checkpoint, and the links."""
+        """Add the folder of the results, the report, and the links."""
         parser.add_argument("--out", type=str, default="runs/latest", help="folder that the results are written to")
         parser.add_lightning_class_args(Report, "report")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "data": {"class_path": "pyro_omics.CellDataModule"},
                 "model.model": {"class_path": "pyro_omics.SCVI"},
-                "checkpoint.filename": "checkpoint",
-                "checkpoint.enable_version_counter": False,
                 "trainer.logger": False,
             }
         )
         parser.link_arguments("out", "trainer.default_root_dir")
-        parser.link_arguments("out", "checkpoint.dirpath")
         # A model takes what it names of these; a link to an argument that it does not have is passed over.
         parser.link_arguments("data.sizes", "model.model.init_args.sizes", apply_on="instantiate")
         for field in fields(Sizes):
@@ -47,22 +44,38 @@ class OmicsCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make the parts; data that are asked about a checkpoint are aligned to what it was trained on."""
-        command = self.config[self.subcommand]
-        checkpoint = command.get("ckpt_path")
-        if self.subcommand != "fit" and checkpoint is not None:
-            trained = _description(checkpoint)
+        if self.subcommand != "fit" and self.trained is not None:
             parser = self._parser(self.subcommand)
-            parser.add_instantiator(_adopting(trained), pl.LightningDataModule, subclasses=True)
+            parser.add_instantiator(_adopting(self.trained), pl.LightningDataModule, subclasses=True)
         super().instantiate_classes()
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning's reads hyperparameters, which our checkpoints do not hold, and fails on a file that is none.
+        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        self.trained = None if checkpoint is None else _description(checkpoint)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer; the default checkpoint is written to the folder of the results."""
+        trainer = super().instantiate_trainer(**kwargs)
+        ours = ModelCheckpoint(dirpath=self._out, filename="checkpoint", enable_version_counter=False)
+        for i, callback in enumerate(trainer.callbacks):
+            if type(callback) is ModelCheckpoint and callback.dirpath is None:
+                trainer.callbacks[i] = ours
+        return trainer
 
     def after_fit(self) -> None:
         """Write the report, and say where it is."""
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             report = next(c for c in self.trainer.callbacks if isinstance(c, Report))
             paths = report.write(self.model, self.datamodule, self.trainer, self._out)
-            paths.insert(0, self._out / "checkpoint.ckpt")
+            paths += [Path(path) for c in self.trainer.checkpoint_callbacks if (path := c.best_model_path)]
+            paths.append(in_place(self._out / "config.yaml", self._write_config))
             print("\nThe results are in", self._out)
             print("\n".join(f"  {path}" for path in paths))
+
+    def _write_config(self, path: Path) -> None:
+        config = self.config[self.subcommand]
+        self._parser(self.subcommand).save(config, path, skip_none=False, overwrite=True, multifile=False)
 
     def after_predict(self) -> None:
         """Write the data with their latent."""
@@ -84,8 +97,11 @@ class OmicsCLI(LightningCLI):
 def _description(checkpoint: str) -> dict[str, Any]:
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"ckpt_path={checkpoint!r} does not exist: give the .ckpt file that a fit left")
-    loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if "pyro_omics" not in loaded:
+    try:
+        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch fails in many ways on foreign bytes
+        raise ValueError(f"ckpt_path={checkpoint!r} could not be read as a checkpoint ({error})") from error
+    if not isinstance(loaded, dict) or "pyro_omics" not in loaded:
         raise ValueError(f"ckpt_path={checkpoint!r} is no checkpoint of this package's SVIModule")
     return loaded["pyro_omics"]
 
@@ -102,19 +118,24 @@ def _adopting(trained: dict[str, Any]) -> Any:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; errors of the input end it with their message alone (JSONARGPARSE_DEBUG=1 for more)."""
+    # A fit replaces the results of the last one in its folder, and others write beside it, on purpose.
+    for message in ("Checkpoint directory .* exists and is not empty", "The dirpath has changed from"):
+        warnings.filterwarnings("ignore", message=message)
     try:
         OmicsCLI(
             SVIModule,
             pl.LightningDataModule,
             subclass_mode_data=True,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=None,  # written after the fit, with the results that it made
             seed_everything_default=0,
             parser_kwargs={"prog": "pyro-omics", "description": "Probabilistic models of count data in biology."},
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
             args=args,
         )
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("JSONARGPARSE_DEBUG"):
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        foreign = isinstance(error, RuntimeError) and "loading state_dict" not in str(error)
+        if foreign or os.environ.get("JSONARGPARSE_DEBUG"):
             raise
         sys.exit(f"pyro-omics: error: {error}")
 

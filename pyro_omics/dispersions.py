@@ -29,36 +29,69 @@ class Dispersion(PyroModule, Recipe):
         raise NotImplementedError(f"{type(self).__name__} must define forward(heads, batch)")
 
 
-class PerGene(Dispersion):
-    """One theta_g for each gene."""
+class _Table(Dispersion):
+    """Dispersions that are a parameter, ``log_theta``.
+
+    Parameters
+    ----------
+    start : log_theta at the start, for every entry; None draws each from Normal(0, 1), as scVI does. A few hundred
+        steps at a small learning rate do not move far from there: on small data a constant fits better.
+    """
+
+    def __init__(self, start: float | None = None) -> None:
+        super().__init__()
+        self.start = start
+
+    def _make(self, *shape: int) -> None:
+        start = torch.randn(shape) if self.start is None else torch.full(shape, float(self.start))
+        self.log_theta = nn.Parameter(start)
+
+
+class PerGene(_Table):
+    """One theta_g for each gene.
+
+    Parameters
+    ----------
+    start : log_theta at the start; None draws from Normal(0, 1).
+    """
 
     def build(self, sizes: Sizes) -> None:
         """Make log_theta (g,)."""
-        self.log_theta = nn.Parameter(torch.randn(sizes.n_genes))
+        self._make(sizes.n_genes)
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
         """theta_g, (g,)."""
         return self.log_theta.exp()
 
 
-class PerGeneBatch(Dispersion):
-    """One theta_bg for each batch and gene."""
+class PerGeneBatch(_Table):
+    """One theta_bg for each batch and gene.
+
+    Parameters
+    ----------
+    start : log_theta at the start; None draws from Normal(0, 1).
+    """
 
     def build(self, sizes: Sizes) -> None:
         """Make log_theta (batches, g)."""
-        self.log_theta = nn.Parameter(torch.randn(sizes.n_batches, sizes.n_genes))
+        self._make(sizes.n_batches, sizes.n_genes)
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
         """The theta of each row's batch, (n, g)."""
         return _rows(self.log_theta, batch.batch).exp()
 
 
-class PerGeneLabel(Dispersion):
-    """One theta_lg for each label and gene."""
+class PerGeneLabel(_Table):
+    """One theta_lg for each label and gene.
+
+    Parameters
+    ----------
+    start : log_theta at the start; None draws from Normal(0, 1).
+    """
 
     def build(self, sizes: Sizes) -> None:
         """Make log_theta (labels, g)."""
-        self.log_theta = nn.Parameter(torch.randn(sizes.n_labels, sizes.n_genes))
+        self._make(sizes.n_labels, sizes.n_genes)
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
         """The theta of each row's label, (n, g)."""

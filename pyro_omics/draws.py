@@ -14,6 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_omics.checks import quietly
+from pyro_omics.models.base import PLATE, is_local
 from pyro_omics.priors import Prior
 
 if TYPE_CHECKING:
@@ -59,11 +60,12 @@ class Draws:
         if not isinstance(prior, Prior) or type(prior).transform is Prior.transform:
             fn = self.guide(batch, 0).nodes[site]["fn"]
             try:
-                return fn.mean, fn.variance.sqrt()
+                return tuple(moment.reshape(len(moment), -1) for moment in (fn.mean, fn.variance.sqrt()))
             except NotImplementedError:
                 pass  # a distribution without moments in closed form
         values = [self.guide(batch, s).nodes[site]["value"] for s in range(num)]
         seen = torch.stack([prior.transform(value) for value in values] if isinstance(prior, Prior) else values)
+        seen = seen.reshape(*seen.shape[:2], -1)
         return seen.mean(0), seen.std(0, correction=0)
 
     def log_weight(self, batch: Any, s: int, with_global: bool) -> Tensor:
@@ -75,7 +77,7 @@ class Draws:
                 if site["type"] != "sample" or site_is_subsample(site):
                     continue
                 if is_local(site):
-                    total = total + sign * site["unscaled_log_prob"]
+                    total = total + sign * _by_row(site)
                 elif with_global:
                     total = total + sign * site["unscaled_log_prob"].sum() / self.svi.n_obs
         return total
@@ -89,9 +91,12 @@ def drawing(svi: SVIModule, seed: int) -> Iterator[Draws]:
         yield Draws(svi)
 
 
-def is_local(site: dict[str, Any]) -> bool:
-    """Whether a sample site lies in a plate, so that each row has its own."""
-    return any(frame.vectorized for frame in site["cond_indep_stack"])
+def _by_row(site: dict[str, Any]) -> Tensor:
+    """A local site's log-probability (n,), summed over any further plates."""
+    value = site["unscaled_log_prob"]
+    (row,) = (frame.dim for frame in site["cond_indep_stack"] if frame.name == PLATE)
+    others = [dim for dim in range(-value.ndim, 0) if dim != row]
+    return value.sum(others) if others else value
 
 
 def latent_values(trace: Trace) -> dict[str, Tensor]:

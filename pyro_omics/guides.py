@@ -30,13 +30,13 @@ class Amortized(PyroModule, Recipe):
     Parameters
     ----------
     model : the model; the guide holds a reference that is not registered, so parameters are counted once.
-    rest : callable from a program to a guide over its latents: any Pyro AutoGuide. Not called when the model has
-        none beyond its local sites.
+    rest : callable from a program to a guide over its latents: any Pyro AutoGuide; AutoNormal when None. Not called
+        when the model has none beyond its local sites.
 
     Source: Kingma and Welling 2014 (amortization); Pyro's autoguides.
     """
 
-    def __init__(self, model: CountModel, rest: Callable[[Callable[..., Any]], Any] = AutoNormal) -> None:
+    def __init__(self, model: CountModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
         super().__init__()
         self._model = (model,)
         self._supports: dict[str, tuple[Any, torch.Size]] = {}
@@ -53,7 +53,7 @@ class Amortized(PyroModule, Recipe):
             model.require_encoder(name, math.prod(shape))
         others = set(sites) - set(model.local_sites)
         # Most autoguides raise on a program without latents.
-        self.rest = rest(poutine.block(model, hide=list(model.local_sites))) if others else None
+        self.rest = (rest or AutoNormal)(poutine.block(model, hide=list(model.local_sites))) if others else None
 
     @property
     def model(self) -> CountModel:

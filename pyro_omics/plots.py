@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from anndata import AnnData
 from matplotlib.figure import Figure
 
@@ -58,10 +59,12 @@ def umap(adata: AnnData, basis: str, color: str | None = None, max_cells: int = 
     if adata.n_obs > max_cells:
         rows = np.sort(np.random.default_rng(seed).permutation(adata.n_obs)[:max_cells])
     small = AnnData(obs=adata.obs.iloc[rows].copy(), obsm={basis: adata.obsm[basis][rows]})
+    threads = torch.get_num_threads()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numba's and umap's, about their own insides
         sc.pp.neighbors(small, use_rep=basis, n_neighbors=min(15, len(rows) - 1), random_state=seed)
         sc.tl.umap(small, random_state=seed)
+        torch.set_num_threads(threads)  # numba's thread pool changes torch's
         figure = Figure(figsize=(7, 5), layout="constrained")
         _scatter(figure, small, color, basis)
     return figure

@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 from anndata import AnnData
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -53,6 +54,8 @@ class Posterior:
     """
 
     def __init__(self, svi: SVIModule, dm: Any, batch_size: int = 512) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is a number of rows, at least 1, and is {batch_size}")
         self.svi, self.dm, self.batch_size = svi, dm, batch_size
         self.schema: dict[str, Any] = svi.schema or dm.schema
         self.own_data = svi.schema is None or (svi.schema == dm.schema and svi.n_obs == dm.n_obs)
@@ -92,9 +95,11 @@ class Posterior:
     def _batches(self, split: str, n_passes: int, what: str) -> Iterator[Any]:
         """Minibatches on the model's device, with a progress bar when it will be long."""
         rows = self.dm.rows(split)
+        if not len(rows):
+            raise ValueError(f"split={split!r} has no rows in this DataModule")
         total = math.ceil(len(rows) / self.batch_size)
         batches = self.data.batches(rows, self.batch_size)
-        for batch in tqdm(batches, total=total, desc=what, disable=total * n_passes < LONG, leave=False):
+        for batch in tqdm(batches, total=total, desc=what, disable=total * n_passes < LONG, delay=2, leave=False):
             yield self._placed(batch)
 
     def _placed(self, batch: Any) -> Any:
@@ -232,7 +237,7 @@ class Posterior:
 
     def predictive(
         self, num_samples: int = 20, split: str = "all", genes: Sequence[str] | None = None, seed: int = 0
-    ) -> xr.DataArray:
+    ) -> xr.DataArray | xr.Dataset:
         """Counts drawn from the posterior predictive distribution: latents from the guide, counts given them.
 
         Parameters
@@ -242,19 +247,25 @@ class Posterior:
 
         Returns
         -------
-        Integer DataArray (num_samples, n, g), dimensions ("sample", "obs", "gene").
+        Integer DataArray (num_samples, n, g), dimensions ("sample", "obs", "gene"); a Dataset of them where the model
+        observes several sites.
         """
         _positive("num_samples", num_samples)
         column = self._gene_columns(genes)
         free = poutine.uncondition(self.model)
-        parts = []
+        parts: dict[str, list[Tensor]] = {}
         with drawing(self.svi, seed) as draws:
             for batch in self._batches(split, num_samples, "predictive"):
-                x_sng = [draws.pair(batch, s, free)[1].nodes["x"]["value"][:, column] for s in range(num_samples)]
-                parts.append(torch.stack(x_sng).to(torch.int32).cpu())
-        names = np.asarray(self.schema["genes"])[column]
-        coords = {"obs": list(self._names(split)), "gene": list(names)}
-        return xr.DataArray(torch.cat(parts, 1).numpy(), dims=["sample", "obs", "gene"], coords=coords, name="x")
+                traces = [draws.pair(batch, s, free)[1] for s in range(num_samples)]
+                for name in _once_observed(traces[0]):
+                    x_sng = torch.stack([trace.nodes[name]["value"][..., column] for trace in traces])
+                    parts.setdefault(name, []).append(x_sng.to(torch.int32).cpu())
+        coords = {"obs": list(self._names(split)), "gene": list(np.asarray(self.schema["genes"])[column])}
+        arrays = {
+            name: xr.DataArray(torch.cat(part, 1).numpy(), dims=["sample", "obs", "gene"], coords=coords, name=name)
+            for name, part in parts.items()
+        }
+        return next(iter(arrays.values())) if len(arrays) == 1 else xr.Dataset(arrays)
 
     def _gene_columns(self, genes: Sequence[str] | None) -> np.ndarray:
         known = pd.Index(self.schema["genes"])
@@ -360,6 +371,13 @@ class Posterior:
             )
         mean, sd = self._moments("all", 25, 0)
         adata.obsm[self.latent_key], adata.obsm[f"{self.latent_key}_sd"] = mean[order], sd[order]
+
+
+def _once_observed(trace: Trace) -> list[str]:
+    """Names of the sites that the model observes counts at, in a trace of it unconditioned."""
+    return [
+        name for name, site in trace.nodes.items() if site["type"] == "sample" and site["infer"].get("was_observed")
+    ]
 
 
 def _summarise(draws: Iterator[Tensor], num: int, bounds: tuple[float, float] | None) -> list[Tensor]:

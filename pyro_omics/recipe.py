@@ -9,6 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import nn
+from torch.distributions import Distribution
+
+PARTS = (nn.Module, Distribution)
 ALLOWED_PACKAGES = ("pyro_omics", "pyro.infer.autoguide", "pyro.distributions", "torch.nn.modules")
 
 
@@ -46,6 +51,8 @@ def encode(value: Any) -> Any:
     """Plain JSON data for ``value``; what cannot be written is named under ``"unknown"``, and `decode` refuses it."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, list | tuple):
@@ -67,13 +74,19 @@ def _encode_partial(value: functools.partial[Any]) -> dict[str, Any]:
     classes = [item for item in (value.func, *value.args) if isinstance(item, type)]
     if len(classes) != 1:
         return {"unknown": repr(value.func)}
-    return {"partial": qualified_name(classes[0]), "arguments": {k: encode(v) for k, v in value.keywords.items()}}
+    # jsonargparse fills in every default; those that are as the class has them need no writing.
+    defaults = {name: p.default for name, p in inspect.signature(classes[0]).parameters.items()}
+    chosen = {
+        name: item for name, item in value.keywords.items() if item is not defaults.get(name, inspect.Parameter.empty)
+    }
+    return {"partial": qualified_name(classes[0]), "arguments": {k: encode(v) for k, v in chosen.items()}}
 
 
-def decode(data: Any, known: Mapping[str, type] | None = None) -> Any:
+def decode(data: Any, known: Mapping[str, type] | None = None, instead: str = "model=MODEL") -> Any:
     """The object that `encode` wrote down.
 
-    Class names resolve inside ``ALLOWED_PACKAGES`` and ``known`` (dotted path -> class), nowhere else.
+    Class names resolve inside ``ALLOWED_PACKAGES`` and ``known`` (dotted path -> class), nowhere else; ``instead``
+    is the argument of `load` that a refusal asks for.
 
     Raises
     ------
@@ -82,21 +95,21 @@ def decode(data: Any, known: Mapping[str, type] | None = None) -> Any:
     """
     known = known or {}
     if isinstance(data, list):
-        return [decode(item, known) for item in data]
+        return [decode(item, known, instead) for item in data]
     if not isinstance(data, dict):
         return data
     if "mapping" in data:
-        return {key: decode(item, known) for key, item in data["mapping"].items()}
+        return {key: decode(item, known, instead) for key, item in data["mapping"].items()}
     if "type" in data:
         return resolve(data["type"], known)
     if "partial" in data or "class" in data:
-        arguments = {key: decode(item, known) for key, item in data["arguments"].items()}
+        arguments = {key: decode(item, known, instead) for key, item in data["arguments"].items()}
         if "partial" in data:
             return functools.partial(resolve(data["partial"], known), **arguments)
         return resolve(data["class"], known)(**arguments)
     raise ValueError(
         f"an object of {data.get('unknown', data)} is part of what was saved, and cannot be made again from its "
-        "description: build the model as it was, and pass it: load(path, model=MODEL)"
+        f"description: build it as it was, and pass it: load(path, {instead})"
     )
 
 
@@ -110,7 +123,11 @@ def resolve(path: str, known: Mapping[str, type]) -> type:
             "load(path, model=MyModel) or load(path, guide=MyGuide)"
         )
     module, _, name = path.rpartition(".")
-    found = getattr(importlib.import_module(module), name, None)
-    if not isinstance(found, type):
-        raise ValueError(f"{path!r} is not a class of this version of the package")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        found = None
+    # A module also holds what it imports: the class must be written in it, and be a part of a model or guide.
+    if not (isinstance(found, type) and found.__module__ == module and issubclass(found, (Recipe, *PARTS))):
+        raise ValueError(f"{path!r} is not a part of a model or guide in this version of the package")
     return found

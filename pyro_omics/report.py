@@ -55,6 +55,7 @@ class Report(pl.Callback):
         adata = dm.adata.copy()
         posterior.annotate(adata)
         basis = posterior.latent_key
+        metrics = json.dumps(self._metrics(posterior, trainer, seconds), indent=1)
         figures = {"training_curve.png": plots.training_curve({k: v for k, v in self.history.items() if v})}
         if self.umap:
             figures["umap.png"] = plots.umap(adata, basis, self.color)
@@ -62,7 +63,6 @@ class Report(pl.Callback):
         paths.append(in_place(folder / "adata.h5ad", adata.write_h5ad))
         for name, figure in figures.items():
             paths.append(in_place(folder / name, lambda path, figure=figure: figure.savefig(path, dpi=150)))
-        metrics = json.dumps(self._metrics(posterior, trainer, seconds), indent=1)
         paths.append(in_place(folder / "metrics.json", lambda path: path.write_text(metrics)))
         return paths
 

@@ -47,7 +47,11 @@ def save(svi: SVIModule, path: str | Path) -> Path:
         os.chmod(fresh, 0o755)
         if path.exists():
             old = path.rename(fresh.with_name(fresh.name + "-old"))
-            fresh.rename(path)
+            try:
+                fresh.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
             shutil.rmtree(old)
         else:
             fresh.rename(path)
@@ -75,7 +79,7 @@ def load(
     model: type[CountModel] | CountModel | None = None,
     guide: Callable[[CountModel], Guide] | None = None,
 ) -> SVIModule:
-    """A trained pair from a folder that ``svi.save(path)`` wrote, in eval mode and ready for `Posterior`.
+    """A trained pair from a folder that ``svi.save(path)`` wrote, ready for `Posterior` or further training.
 
     Parameters
     ----------
@@ -99,11 +103,14 @@ def load(
     config = json.loads((path / CONFIG).read_text())
     given = not (model is None or isinstance(model, type))
     built = cast(CountModel, model) if given else _model(config["model"], cast("type[CountModel] | None", model))
-    make_guide = guide or _guide(config["guide"])
+    make_guide = _guide(config["guide"], guide) if guide is None or isinstance(guide, type) else guide
     svi = SVIModule(built, guide=make_guide, kl_warmup_epochs=config["kl_warmup_epochs"])
-    svi.elbo.load_state_dict(load_file(path / WEIGHTS), strict=True)
+    try:
+        svi.elbo.load_state_dict(load_file(path / WEIGHTS), strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {path} are not of this model and guide: {error}") from error
     svi.schema = config["schema"]
-    return svi.eval()
+    return svi
 
 
 def _model(data: dict[str, Any], cls: type[CountModel] | None) -> CountModel:
@@ -112,12 +119,13 @@ def _model(data: dict[str, Any], cls: type[CountModel] | None) -> CountModel:
     return decode(data, {} if cls is None else {data["class"]: cls, qualified_name(cls): cls})
 
 
-def _guide(data: dict[str, Any]) -> Callable[[CountModel], Guide]:
+def _guide(data: dict[str, Any], cls: type | None) -> Callable[[CountModel], Guide]:
     if "class" not in data:
+        if cls is not None:
+            return cls
         raise ValueError(
             f"the guide was a {data.get('unknown')}, which is not made from its description: pass it, "
             "load(path, guide=MyGuide)"
         )
-    arguments = decode({"mapping": data["arguments"]})
-    cls = decode({"type": data["class"]})
-    return functools.partial(cls, **arguments)
+    arguments = decode({"mapping": data["arguments"]}, instead="guide=MODEL_TO_GUIDE")
+    return functools.partial(cls or decode({"type": data["class"]}, instead="guide=MyGuide"), **arguments)

@@ -123,6 +123,9 @@ class SVIModule(pl.LightningModule):
                     f"the model was made for n_obs={self.n_obs} training rows, and the data have {dm.n_obs}: make it "
                     "from the DataModule that it is trained on, from_data(dm)"
                 )
+            # Once on the data's own batch: what the model asks of them and they lack is said before training.
+            with quietly(self.elbo):
+                check_pair(self.model, self.guide, dm.example_batch())
             self.schema = dm.schema
 
     def forward(self, batch: Any) -> Tensor:

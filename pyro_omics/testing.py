@@ -18,8 +18,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_omics.checks import quietly
-from pyro_omics.draws import is_local, latent_values
-from pyro_omics.models.base import CountModel, Guide
+from pyro_omics.draws import latent_values
+from pyro_omics.models.base import CountModel, Guide, is_local
 from pyro_omics.saving import load
 from pyro_omics.svi import SVIModule
 
@@ -163,7 +163,7 @@ def _check_prior_predictive(model: CountModel, batch: Any) -> None:
 def _check_saving(svi: SVIModule, batch: Any, guide: Callable[[CountModel], Guide] | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = svi.save(Path(folder) / "model")
-        loaded = load(path, model=type(svi.model), guide=guide)
+        loaded = load(path, model=type(svi.model), guide=guide).eval()
     torch.manual_seed(1)
     ours = latent_values(poutine.trace(svi.guide).get_trace(batch))
     torch.manual_seed(1)

@@ -253,7 +253,7 @@ def test_no_row_held_out():
     for options in ({"validation_size": 0}, {"validation_indices": []}):
         dm = CellDataModule(cells(), **options)
         assert dm.n_obs == N
-        assert not dm.val_dataloader()
+        assert not list(dm.val_dataloader())
         with pytest.raises(ValueError, match=r"held.out.*validation_size"):
             dm.test_dataloader()
 

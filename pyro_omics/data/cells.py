@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +82,15 @@ class CellDataModule(pl.LightningDataModule):
         check_names(self.adata)
         check_counts(self.adata, layer)
         genes = masked_genes(self.adata, gene_mask)
+        self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
         self.schema: dict[str, Any] = {
             "genes": list(self.adata.var_names[genes]),
             "levels": self._levels(),
             "continuous": list(continuous_keys),
+            "training cells": digest(self.adata.obs_names[self.split.training]),
         }
-        self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
         self.n_obs = len(self.split.training)
         self.data = self._tensors(self.schema)
-        if not len(self.split.validation):
-            # Lightning skips a loader that is not overridden, and warns of an empty one at each epoch.
-            self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
 
     # Sizes ----------------------------------------------------------------------------------------------------------
 
@@ -207,7 +206,6 @@ class CellDataModule(pl.LightningDataModule):
         """
         data = self.aligned(schema)
         self.split = hold_out_all(self.adata.n_obs, n_obs)
-        self.__dict__.pop("val_dataloader", None)
         self.data = CellTensors(data.counts, data.fields, self.split.index)
         self.schema, self.n_obs = schema, n_obs
 
@@ -237,12 +235,14 @@ class CellDataModule(pl.LightningDataModule):
         """Training rows in an order drawn from (seed, epoch)."""
         return self._loader(self.split.training, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> DataLoader[Any] | Iterator[Any]:
         """Held-out rows, in order."""
+        if not len(self.split.validation):
+            return iter(())  # an empty loader with a length has Lightning warn at each epoch
         return self._loader(self.split.validation, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The held-out rows: the toolkit tunes nothing on them."""
+        """The held-out rows: those of validation, which nothing here tunes on unless you stop a fit by them."""
         if not len(self.split.validation):
             raise ValueError("no rows are held out to test on: give validation_size or validation_indices")
         return self._loader(self.split.validation, shuffle=False)
@@ -289,6 +289,11 @@ def _already_a_batch(batch: CellBatch) -> CellBatch:
 
 def _numbers(obs: Any, argument: str, keys: Sequence[str]) -> Tensor:
     return torch.from_numpy(columns.numbers(obs, argument, keys))
+
+
+def digest(names: Iterable[str]) -> str:
+    """A short hash of names in their order, by which a model knows the rows that it was trained on."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def read(adata: AnnData | str | Path) -> AnnData:

@@ -14,7 +14,8 @@ def cells(
     n_genes: int = 100,
     n_latent: int = 5,
     n_batches: int = 1,
-    depth: float = 1000.0,
+    depth: float = 2000.0,
+    signal: float = 0.5,
     batch_effect: float = 0.5,
     seed: int = 0,
 ) -> tuple[AnnData, dict[str, Any]]:
@@ -22,16 +23,17 @@ def cells(
 
     .. math::
         z_n \sim \mathrm{Normal}(0, I_k), \quad
-        \rho_n = \mathrm{softmax}(a + 0.7\, z_n W + b_{s_n}), \quad
+        \rho_n = \mathrm{softmax}(a + z_n W + b_{s_n}), \quad
         x_{ng} \sim \mathrm{NB}(l_n \rho_{ng}, \theta_g)
 
-    with log l_n ~ Normal(log depth, 0.3), log theta_g ~ Normal(0.5, 1), a_g ~ Normal(0, 1), W_kg ~ Normal(0, 1) and
-    b_sg ~ Normal(0, batch_effect).
+    with log l_n ~ Normal(log depth, 0.3), log theta_g ~ Normal(1.5, 0.7), a_g ~ Normal(0, 1),
+    W_kg ~ Normal(0, signal) and b_sg ~ Normal(0, batch_effect).
 
     Parameters
     ----------
     n_obs, n_genes, n_latent, n_batches : sizes.
     depth : median library size, in counts.
+    signal : standard deviation of the loadings W.
     batch_effect : standard deviation of each batch's shift of the log frequencies.
     seed : of everything.
 
@@ -46,11 +48,11 @@ def cells(
     z = rng.normal(size=(n_obs, n_latent))
     batch = rng.integers(n_batches, size=n_obs)
     shift = rng.normal(scale=batch_effect, size=(n_batches, n_genes))
-    logits = rng.normal(size=n_genes) + 0.7 * z @ rng.normal(size=(n_latent, n_genes)) + shift[batch]
+    logits = rng.normal(size=n_genes) + z @ rng.normal(scale=signal, size=(n_latent, n_genes)) + shift[batch]
     rho = np.exp(logits - logits.max(1, keepdims=True))
     rho /= rho.sum(1, keepdims=True)
     library = np.exp(rng.normal(np.log(depth), 0.3, size=n_obs))
-    theta = np.exp(rng.normal(0.5, 1.0, size=n_genes))
+    theta = np.exp(rng.normal(1.5, 0.7, size=n_genes))
     mean = library[:, None] * rho
     x = rng.poisson(mean * rng.gamma(theta, 1 / theta, size=mean.shape)).astype(np.float32)
     obs = pd.DataFrame(

@@ -77,7 +77,7 @@ class CountModel(PyroModule, Recipe):
         for module in self.modules():
             for name in getattr(module, "_pyro_samples", ()):
                 getattr(module, name)
-        return pyro.plate("obs", self.n_obs, subsample=batch.index)
+        return pyro.plate(PLATE, self.n_obs, subsample=batch.index)
 
     def example_batch(self) -> Any:
         """A tiny batch of the right shapes, for making what is made at the first call."""
@@ -138,6 +138,14 @@ def example_cells(sizes: Sizes) -> CellBatch:
         continuous=torch.zeros(n, sizes.n_continuous) if sizes.n_continuous else None,
         size_factor=torch.ones(n, 1),
     )
+
+
+PLATE = "obs"
+
+
+def is_local(site: dict[str, Any]) -> bool:
+    """Whether a sample site lies in the model's plate over rows, so that each row has its own."""
+    return any(frame.vectorized and frame.name == PLATE for frame in site["cond_indep_stack"])
 
 
 def latent_sites(program: Callable[..., Any], batch: Any) -> dict[str, dict[str, Any]]:

@@ -17,14 +17,22 @@ class CellBatch(NamedTuple):
 
     Attributes
     ----------
-    x : (n, g) counts, as floats.
-    row : (n,) position in the AnnData.
-    index : (n,) training rows are numbered 0 .. n_obs - 1, held-out rows from n_obs on.
-    batch : (n,) code of the batch (``batch_key``), or None where there is one batch.
-    label : (n,) code of the label (``label_key``), or None.
-    categorical : (n, c) codes of further categorical covariates, or None.
-    continuous : (n, d) continuous covariates, or None.
-    size_factor : (n, 1) a given library size, or None.
+    x
+        (n, g) counts, as floats.
+    row
+        (n,) position in the AnnData.
+    index
+        (n,) training rows are numbered 0 .. n_obs - 1, held-out rows from n_obs on.
+    batch
+        (n,) code of the batch (``batch_key``), or None where there is one batch.
+    label
+        (n,) code of the label (``label_key``), or None.
+    categorical
+        (n, c) codes of further categorical covariates, or None.
+    continuous
+        (n, d) continuous covariates, or None.
+    size_factor
+        (n, 1) a given library size, or None.
     """
 
     x: Tensor
@@ -43,13 +51,20 @@ class Sizes(Recipe):
 
     Attributes
     ----------
-    n_obs : number of training rows: the plate's size.
-    n_genes : number of genes modelled.
-    n_batches, n_labels : number of batches and labels (1 where there is no key).
-    n_categories : number of levels of each further categorical covariate.
-    n_continuous : number of continuous covariates.
-    log_library : per batch, mean and variance of the natural log of the training cells' total counts.
-    n_latent : dimension of z; set by the model, for the parts that it builds.
+    n_obs
+        number of training rows: the plate's size.
+    n_genes
+        number of genes modelled.
+    n_batches, n_labels
+        number of batches and labels (1 where there is no key).
+    n_categories
+        number of levels of each further categorical covariate.
+    n_continuous
+        number of continuous covariates.
+    log_library
+        per batch, mean and variance of the natural log of the training cells' total counts.
+    n_latent
+        dimension of z; set by the model, for the parts that it builds.
     """
 
     n_obs: int

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,26 @@ from pyro_omics.batch import Sizes
 from pyro_omics.report import Report, in_place
 from pyro_omics.svi import SVIModule
 
+USAGE = """pyro-omics {name} --config FILE.yaml [--data.adata FILE.h5ad] [--out FOLDER] [options]
+
+Data, model and guide are classes, chosen by name and filled in by their arguments, here or in the YAML:
+  --data.adata cells.h5ad --data.batch_key donor          the data (pyro_omics.CellDataModule)
+  --model.model pyro_omics.SCVI --model.model.n_latent 20 the model
+  --model.model.likelihood pyro_omics.likelihoods.NegativeBinomial
+  --model.guide pyro_omics.guides.Amortized --model.guide.rest pyro.infer.autoguide.AutoMultivariateNormal
+  --model.optimizer pyro.optim.clipped_adam.ClippedAdam --model.optimizer.lr 4e-3
+  --print_config                                          print the whole configuration, and stop
+  --model.model.help pyro_omics.SCVI                      the arguments of a class"""
+
 
 class OmicsCLI(LightningCLI):
     """Lightning's CLI for (model, guide, ELBO, optimizer) over a DataModule; sizes are linked from the data."""
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Data and model first: the trainer's arguments are many, and known."""
+        parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
+        parser.add_lightning_class_args(SVIModule, "model")
+        parser.add_lightning_class_args(pl.Trainer, "trainer")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the folder of the results, the report, and the links."""
@@ -40,7 +57,7 @@ class OmicsCLI(LightningCLI):
         for field in fields(Sizes):
             if field.name != "n_latent":
                 target = f"model.model.init_args.{field.name}"
-                parser.link_arguments("data.sizes", target, compute_fn=attrgetter(field.name), apply_on="instantiate")
+                parser.link_arguments("data.sizes", target, compute_fn=_field(field.name), apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
         """Make the parts; data that are asked about a checkpoint are aligned to what it was trained on."""
@@ -94,6 +111,14 @@ class OmicsCLI(LightningCLI):
         return Path(self.config[self.subcommand].out)
 
 
+def _field(name: str) -> Callable[[Sizes], Any]:
+    def size(sizes: Sizes) -> Any:
+        return getattr(sizes, name)
+
+    size.__name__ = name  # what --help shows
+    return size
+
+
 def _description(checkpoint: str) -> dict[str, Any]:
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"ckpt_path={checkpoint!r} does not exist: give the .ckpt file that a fit left")
@@ -128,7 +153,11 @@ def main(args: list[str] | None = None) -> None:
             subclass_mode_data=True,
             save_config_callback=None,  # written after the fit, with the results that it made
             seed_everything_default=0,
-            parser_kwargs={"prog": "pyro-omics", "description": "Probabilistic models of count data in biology."},
+            parser_kwargs={
+                "prog": "pyro-omics",
+                "description": "Probabilistic models of count data in biology.",
+                **{name: {"usage": USAGE.format(name=name)} for name in ("fit", "validate", "test", "predict")},
+            },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=args,

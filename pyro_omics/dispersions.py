@@ -34,8 +34,9 @@ class _Table(Dispersion):
 
     Parameters
     ----------
-    start : log_theta at the start, for every entry; None draws each from Normal(0, 1), as scVI does. A few hundred
-        steps at a small learning rate do not move far from there: on small data a constant fits better.
+    start
+        log_theta at the start, for every entry; None draws each from Normal(0, 1), as scVI does. A few hundred steps at
+        a small learning rate do not move far from there: on small data a constant fits better.
     """
 
     def __init__(self, start: float | None = None) -> None:
@@ -52,7 +53,8 @@ class PerGene(_Table):
 
     Parameters
     ----------
-    start : log_theta at the start; None draws from Normal(0, 1).
+    start
+        log_theta at the start; None draws from Normal(0, 1).
     """
 
     def build(self, sizes: Sizes) -> None:
@@ -69,7 +71,8 @@ class PerGeneBatch(_Table):
 
     Parameters
     ----------
-    start : log_theta at the start; None draws from Normal(0, 1).
+    start
+        log_theta at the start; None draws from Normal(0, 1).
     """
 
     def build(self, sizes: Sizes) -> None:
@@ -86,7 +89,8 @@ class PerGeneLabel(_Table):
 
     Parameters
     ----------
-    start : log_theta at the start; None draws from Normal(0, 1).
+    start
+        log_theta at the start; None draws from Normal(0, 1).
     """
 
     def build(self, sizes: Sizes) -> None:

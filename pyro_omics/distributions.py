@@ -25,8 +25,10 @@ class NegativeBinomial(TorchDistribution):
 
     Parameters
     ----------
-    mu : (...) mean, in counts, >= 0.
-    theta : (...) inverse dispersion, > 0.
+    mu
+        (...) mean, in counts, >= 0.
+    theta
+        (...) inverse dispersion, > 0.
 
     Source: Lopez et al. 2018, Supplementary Note 1 (the Gamma-Poisson mixture).
     """
@@ -94,7 +96,8 @@ class Poisson(dist.Poisson):
 
     Parameters
     ----------
-    rate : (...) mean, in counts, >= 0.
+    rate
+        (...) mean, in counts, >= 0.
     """
 
     def __init__(self, rate: Tensor, validate_args: bool | None = None) -> None:
@@ -124,8 +127,10 @@ class ZeroInflatedNegativeBinomial(_ZeroInflated):
 
     Parameters
     ----------
-    mu, theta : see `NegativeBinomial`.
-    gate_logits : (...) logit of the extra zero's probability (scVI's dropout logits).
+    mu, theta
+        see `NegativeBinomial`.
+    gate_logits
+        (...) logit of the extra zero's probability (scVI's dropout logits).
 
     Source: Lopez et al. 2018, Supplementary Note 1.
     """
@@ -142,8 +147,10 @@ class ZeroInflatedPoisson(_ZeroInflated):
 
     Parameters
     ----------
-    rate : (...) mean of the Poisson, in counts, >= 0.
-    gate_logits : (...) logit of the extra zero's probability.
+    rate
+        (...) mean of the Poisson, in counts, >= 0.
+    gate_logits
+        (...) logit of the extra zero's probability.
 
     Source: Lambert 1992, Technometrics 34(1), equation 1.
     """

@@ -26,7 +26,8 @@ class Draws:
 
     Parameters
     ----------
-    svi : the trained pair.
+    svi
+        the trained pair.
     """
 
     def __init__(self, svi: SVIModule) -> None:

@@ -29,9 +29,11 @@ class Amortized(PyroModule, Recipe):
 
     Parameters
     ----------
-    model : the model; the guide holds a reference that is not registered, so parameters are counted once.
-    rest : callable from a program to a guide over its latents: any Pyro AutoGuide; AutoNormal when None. Not called
-        when the model has none beyond its local sites.
+    model
+        the model; the guide holds a reference that is not registered, so parameters are counted once.
+    rest
+        callable from a program to a guide over its latents: any Pyro AutoGuide; AutoNormal when None. Not called when
+        the model has none beyond its local sites.
 
     Source: Kingma and Welling 2014 (amortization); Pyro's autoguides.
     """

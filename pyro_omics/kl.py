@@ -17,7 +17,8 @@ class ScaleLatents(Messenger):
 
     Parameters
     ----------
-    weight : in (0, 1]; Pyro's scales cannot be 0.
+    weight
+        in (0, 1]; Pyro's scales cannot be 0.
     """
 
     def __init__(self, weight: float) -> None:

@@ -54,7 +54,8 @@ class Covariates(PyroModule, Recipe):
 
     Parameters
     ----------
-    sizes : the numbers of levels.
+    sizes
+        the numbers of levels.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -94,11 +95,16 @@ class FCLayers(PyroModule, Recipe):
 
     Parameters
     ----------
-    n_in, n_hidden : width of the input and of each layer.
-    n_layers : number of layers.
-    n_cov : width of the covariates.
-    dropout : probability that a hidden unit is dropped in training.
-    norm : a class, called with the width: `BatchNorm`, `LayerNorm`, or None for no normalisation.
+    n_in, n_hidden
+        width of the input and of each layer.
+    n_layers
+        number of layers.
+    n_cov
+        width of the covariates.
+    dropout
+        probability that a hidden unit is dropped in training.
+    norm
+        a class, called with the width: `BatchNorm`, `LayerNorm`, or None for no normalisation.
 
     Source: scVI (Lopez et al. 2018, Supplementary Note 1), scvi-tools' published defaults.
     """
@@ -136,8 +142,10 @@ class Encoder(PyroModule, Recipe):
 
     Parameters
     ----------
-    n_in, n_out : width of the input and number of coordinates of the Normal.
-    n_hidden, n_layers, n_cov, dropout, norm : see `FCLayers`.
+    n_in, n_out
+        width of the input and number of coordinates of the Normal.
+    n_hidden, n_layers, n_cov, dropout, norm
+        see `FCLayers`.
     """
 
     def __init__(
@@ -167,9 +175,12 @@ class Decoder(PyroModule, Recipe):
 
     Parameters
     ----------
-    n_in : width of the latent.
-    heads : name -> width of each output, e.g. ``{"rho": n_genes, "dropout_logits": n_genes}``.
-    n_hidden, n_layers, n_cov, dropout, norm : see `FCLayers`.
+    n_in
+        width of the latent.
+    heads
+        name -> width of each output, e.g. ``{"rho": n_genes, "dropout_logits": n_genes}``.
+    n_hidden, n_layers, n_cov, dropout, norm
+        see `FCLayers`.
     """
 
     def __init__(

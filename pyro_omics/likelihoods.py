@@ -75,7 +75,8 @@ class NegativeBinomial(Likelihood):
 
     Parameters
     ----------
-    dispersion : what theta is shared by; one theta for each gene when None.
+    dispersion
+        what theta is shared by; one theta for each gene when None.
     """
 
     def __init__(self, dispersion: Dispersion | None = None) -> None:
@@ -102,7 +103,8 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 
     Parameters
     ----------
-    dispersion : what theta is shared by; one theta for each gene when None.
+    dispersion
+        what theta is shared by; one theta for each gene when None.
     """
 
     own_heads = ("dropout_logits",)

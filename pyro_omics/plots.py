@@ -16,7 +16,8 @@ def training_curve(history: Mapping[str, Sequence[float]]) -> Figure:
 
     Parameters
     ----------
-    history : name of a curve (``"train_elbo"``, ``"val_elbo"``) -> its value after each epoch.
+    history
+        name of a curve (``"train_elbo"``, ``"val_elbo"``) -> its value after each epoch.
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -38,9 +39,16 @@ def umap(adata: AnnData, basis: str, color: str | None = None, max_cells: int = 
 
     Parameters
     ----------
-    adata : with the latent. basis : its key in obsm.
-    color : column of obs to colour the cells by.
-    max_cells : above so many, a random subset is drawn. seed : of the subset and of UMAP.
+    adata
+        with the latent.
+    basis
+        its key in obsm.
+    color
+        column of obs to colour the cells by.
+    max_cells
+        above so many, a random subset is drawn.
+    seed
+        of the subset and of UMAP.
 
     Raises
     ------

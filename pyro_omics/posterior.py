@@ -43,9 +43,12 @@ class Posterior:
 
     Parameters
     ----------
-    svi : a trained `SVIModule`.
-    dm : a DataModule.
-    batch_size : rows evaluated at once.
+    svi
+        a trained `SVIModule`.
+    dm
+        a DataModule.
+    batch_size
+        rows evaluated at once.
 
     Raises
     ------
@@ -120,8 +123,10 @@ class Posterior:
 
         Parameters
         ----------
-        split : which rows.
-        num_samples, seed : where the mean has no closed form (a transformed latent), that many draws average to it.
+        split
+            which rows.
+        num_samples, seed
+            where the mean has no closed form (a transformed latent), that many draws average to it.
 
         Returns
         -------
@@ -149,8 +154,14 @@ class Posterior:
 
         Parameters
         ----------
-        sites : names; every latent site when none is given.
-        num_samples : draws. split : which rows, for local sites. seed : of the draws.
+        sites
+            names; every latent site when none is given.
+        num_samples
+            draws.
+        split
+            which rows, for local sites.
+        seed
+            of the draws.
 
         Returns
         -------
@@ -193,7 +204,12 @@ class Posterior:
 
         Parameters
         ----------
-        split : which rows. num_samples : draws that each row's value averages. seed : of the draws.
+        split
+            which rows.
+        num_samples
+            draws that each row's value averages.
+        seed
+            of the draws.
 
         Returns
         -------
@@ -212,7 +228,12 @@ class Posterior:
 
         Parameters
         ----------
-        split : which rows. num_particles : S. seed : of the draws.
+        split
+            which rows.
+        num_particles
+            S.
+        seed
+            of the draws.
 
         Returns
         -------
@@ -242,8 +263,14 @@ class Posterior:
 
         Parameters
         ----------
-        num_samples : draws for each row. split : which rows. seed : of the draws.
-        genes : names; all when None. The whole is num_samples x rows x genes of 4 bytes: choose when that is much.
+        num_samples
+            draws for each row.
+        split
+            which rows.
+        seed
+            of the draws.
+        genes
+            names; all when None. The whole is num_samples x rows x genes of 4 bytes: choose when that is much.
 
         Returns
         -------
@@ -296,14 +323,22 @@ class Posterior:
 
         Parameters
         ----------
-        name : one of ``model.queries``.
-        genes : columns to return; all when None.
-        transform_batch : decode every row as if it came from this batch, or the mean over these; None leaves each
-            row in its own.
-        num_samples : draws from the posterior that the mean and the interval are of.
-        credible_interval : e.g. 0.9: return a `Summary` (mean, lower, upper) with the central 90% interval.
-        split : which rows. seed : of the draws.
-        options : passed on to the model's method.
+        name
+            one of ``model.queries``.
+        genes
+            columns to return; all when None.
+        transform_batch
+            decode every row as if it came from this batch, or the mean over these; None leaves each row in its own.
+        num_samples
+            draws from the posterior that the mean and the interval are of.
+        credible_interval
+            e.g. 0.9: return a `Summary` (mean, lower, upper) with the central 90% interval.
+        split
+            which rows.
+        seed
+            of the draws.
+        options
+            passed on to the model's method.
 
         Returns
         -------
@@ -356,7 +391,8 @@ class Posterior:
 
         Parameters
         ----------
-        adata : with the rows of the DataModule, in any order.
+        adata
+            with the rows of the DataModule, in any order.
 
         Raises
         ------

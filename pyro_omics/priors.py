@@ -21,7 +21,8 @@ class Prior(PyroModule, Recipe):
 
     Parameters
     ----------
-    n_latent : dimension of z; None leaves it to the model, which calls `build`.
+    n_latent
+        dimension of z; None leaves it to the model, which calls `build`.
     """
 
     def __init__(self, n_latent: int | None = None) -> None:

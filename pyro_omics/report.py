@@ -21,9 +21,12 @@ class Report(pl.Callback):
 
     Parameters
     ----------
-    color : column of obs that the UMAP is coloured by; None for one colour.
-    umap : whether to draw a UMAP of the latent.
-    num_particles : of the importance-weighted log-likelihood of the held-out cells; 0 leaves it out.
+    color
+        column of obs that the UMAP is coloured by; None for one colour.
+    umap
+        whether to draw a UMAP of the latent.
+    num_particles
+        of the importance-weighted log-likelihood of the held-out cells; 0 leaves it out.
     """
 
     def __init__(self, color: str | None = None, umap: bool = True, num_particles: int = 25) -> None:

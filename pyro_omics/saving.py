@@ -83,9 +83,12 @@ def load(
 
     Parameters
     ----------
-    path : the folder.
-    model : your own model's class, or a model built as the saved one was; not needed for this package's models.
-    guide : your own guide's class (or any callable model -> guide); not needed for this package's guides.
+    path
+        the folder.
+    model
+        your own model's class, or a model built as the saved one was; not needed for this package's models.
+    guide
+        your own guide's class (or any callable model -> guide); not needed for this package's guides.
 
     Raises
     ------

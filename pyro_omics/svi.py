@@ -33,14 +33,20 @@ class SVIModule(pl.LightningModule):
 
     Parameters
     ----------
-    model : a `models.CountModel`.
-    guide : any callable model -> guide (`guides.Amortized`, a ``functools.partial`` of one, a class of your own), or
-        a guide made already; None takes the model's own, which is `guides.Amortized` unless it says otherwise.
-    elbo : any Pyro ELBO with a differentiable loss; ``Trace_ELBO()`` when None.
-    optimizer : callable parameters -> torch optimizer; None takes the model's own, which is ClippedAdam.
-    scheduler : callable optimizer -> learning-rate scheduler, stepped once per epoch; None for none.
-    kl_warmup_epochs : over so many epochs the weight of the latent sites rises linearly to 1, or over half of the
-        training where that is shorter. 0 for none.
+    model
+        a `models.CountModel`.
+    guide
+        any callable model -> guide (`guides.Amortized`, a ``functools.partial`` of one, a class of your own), or a
+        guide made already; None takes the model's own, which is `guides.Amortized` unless it says otherwise.
+    elbo
+        any Pyro ELBO with a differentiable loss; ``Trace_ELBO()`` when None.
+    optimizer
+        callable parameters -> torch optimizer; None takes the model's own, which is ClippedAdam.
+    scheduler
+        callable optimizer -> learning-rate scheduler, stepped once per epoch; None for none.
+    kl_warmup_epochs
+        over so many epochs the weight of the latent sites rises linearly to 1, or over half of the training where that
+        is shorter. 0 for none.
 
     Raises
     ------

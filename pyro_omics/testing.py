@@ -39,8 +39,12 @@ def check_model(
 
     Parameters
     ----------
-    model : not changed. dm : a DataModule whose data the model is for.
-    guide, elbo : as in `SVIModule`.
+    model
+        not changed.
+    dm
+        a DataModule whose data the model is for.
+    guide, elbo
+        as in `SVIModule`.
 
     Raises
     ------

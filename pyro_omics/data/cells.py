@@ -28,22 +28,43 @@ class CellDataModule(pl.LightningDataModule):
 
     Parameters
     ----------
-    adata : AnnData, or the path of a .h5ad file or a .zarr store.
-    layer : the layer with the counts; None for X.
-    batch_key, label_key : columns of obs: the batch; a label that dispersions can be shared by.
-    categorical_keys, continuous_keys : columns of obs: further covariates. Continuous ones are used as they are.
-    size_factor_key : column of obs: a given library size, in counts, for `libraries.SizeFactor`.
-    gene_mask : boolean column of var (``"highly_variable"``), or booleans (n_vars,): the genes to model.
-    batch_size : rows in a minibatch.
-    validation_size : share of the rows held out, drawn with ``seed``; 0 for none.
-    validation_indices : the rows held out, as positions, instead.
-    seed : of the split and of the order of the training rows.
-    num_workers : worker processes of the loaders.
+    adata
+        AnnData, or the path of a .h5ad file or a .zarr store.
+    layer
+        the layer with the counts; None for X.
+    batch_key
+        column of obs: the batch.
+    label_key
+        column of obs: a label that dispersions can be shared by.
+    categorical_keys
+        columns of obs: further categorical covariates.
+    continuous_keys
+        columns of obs: continuous covariates, used as they are.
+    size_factor_key
+        column of obs: a given library size, in counts, for `libraries.SizeFactor`.
+    gene_mask
+        boolean column of var (``"highly_variable"``), or booleans (n_vars,): the genes to model.
+    batch_size
+        rows in a minibatch.
+    validation_size
+        share of the rows held out, drawn with ``seed``; 0 for none.
+    validation_indices
+        the rows held out, as positions, instead.
+    seed
+        of the split and of the order of the training rows.
+    num_workers
+        worker processes of the loaders.
 
     Attributes
     ----------
-    n_obs : number of training rows. n_genes : number of genes modelled. sizes : `batch.Sizes`.
-    schema : the data's description: gene names, and the levels of each covariate.
+    n_obs
+        number of training rows.
+    n_genes
+        number of genes modelled.
+    sizes
+        `batch.Sizes`.
+    schema
+        the data's description: gene names, and the levels of each covariate.
 
     Raises
     ------
@@ -257,7 +278,12 @@ class CellTensors(Dataset[CellBatch]):
 
     Parameters
     ----------
-    counts : (n, g). fields : the other fields of `batch.CellBatch`, over all rows. index : (n,) see there.
+    counts
+        (n, g).
+    fields
+        the other fields of `batch.CellBatch`, over all rows.
+    index
+        (n,) see there.
     """
 
     def __init__(self, counts: CountMatrix, fields: dict[str, Tensor | None], index: Tensor) -> None:

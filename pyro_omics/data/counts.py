@@ -16,7 +16,8 @@ class CountMatrix:
 
     Parameters
     ----------
-    matrix : (n, g) non-negative integers: CSR, CSC, another SciPy format, or dense.
+    matrix
+        (n, g) non-negative integers: CSR, CSC, another SciPy format, or dense.
     """
 
     def __init__(self, matrix: Any) -> None:

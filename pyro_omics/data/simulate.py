@@ -31,11 +31,16 @@ def cells(
 
     Parameters
     ----------
-    n_obs, n_genes, n_latent, n_batches : sizes.
-    depth : median library size, in counts.
-    signal : standard deviation of the loadings W.
-    batch_effect : standard deviation of each batch's shift of the log frequencies.
-    seed : of everything.
+    n_obs, n_genes, n_latent, n_batches
+        sizes.
+    depth
+        median library size, in counts.
+    signal
+        standard deviation of the loadings W.
+    batch_effect
+        standard deviation of each batch's shift of the log frequencies.
+    seed
+        of everything.
 
     Returns
     -------

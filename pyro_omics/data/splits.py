@@ -80,7 +80,12 @@ class EpochSampler(Sampler[int]):
 
     Parameters
     ----------
-    rows : positions to go through. seed : of the order. shuffle : or in the order given.
+    rows
+        positions to go through.
+    seed
+        of the order.
+    shuffle
+        or in the order given.
     """
 
     def __init__(self, rows: Tensor, seed: int, shuffle: bool) -> None:

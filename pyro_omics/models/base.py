@@ -33,13 +33,16 @@ class CountModel(PyroModule, Recipe):
 
     Parameters
     ----------
-    n_obs : number of training rows: the plate's size.
+    n_obs
+        number of training rows: the plate's size.
 
     Attributes
     ----------
-    local_sites : names of the latents that each row has its own of. The first is what `Posterior.latent` reports.
-    queries : name of a method ``(batch, latents, **options)`` -> what its columns are (an entry of the DataModule's
-        schema, such as ``"genes"``); `Posterior` offers each under the same name.
+    local_sites
+        names of the latents that each row has its own of. The first is what `Posterior.latent` reports.
+    queries
+        name of a method ``(batch, latents, **options)`` -> what its columns are (an entry of the DataModule's schema,
+        such as ``"genes"``); `Posterior` offers each under the same name.
     """
 
     local_sites: tuple[str, ...] = ()
@@ -59,8 +62,10 @@ class CountModel(PyroModule, Recipe):
 
         Parameters
         ----------
-        dm : a DataModule; its ``sizes``, or those of their fields that the constructor names, are passed on.
-        options : the constructor's other arguments.
+        dm
+            a DataModule; its ``sizes``, or those of their fields that the constructor names, are passed on.
+        options
+            the constructor's other arguments.
         """
         wanted = inspect.signature(cls.__init__).parameters
         known = {"sizes": dm.sizes, **{field.name: getattr(dm.sizes, field.name) for field in fields(dm.sizes)}}

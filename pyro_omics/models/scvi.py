@@ -35,17 +35,30 @@ class SCVI(CountModel):
 
     Parameters
     ----------
-    sizes : what is known of the data; ``SCVI.from_data(dm)`` fills it in.
-    n_latent : k, dimension of z.
-    n_hidden, n_layers : width and number of the hidden layers of the encoder and of the decoder.
-    dropout : dropout rate of the encoder (the decoder has none).
-    norm : `layers.BatchNorm`, `layers.LayerNorm`, or None.
-    prior : over z; `priors.StandardNormal` when None.
-    likelihood : of the counts; `likelihoods.ZeroInflatedNegativeBinomial` when None. Its dispersion is its argument.
-    library : of l_n; `libraries.Observed` when None.
-    encoder : (log(1 + x) (n, g), covariates) -> location and scale (n, k) of z; made when None and a guide asks.
-    decoder : (z (n, k), covariates) -> dict of (n, g) with ``"rho"`` (logits) and the likelihood's heads.
-    encode_covariates : whether the encoder sees the covariates too.
+    sizes
+        what is known of the data; ``SCVI.from_data(dm)`` fills it in.
+    n_latent
+        k, dimension of z.
+    n_hidden
+        width of the hidden layers of the encoder and of the decoder.
+    n_layers
+        number of the hidden layers of each.
+    dropout
+        dropout rate of the encoder (the decoder has none).
+    norm
+        `layers.BatchNorm`, `layers.LayerNorm`, or None.
+    prior
+        over z; `priors.StandardNormal` when None.
+    likelihood
+        of the counts; `likelihoods.ZeroInflatedNegativeBinomial` when None. Its dispersion is its argument.
+    library
+        of l_n; `libraries.Observed` when None.
+    encoder
+        (log(1 + x) (n, g), covariates) -> location and scale (n, k) of z; made when None and a guide asks.
+    decoder
+        (z (n, k), covariates) -> dict of (n, g) with ``"rho"`` (logits) and the likelihood's heads.
+    encode_covariates
+        whether the encoder sees the covariates too.
 
     Raises
     ------
@@ -129,9 +142,12 @@ class SCVI(CountModel):
 
         Parameters
         ----------
-        batch : the cells, with the covariates to decode under.
-        latents : values of the latent sites.
-        library_size : counts that each cell's expression sums to; None takes the cell's own library size.
+        batch
+            the cells, with the covariates to decode under.
+        latents
+            values of the latent sites.
+        library_size
+            counts that each cell's expression sums to; None takes the cell's own library size.
         """
         rho_ng, _ = self.decode(latents["z"], batch)
         if library_size is not None:

@@ -64,7 +64,12 @@ def measure(adata, labels, epochs, seed):
     pl.seed_everything(seed, verbose=False)
     dm = po.CellDataModule(adata, validation_indices=validation, batch_size=128, seed=seed)
     svi = po.SVIModule(po.SCVI.from_data(dm))
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+    }
     start = time.monotonic()
     pl.Trainer(max_epochs=epochs, accelerator="cpu", **quiet).fit(svi, dm)
     seconds = time.monotonic() - start

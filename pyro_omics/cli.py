@@ -143,6 +143,9 @@ def _adopting(trained: dict[str, Any]) -> Any:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; errors of the input end it with their message alone (JSONARGPARSE_DEBUG=1 for more)."""
+    # As with `python script.py`: classes of one's own are found in the working folder.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     # A fit replaces the results of the last one in its folder, and others write beside it, on purpose.
     for message in ("Checkpoint directory .* exists and is not empty", "The dirpath has changed from"):
         warnings.filterwarnings("ignore", message=message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,19 @@ class Draws:
         """Draw s of the guide, and the model (or ``model``) replayed on it."""
         guide = self.guide(batch, s)
         return guide, poutine.trace(poutine.replay(model or self.svi.model, trace=guide)).get_trace(batch)
+
+    def sites(self, batch: Any, names: Sequence[str], num: int) -> dict[str, Tensor]:
+        """The first ``num`` draws of latent sites (num, ...), of all of them when ``names`` is empty.
+
+        Raises
+        ------
+        ValueError
+            For a name that is no latent site.
+        """
+        values = [latent_values(self.guide(batch, s)) for s in range(num)]
+        if unknown := sorted(set(names) - set(values[0])):
+            raise ValueError(f"{unknown} are no latent sites of the model: it has {sorted(values[0])}")
+        return {name: torch.stack([value[name] for value in values]).cpu() for name in names or values[0]}
 
     def moments(self, batch: Any, num: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (n, k) of the first local site, as the decoder sees it.
@@ -110,3 +123,9 @@ def latent_values(trace: Trace) -> dict[str, Tensor]:
         and not site_is_subsample(site)
         and not site["infer"].get("is_auxiliary")
     }
+
+
+def observed_sites(trace: Trace) -> list[str]:
+    """Names of the sites that a model observes counts at, in a trace of it unconditioned."""
+    samples = ((name, site) for name, site in trace.nodes.items() if site["type"] == "sample")
+    return [name for name, site in samples if site["infer"].get("was_observed")]

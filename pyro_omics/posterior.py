@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,23 +13,16 @@ import torch
 import xarray as xr
 from anndata import AnnData
 from pyro import poutine
-from pyro.poutine import Trace
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_omics.draws import Draws, drawing, latent_values
+from pyro_omics.draws import Draws, drawing, latent_values, observed_sites
 from pyro_omics.models.base import CountModel
+from pyro_omics.summaries import Summary, check_draws, interval_bounds, summarise
 from pyro_omics.svi import SVIModule
 
+HELD = 2**26  # numbers that a query holds for one minibatch: 256 MB
 LONG = 200  # passes over minibatches from which a query shows a progress bar
-
-
-class Summary(NamedTuple):
-    """A posterior mean with the bounds of its central credible interval, each labelled alike."""
-
-    mean: pd.DataFrame
-    lower: pd.DataFrame
-    upper: pd.DataFrame
 
 
 class Posterior:
@@ -95,13 +88,17 @@ class Posterior:
 
     # Passes over the data -------------------------------------------------------------------------------------------
 
-    def _batches(self, split: str, n_passes: int, what: str) -> Iterator[Any]:
-        """Minibatches on the model's device, with a progress bar when it will be long."""
+    def _batches(self, split: str, n_passes: int, what: str, n_kept: int = 1) -> Iterator[Any]:
+        """Minibatches on the model's device, with a progress bar when it will be long.
+
+        They are smaller than ``batch_size`` where ``n_kept`` numbers for each gene are held at once.
+        """
         rows = self.dm.rows(split)
         if not len(rows):
             raise ValueError(f"split={split!r} has no rows in this DataModule")
-        total = math.ceil(len(rows) / self.batch_size)
-        batches = self.data.batches(rows, self.batch_size)
+        size = max(1, min(self.batch_size, HELD // (n_kept * len(self.schema["genes"]))))
+        total = math.ceil(len(rows) / size)
+        batches = self.data.batches(rows, size)
         for batch in tqdm(batches, total=total, desc=what, disable=total * n_passes < LONG, delay=2, leave=False):
             yield self._placed(batch)
 
@@ -139,7 +136,7 @@ class Posterior:
         return self._moments(split, num_samples, seed)[1]
 
     def _moments(self, split: str, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        _positive("num_samples", num_samples)
+        check_draws("num_samples", num_samples)
         if not self.model.local_sites:
             raise ValueError(f"{type(self.model).__name__} has no local sites, so its rows have no latent")
         with drawing(self.svi, seed) as draws:
@@ -173,12 +170,12 @@ class Posterior:
         ValueError
             For a name that is no latent site of the model.
         """
-        _positive("num_samples", num_samples)
+        check_draws("num_samples", num_samples)
         parts: dict[str, list[Tensor]] = {}
         local = set(self.model.local_sites)
         with drawing(self.svi, seed) as draws:
             for i, batch in enumerate(self._batches(split, num_samples, "samples")):
-                for name, value in _site_draws(draws, batch, sites, num_samples).items():
+                for name, value in draws.sites(batch, sites, num_samples).items():
                     # A draw's globals are the same in every minibatch.
                     if i == 0 or name in local:
                         parts.setdefault(name, []).append(value)
@@ -246,7 +243,7 @@ class Posterior:
                          name="log_likelihood")  # fmt: skip
 
     def _log_weights(self, split: str, num: int, seed: int, what: str, with_global: bool) -> np.ndarray:
-        _positive("num_particles" if what == "log_likelihood" else "num_samples", num)
+        check_draws("num_particles" if what == "log_likelihood" else "num_samples", num)
         with drawing(self.svi, seed) as draws:
             parts = [
                 torch.stack([draws.log_weight(batch, s, with_global) for s in range(num)]).cpu()
@@ -277,14 +274,14 @@ class Posterior:
         Integer DataArray (num_samples, n, g), dimensions ("sample", "obs", "gene"); a Dataset of them where the model
         observes several sites.
         """
-        _positive("num_samples", num_samples)
+        check_draws("num_samples", num_samples)
         column = self._gene_columns(genes)
         free = poutine.uncondition(self.model)
         parts: dict[str, list[Tensor]] = {}
         with drawing(self.svi, seed) as draws:
-            for batch in self._batches(split, num_samples, "predictive"):
+            for batch in self._batches(split, num_samples, "predictive", num_samples):
                 traces = [draws.pair(batch, s, free)[1] for s in range(num_samples)]
-                for name in _once_observed(traces[0]):
+                for name in observed_sites(traces[0]):
                     x_sng = torch.stack([trace.nodes[name]["value"][..., column] for trace in traces])
                     parts.setdefault(name, []).append(x_sng.to(torch.int32).cpu())
         coords = {"obs": list(self._names(split)), "gene": list(np.asarray(self.schema["genes"])[column])}
@@ -349,14 +346,15 @@ class Posterior:
         ValueError
             For a gene, batch or interval that does not exist.
         """
-        _positive("num_samples", num_samples)
-        bounds = _bounds(credible_interval)
+        check_draws("num_samples", num_samples)
+        bounds = interval_bounds(credible_interval)
         column, batches = self._gene_columns(genes), self._batch_codes(transform_batch)
         parts: list[list[Tensor]] = []
         with drawing(self.svi, seed) as draws:
-            for batch in self._batches(split, num_samples * len(batches), name):
+            n_kept = num_samples if bounds else 1
+            for batch in self._batches(split, num_samples * len(batches), name, n_kept):
                 ask = functools.partial(self._ask, name, draws, batch, batches, options)
-                parts.append(_summarise((ask(s)[:, column] for s in range(num_samples)), num_samples, bounds))
+                parts.append(summarise((ask(s)[:, column] for s in range(num_samples)), num_samples, bounds))
         labels = {"index": self._names(split), "columns": np.asarray(self.schema["genes"])[column]}
         frames = [pd.DataFrame(torch.cat(part).cpu().numpy(), **labels) for part in zip(*parts, strict=True)]
         return frames[0] if credible_interval is None else Summary(*frames)
@@ -407,37 +405,3 @@ class Posterior:
             )
         mean, sd = self._moments("all", 25, 0)
         adata.obsm[self.latent_key], adata.obsm[f"{self.latent_key}_sd"] = mean[order], sd[order]
-
-
-def _once_observed(trace: Trace) -> list[str]:
-    """Names of the sites that the model observes counts at, in a trace of it unconditioned."""
-    return [
-        name for name, site in trace.nodes.items() if site["type"] == "sample" and site["infer"].get("was_observed")
-    ]
-
-
-def _summarise(draws: Iterator[Tensor], num: int, bounds: tuple[float, float] | None) -> list[Tensor]:
-    if bounds is None:
-        return [sum(draws, torch.zeros(())) / num]
-    stacked = torch.stack(list(draws))
-    return [stacked.mean(0), *torch.quantile(stacked, torch.tensor(bounds).to(stacked), dim=0)]
-
-
-def _bounds(credible_interval: float | None) -> tuple[float, float] | None:
-    if credible_interval is None:
-        return None
-    if not 0 < credible_interval < 1:
-        raise ValueError(f"credible_interval is a probability, such as 0.9, and is {credible_interval}")
-    return (1 - credible_interval) / 2, (1 + credible_interval) / 2
-
-
-def _positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} is a number of draws, at least 1, and is {value}")
-
-
-def _site_draws(draws: Draws, batch: Any, sites: Sequence[str], num: int) -> dict[str, Tensor]:
-    values = [latent_values(draws.guide(batch, s)) for s in range(num)]
-    if unknown := sorted(set(sites) - set(values[0])):
-        raise ValueError(f"{unknown} are no latent sites of the model: it has {sorted(values[0])}")
-    return {name: torch.stack([value[name] for value in values]).cpu() for name in sites or values[0]}

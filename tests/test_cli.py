@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 
 import anndata as ad
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import counts, donors
+from own_model import __file__ as own_model_file
 
 import pyro_omics as po
 from pyro_omics import cli
@@ -20,30 +22,6 @@ QUIET = [
     "--trainer.accelerator=cpu",
 ]
 SMALL = ["--model.model.init_args.n_latent=2", "--model.model.init_args.n_hidden=8", "--model.kl_warmup_epochs=1"]
-OWN_MODEL = '''
-import pyro
-import pyro.distributions as dist
-import torch
-import pyro_omics as po
-
-
-class Factors(po.models.CountModel):
-    """A local z and a global W."""
-
-    local_sites = ("z",)
-
-    def __init__(self, n_obs: int, n_genes: int, n_latent: int = 2):
-        super().__init__(n_obs)
-        self.n_genes, self.n_latent = n_genes, n_latent
-        self.prior = po.priors.StandardNormal(n_latent)
-
-    def forward(self, batch):
-        W = pyro.sample("W", dist.Normal(torch.zeros(self.n_latent, self.n_genes), 1.0).to_event(2))
-        with self.plate(batch):
-            z = pyro.sample("z", self.prior())
-            rate = batch.x.sum(-1, keepdim=True) * torch.softmax(z @ W, -1)
-            pyro.sample("x", dist.Poisson(rate + 1e-8).to_event(1), obs=batch.x)
-'''
 
 
 @pytest.fixture(autouse=True)
@@ -59,10 +37,11 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def own_model(folder, monkeypatch):
-    (folder / "own_omics_model.py").write_text(OWN_MODEL)
-    monkeypatch.syspath_prepend(folder)
+    """A model in a file of the working folder, where a user has it."""
+    shutil.copy(own_model_file, folder / "my_own_model.py")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(folder))])
     yield
-    sys.modules.pop("own_omics_model", None)
+    sys.modules.pop("my_own_model", None)
 
 
 def run(command, *options, data="cells.h5ad", out="out"):
@@ -288,7 +267,7 @@ def test_the_scheduler_can_be_swapped():
     assert group["lr"] == pytest.approx(1e-3 * 0.25)
 
 
-OWN = ["--model.model=own_omics_model.Factors", "--model.kl_warmup_epochs=1"]
+OWN = ["--model.model=my_own_model.PoissonFactors", "--model.kl_warmup_epochs=1"]
 MULTIVARIATE = [
     "--model.guide=pyro_omics.guides.Amortized",
     "--model.guide.init_args.rest=pyro.infer.autoguide.AutoMultivariateNormal",
@@ -296,9 +275,9 @@ MULTIVARIATE = [
 
 
 def loaded_own():
-    from own_omics_model import Factors
+    from my_own_model import PoissonFactors
 
-    return po.load("out/model", model=Factors)
+    return po.load("out/model", model=PoissonFactors)
 
 
 def test_an_own_model_is_fitted(own_model):
@@ -306,7 +285,7 @@ def test_an_own_model_is_fitted(own_model):
     svi = loaded_own()
     assert svi.model.n_latent == 3
     dm = po.CellDataModule("cells.h5ad")
-    latent = ad.read_h5ad("out/adata.h5ad").obsm["X_factors"]
+    latent = ad.read_h5ad("out/adata.h5ad").obsm["X_poissonfactors"]
     np.testing.assert_allclose(latent, po.Posterior(svi, dm).latent(), rtol=1e-5, atol=1e-6)
 
 
@@ -324,7 +303,7 @@ data:
     batch_size: 16
 model:
   model:
-    class_path: own_omics_model.Factors
+    class_path: my_own_model.PoissonFactors
     init_args:
       n_latent: 3
   guide:

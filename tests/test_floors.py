@@ -11,7 +11,7 @@ FLOORS = [
     ["priors", "dispersions", "libraries", "likelihoods", "elbos"],
     ["models", "guides"],
     ["kl", "checks", "draws", "saving", "svi", "data"],
-    ["posterior", "plots", "criticism", "baselines"],
+    ["posterior", "summaries", "plots", "criticism", "baselines"],
     ["cli", "testing", "report"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

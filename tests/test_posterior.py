@@ -640,3 +640,12 @@ def test_a_split_without_rows_is_refused(adata):
     for ask in (post.latent, post.elbo, post.normalized_expression):
         with pytest.raises(ValueError, match="split='validation'"):
             ask(split="validation")
+
+
+def test_intervals_of_many_draws_are_numpy_s_quantiles(post, monkeypatch):
+    """Also where a minibatch's draws are more than are held at once."""
+    whole = post.normalized_expression(num_samples=40, credible_interval=0.8)
+    monkeypatch.setattr("pyro_omics.posterior.HELD", 40 * 12 * 5)
+    pieces = post.normalized_expression(num_samples=4000, credible_interval=0.8)
+    assert np.corrcoef(whole.upper.to_numpy().ravel(), pieces.upper.to_numpy().ravel())[0, 1] > 0.99
+    assert list(pieces.mean.index) == list(whole.mean.index)

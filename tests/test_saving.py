@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from helpers import counts, donors, fitted, quiet_trainer, small
 from jsonargparse import ArgumentParser
+from own_model import PoissonFactors
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 
@@ -25,24 +26,6 @@ N, G = 60, 12
 @pytest.fixture(scope="module")
 def dm():
     return po.CellDataModule(counts(N, G, donor=donors(N, "d1", "d2")), batch_key="donor", batch_size=16)
-
-
-class Factors(po.models.CountModel):
-    """A model of one's own: a local z and a global W."""
-
-    local_sites = ("z",)
-
-    def __init__(self, n_obs, n_genes, n_latent=2):
-        super().__init__(n_obs)
-        self.n_genes, self.n_latent = n_genes, n_latent
-        self.prior = po.priors.StandardNormal(n_latent)
-
-    def forward(self, batch):
-        W = pyro.sample("W", dist.Normal(torch.zeros(self.n_latent, self.n_genes), 1.0).to_event(2))
-        with self.plate(batch):
-            z = pyro.sample("z", self.prior())
-            rate = batch.x.sum(-1, keepdim=True) * torch.softmax(z @ W, -1)
-            pyro.sample("x", dist.Poisson(rate + 1e-8).to_event(1), obs=batch.x)
 
 
 class ShiftedGuide(po.guides.Amortized):
@@ -72,7 +55,7 @@ def trained(dm, model, guide=None):
 
 def factors(dm, guide=None, **options):
     torch.manual_seed(0)
-    return trained(dm, Factors.from_data(dm, **options), guide)
+    return trained(dm, PoissonFactors.from_data(dm, **options), guide)
 
 
 def same(one, other, dm):
@@ -123,7 +106,7 @@ def test_a_saved_model_comes_back(dm, tmp_path, name):
 @pytest.mark.parametrize("rest", [AutoMultivariateNormal, AutoDelta, partial(AutoNormal, init_scale=0.3)])
 def test_a_guide_for_the_rest_comes_back(dm, tmp_path, rest):
     svi = factors(dm, partial(po.guides.Amortized, rest=rest), n_latent=3)
-    found = po.load(svi.save(tmp_path / "model"), model=Factors)
+    found = po.load(svi.save(tmp_path / "model"), model=PoissonFactors)
     assert same(svi, found, dm)
     assert type(found.guide.rest) is type(svi.guide.rest)
 
@@ -177,14 +160,14 @@ def test_an_own_model_needs_its_class(dm, tmp_path):
 
 def test_an_own_model_comes_back_by_its_class(dm, tmp_path):
     svi = factors(dm, n_latent=4)
-    found = po.load(svi.save(tmp_path / "model"), model=Factors)
+    found = po.load(svi.save(tmp_path / "model"), model=PoissonFactors)
     assert found.model.n_latent == 4
     assert same(svi, found, dm)
 
 
 def test_an_own_model_comes_back_in_an_instance(dm, tmp_path):
     svi = factors(dm, n_latent=4)
-    model = Factors(svi.n_obs, G, n_latent=4)
+    model = PoissonFactors(svi.n_obs, G, n_latent=4)
     found = po.load(svi.save(tmp_path / "model"), model=model)
     assert found.model is model
     assert same(svi, found, dm)
@@ -193,7 +176,7 @@ def test_an_own_model_comes_back_in_an_instance(dm, tmp_path):
 def test_an_instance_that_was_built_otherwise_is_refused(dm, tmp_path):
     folder = factors(dm, n_latent=4).save(tmp_path / "model")
     with pytest.raises((ValueError, RuntimeError), match=r"size mismatch|do not fit"):
-        po.load(folder, model=Factors(dm.n_obs, G, n_latent=2))
+        po.load(folder, model=PoissonFactors(dm.n_obs, G, n_latent=2))
 
 
 def test_a_model_with_an_own_part_asks_for_the_model(dm, tmp_path):
@@ -240,14 +223,14 @@ def test_an_own_guide_comes_back_by_its_class(dm, tmp_path, guide):
 def test_an_own_guides_arguments_come_back_with_its_class(dm, tmp_path):
     # As an own model's do.
     svi = factors(dm, partial(ShiftedGuide, rest=AutoMultivariateNormal))
-    found = po.load(svi.save(tmp_path / "model"), model=Factors, guide=ShiftedGuide)
+    found = po.load(svi.save(tmp_path / "model"), model=PoissonFactors, guide=ShiftedGuide)
     assert same(svi, found, dm)
 
 
 def test_a_callable_makes_the_guide_as_it_says(dm, tmp_path):
     guide = partial(ShiftedGuide, rest=AutoMultivariateNormal)
     svi = factors(dm, guide)
-    assert same(svi, po.load(svi.save(tmp_path / "model"), model=Factors, guide=guide), dm)
+    assert same(svi, po.load(svi.save(tmp_path / "model"), model=PoissonFactors, guide=guide), dm)
 
 
 def test_a_guide_of_a_function_asks_for_the_guide(dm, tmp_path):
@@ -258,8 +241,8 @@ def test_a_guide_of_a_function_asks_for_the_guide(dm, tmp_path):
     svi = factors(dm, guide)
     folder = svi.save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"load\(path, guide="):
-        po.load(folder, model=Factors)
-    assert same(svi, po.load(folder, model=Factors, guide=guide), dm)
+        po.load(folder, model=PoissonFactors)
+    assert same(svi, po.load(folder, model=PoissonFactors, guide=guide), dm)
 
 
 # What a folder may not do ---------------------------------------------------------------------------------------------
@@ -449,7 +432,7 @@ def test_partials_of_jsonargparse_come_back(dm):
     )
     guide = parser.instantiate(config).guide
     made = recipe.decode(json.loads(json.dumps(recipe.encode(guide))))
-    model = Factors.from_data(dm)
+    model = PoissonFactors.from_data(dm)
     for make in (guide, made):
         found = make(model)
         assert isinstance(found, po.guides.Amortized)

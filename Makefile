@@ -2,7 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+# By path and not by import hook: a folder called pyro_omics in the working folder must not hide the package.
+EDITABLE := --config-settings editable_mode=compat
 PIP := $(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Threads that wait asleep: spinning ones slow a small fit tenfold as soon as another process uses a core.
+export OMP_WAIT_POLICY ?= PASSIVE
 # One stamp for each interpreter version, so that another PYTHON makes a new environment.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 BASE := $(VENV)/.base-$(VERSION)
@@ -28,11 +32,11 @@ $(BASE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and $(PYTHON) is %s: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version.split()[0])'
 	$(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV) (the README says how much; a few minutes)"
-	$(PIP) -e .
+	$(PIP) -e . $(EDITABLE)
 	@touch $@
 
 $(DEV): $(BASE)
-	$(PIP) -e ".[dev]"
+	$(PIP) -e ".[dev]" $(EDITABLE)
 	@touch $@
 
 clean:

@@ -8,6 +8,7 @@ _pyro.settings.set(module_local_params=True)
 from pyro_omics import (  # noqa: E402  # noqa: E402
     dispersions,
     distributions,
+    elbos,
     guides,
     layers,
     libraries,
@@ -34,6 +35,7 @@ __all__ = [
     "datasets",
     "dispersions",
     "distributions",
+    "elbos",
     "guides",
     "layers",
     "libraries",

@@ -75,3 +75,8 @@ class Sizes(Recipe):
     n_continuous: int = 0
     log_library: tuple[tuple[float, float], ...] = ()
     n_latent: int | None = None
+
+    def __post_init__(self) -> None:
+        """Take lists for tuples, as JSON gives them."""
+        object.__setattr__(self, "n_categories", tuple(self.n_categories))
+        object.__setattr__(self, "log_library", tuple(tuple(moments) for moments in self.log_library))

@@ -8,10 +8,11 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import ELBO
+from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import nn
 
-from pyro_omics.models.base import CountModel, Guide, latent_sites
+from pyro_omics.batch import Sizes
+from pyro_omics.models.base import CountModel, Guide, is_local, latent_sites
 
 
 @contextmanager
@@ -39,7 +40,11 @@ def check_elbo(elbo: ELBO) -> ELBO:
     ValueError
         For an ELBO that computes its own gradients, or cannot keep its parameters in the modules.
     """
+    if not isinstance(elbo, ELBO):
+        raise TypeError(f"elbo must be an ELBO, made: Trace_ELBO(), and is {elbo!r}")
     name = type(elbo).__name__
+    if isinstance(elbo, TraceEnum_ELBO):
+        raise ValueError(f"elbo={name} enumerates discrete latents, which is not supported yet: use Trace_ELBO()")
     if name.startswith("Jit"):
         raise ValueError(f"elbo={name} needs Pyro's global parameter store, which is off here: use {name[3:]}")
     if not hasattr(elbo, "differentiable_loss"):
@@ -63,6 +68,16 @@ def check_pair(model: CountModel, guide: Guide, batch: Any) -> None:
     for side, sites in (("model", p_sites), ("guide", q_sites)):
         for name in model.local_sites:
             _check_plate(side, model, sites[name])
+
+
+def check_particles(elbo: ELBO, model: CountModel, batch: Any) -> None:
+    """Raise where particles would be vectorised over global latents, which the rows of a batch then mix with."""
+    shared = [name for name, site in latent_sites(model, batch).items() if not is_local(site)]
+    if elbo.vectorize_particles and elbo.num_particles > 1 and shared:
+        raise ValueError(
+            f"vectorize_particles=True is wrong for global latents, of which {type(model).__name__} has {shared}: use "
+            f"{type(elbo).__name__}(num_particles={elbo.num_particles}), which loops and is as fast"
+        )
 
 
 def _check_plate(side: str, model: CountModel, site: dict[str, Any]) -> None:
@@ -89,6 +104,28 @@ def _check_parameter_mode(side: str, program: nn.Module) -> None:
             f"the {side} calls pyro.param for {names}, which no optimizer would see: make it a torch.nn.Parameter or "
             "a pyro.nn.PyroParam of the module"
         )
+
+
+def check_schema(trained: dict[str, Any], found: dict[str, Any], parts: tuple[str, ...]) -> None:
+    """Raise where data differ from those that a model was trained on: weights know genes and levels by position."""
+    if differ := [part for part in parts if trained.get(part) != found.get(part)]:
+        raise ValueError(
+            f"the model was trained on data with other {' and '.join(differ)} than these: ask a Posterior, which "
+            "aligns them by name, or align the DataModule, dm.adopt(schema, n_obs) with the svi's"
+        )
+
+
+def check_sizes(model: CountModel, found: Sizes) -> None:
+    """Raise where a model was made for data of other sizes than those that it is to be trained on."""
+    made = getattr(model, "sizes", None)
+    names = ("n_genes",) if made is None else ("n_genes", "n_batches", "n_labels", "n_categories", "n_continuous")
+    for name in names:
+        have, want = getattr(model if made is None else made, name, None), getattr(found, name)
+        if have is not None and have != want:
+            raise ValueError(
+                f"the model was made for {name}={have}, and the data have {want}: make it from the DataModule that it "
+                "is trained on, from_data(dm)"
+            )
 
 
 def check_parameters(module: nn.Module, expected: int) -> None:

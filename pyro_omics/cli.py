@@ -69,6 +69,11 @@ class OmicsCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         # Lightning's reads hyperparameters, which our checkpoints do not hold, and fails on a file that is none.
         checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        if checkpoint is None and self.config.subcommand != "fit":
+            raise ValueError(
+                f"--ckpt_path is needed: {self.config.subcommand} asks a trained model, so give the checkpoint.ckpt "
+                "that a fit left, and --config with the config.yaml beside it"
+            )
         self.trained = None if checkpoint is None else _description(checkpoint)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

@@ -6,23 +6,19 @@ theta = exp(log_theta), with log_theta ~ Normal(0, 1) at the start, as in scVI.
 from __future__ import annotations
 
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_omics.batch import CellBatch, Sizes
-from pyro_omics.recipe import Recipe
+from pyro_omics.parts import Part
 
 
-class Dispersion(PyroModule, Recipe):
+class Dispersion(Part):
     """theta for each row and gene; a subclass says which rows share one.
 
     ``heads`` names the outputs that it needs from the decoder.
     """
 
     heads: tuple[str, ...] = ()
-
-    def build(self, sizes: Sizes) -> None:
-        """Make the parameters."""
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
         """theta, (g,) or (n, g), > 0."""
@@ -59,6 +55,7 @@ class PerGene(_Table):
 
     def build(self, sizes: Sizes) -> None:
         """Make log_theta (g,)."""
+        super().build(sizes)
         self._make(sizes.n_genes)
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
@@ -77,6 +74,7 @@ class PerGeneBatch(_Table):
 
     def build(self, sizes: Sizes) -> None:
         """Make log_theta (batches, g)."""
+        super().build(sizes)
         self._make(sizes.n_batches, sizes.n_genes)
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
@@ -95,6 +93,7 @@ class PerGeneLabel(_Table):
 
     def build(self, sizes: Sizes) -> None:
         """Make log_theta (labels, g)."""
+        super().build(sizes)
         self._make(sizes.n_labels, sizes.n_genes)
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:

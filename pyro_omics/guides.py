@@ -73,7 +73,13 @@ class Amortized(PyroModule, Recipe):
     def local(self, name: str, batch: Any) -> TorchDistribution:
         """The posterior of one local site for each row of the batch."""
         support, shape = self._supports[name]
-        loc, scale = (t.reshape(-1, *shape) for t in self.model.encode(batch, name))
+        loc, scale = self.model.encode(batch, name)
+        if loc.shape != (len(batch.index), math.prod(shape)):
+            raise ValueError(
+                f"the encoder of {name!r} must return {math.prod(shape)} numbers for each of {len(batch.index)} rows, "
+                f"and returned the shape {tuple(loc.shape)}"
+            )
+        loc, scale = loc.reshape(-1, *shape), scale.reshape(-1, *shape)
         base = dist.Normal(loc, scale).to_event(len(shape))
         return base if _is_real(support) else dist.TransformedDistribution(base, [biject_to(support)])
 

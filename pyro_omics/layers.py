@@ -18,11 +18,12 @@ from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.recipe import Recipe
 
 
-class BatchNorm(PyroModule[nn.BatchNorm1d]):
+class BatchNorm(nn.BatchNorm1d, PyroModule):
     """Batch normalisation with the field's momentum (0.01) and eps (1e-3), over all leading dimensions.
 
     ``nn.BatchNorm1d`` takes the second dimension for the features, which is silently wrong for (particles, n, h)
-    when n = h. A single row has no variance: it is normalised with the running statistics.
+    when n = h. A single row has no variance: it is normalised with the running statistics. (A mixin and not a subclass
+    of ``PyroModule[nn.BatchNorm1d]``, whose copies and pickles come back as the parent class.)
     """
 
     def __init__(self, n_features: int) -> None:
@@ -40,7 +41,7 @@ class BatchNorm(PyroModule[nn.BatchNorm1d]):
         return out.reshape(x.shape)
 
 
-class LayerNorm(PyroModule[nn.LayerNorm]):
+class LayerNorm(nn.LayerNorm, PyroModule):
     """Layer normalisation with eps 1e-3: no statistics are shared between rows."""
 
     def __init__(self, n_features: int) -> None:

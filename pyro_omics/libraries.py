@@ -5,20 +5,16 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch, Sizes
-from pyro_omics.recipe import Recipe
+from pyro_omics.parts import Part
 
 
-class Library(PyroModule, Recipe):
+class Library(Part):
     """l_n, called inside the plate over cells; ``sites`` names the latents that it samples there."""
 
     sites: tuple[str, ...] = ()
-
-    def build(self, sizes: Sizes) -> None:
-        """Complete it for these data."""
 
     def forward(self, batch: CellBatch) -> Tensor:
         """The library sizes (n, 1), in counts."""
@@ -58,6 +54,7 @@ class Latent(Library):
 
     def build(self, sizes: Sizes) -> None:
         """Take the per-batch moments of log total counts from the data."""
+        super().build(sizes)
         if len(sizes.log_library) != sizes.n_batches:
             raise ValueError(
                 f"library=Latent() needs the mean and variance of log total counts in each of the {sizes.n_batches} "

@@ -9,43 +9,23 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pyro.distributions import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.dispersions import Dispersion, PerGene
-from pyro_omics.recipe import Recipe
+from pyro_omics.parts import Part, part_of
 
 
-class Likelihood(PyroModule, Recipe):
+class Likelihood(Part):
     """p(x | mean, heads): made without sizes, and completed once by `build`."""
 
     own_heads: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.built = False
 
     @property
     def heads(self) -> tuple[str, ...]:
         """Names of the decoder outputs (each one number for a gene) that the likelihood needs beside the mean."""
         return self.own_heads
-
-    def build(self, sizes: Sizes) -> None:
-        """Make the parameters for these sizes, once: a likelihood belongs to one site of one model.
-
-        Raises
-        ------
-        ValueError
-            When it has been built before.
-        """
-        if self.built:
-            raise ValueError(
-                f"this {type(self).__name__} belongs to a model already, and its parameters with it: "
-                f"pass a new {type(self).__name__}() to each model"
-            )
-        self.built = True
 
     def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
         """The distribution of the counts: batch shape (n,), event shape (g,)."""
@@ -81,7 +61,7 @@ class NegativeBinomial(Likelihood):
 
     def __init__(self, dispersion: Dispersion | None = None) -> None:
         super().__init__()
-        self.dispersion = PerGene() if dispersion is None else dispersion
+        self.dispersion = PerGene() if dispersion is None else part_of("dispersion", dispersion, Dispersion)
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -50,6 +50,11 @@ class Posterior:
     """
 
     def __init__(self, svi: SVIModule, dm: Any, batch_size: int = 512) -> None:
+        if not isinstance(svi, SVIModule) or not hasattr(dm, "schema"):
+            raise TypeError(
+                "Posterior takes an SVIModule and a DataModule, Posterior(svi, dm), and got a "
+                f"{type(svi).__name__} and a {type(dm).__name__}"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size is a number of rows, at least 1, and is {batch_size}")
         self.svi, self.dm, self.batch_size = svi, dm, batch_size
@@ -277,19 +282,23 @@ class Posterior:
         check_draws("num_samples", num_samples)
         column = self._gene_columns(genes)
         free = poutine.uncondition(self.model)
-        parts: dict[str, list[Tensor]] = {}
+        names, filled = self._names(split), 0
+        arrays: dict[str, np.ndarray] = {}  # made at full size at once: joining parts would take it twice
         with drawing(self.svi, seed) as draws:
             for batch in self._batches(split, num_samples, "predictive", num_samples):
-                traces = [draws.pair(batch, s, free)[1] for s in range(num_samples)]
-                for name in observed_sites(traces[0]):
-                    x_sng = torch.stack([trace.nodes[name]["value"][..., column] for trace in traces])
-                    parts.setdefault(name, []).append(x_sng.to(torch.int32).cpu())
-        coords = {"obs": list(self._names(split)), "gene": list(np.asarray(self.schema["genes"])[column])}
-        arrays = {
-            name: xr.DataArray(torch.cat(part, 1).numpy(), dims=["sample", "obs", "gene"], coords=coords, name=name)
-            for name, part in parts.items()
+                rows = slice(filled, filled := filled + len(batch.index))
+                for s in range(num_samples):
+                    trace = draws.pair(batch, s, free)[1]
+                    for name in observed_sites(trace):
+                        x_ng = trace.nodes[name]["value"][:, column].to(torch.int32).cpu().numpy()
+                        shape = (num_samples, len(names), len(column))
+                        arrays.setdefault(name, np.empty(shape, np.int32))[s, rows] = x_ng
+        coords = {"obs": list(names), "gene": list(np.asarray(self.schema["genes"])[column])}
+        labelled = {
+            name: xr.DataArray(array, dims=["sample", "obs", "gene"], coords=coords, name=name)
+            for name, array in arrays.items()
         }
-        return next(iter(arrays.values())) if len(arrays) == 1 else xr.Dataset(arrays)
+        return next(iter(labelled.values())) if len(labelled) == 1 else xr.Dataset(labelled)
 
     def _gene_columns(self, genes: Sequence[str] | None) -> np.ndarray:
         known = pd.Index(self.schema["genes"])
@@ -347,7 +356,7 @@ class Posterior:
             For a gene, batch or interval that does not exist.
         """
         check_draws("num_samples", num_samples)
-        bounds = interval_bounds(credible_interval)
+        bounds = interval_bounds(credible_interval, num_samples)
         column, batches = self._gene_columns(genes), self._batch_codes(transform_batch)
         parts: list[list[Tensor]] = []
         with drawing(self.svi, seed) as draws:
@@ -377,7 +386,8 @@ class Posterior:
         if transform_batch is None:
             return [None]
         levels = self.schema["levels"]["batch"]
-        wanted = [transform_batch] if isinstance(transform_batch, str) else list(transform_batch)
+        several = isinstance(transform_batch, Sequence) and not isinstance(transform_batch, str)
+        wanted = [str(name) for name in (transform_batch if several else [transform_batch])]
         if not wanted or (unknown := [name for name in wanted if name not in levels]):
             raise ValueError(f"transform_batch={unknown if wanted else wanted} is not among the batches {levels}")
         return [levels.index(name) if len(levels) > 1 else None for name in wanted]

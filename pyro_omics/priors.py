@@ -1,6 +1,6 @@
 """Priors over the latent z: a prior is a PyroModule that, called on a batch, returns a distribution.
 
-A new prior is one class: override `Prior.build` to complete the parameters and `Prior.forward` to return the
+A new prior is one class: override `Prior.complete` to make the parameters and `Prior.forward` to return the
 distribution.
 """
 
@@ -9,14 +9,13 @@ from __future__ import annotations
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch, Sizes
-from pyro_omics.recipe import Recipe
+from pyro_omics.parts import Part, positive
 
 
-class Prior(PyroModule, Recipe):
+class Prior(Part):
     """A distribution over z, made without sizes and completed by `build`.
 
     Parameters
@@ -29,13 +28,20 @@ class Prior(PyroModule, Recipe):
         super().__init__()
         self.n_latent = n_latent
         if n_latent is not None:
-            self.build(Sizes(n_obs=1, n_genes=1, n_latent=n_latent))
+            positive(n_latent=n_latent)
+            self.complete(n_latent)
 
     def build(self, sizes: Sizes) -> None:
-        """Complete the prior for ``sizes.n_latent`` dimensions."""
-        if self.n_latent not in (None, sizes.n_latent):
+        """Complete the prior for ``sizes.n_latent`` dimensions, for the model that takes it."""
+        super().build(sizes)
+        if sizes.n_latent is None or self.n_latent not in (None, sizes.n_latent):
             raise ValueError(f"the prior was made with n_latent={self.n_latent}, and the model has {sizes.n_latent}")
-        self.n_latent = sizes.n_latent
+        if self.n_latent is None:
+            self.n_latent = sizes.n_latent
+            self.complete(sizes.n_latent)
+
+    def complete(self, n_latent: int) -> None:
+        """Make parameters and buffers for ``n_latent`` dimensions."""
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
         """The distribution of one row's z: event shape (k,), batch shape () or (n,)."""
@@ -51,11 +57,9 @@ class StandardNormal(Prior):
 
     zeros: Tensor
 
-    def build(self, sizes: Sizes) -> None:
-        """Complete the prior for ``sizes.n_latent`` dimensions."""
-        super().build(sizes)
-        # A buffer, so that the prior follows the model to its device and dtype.
-        self.register_buffer("zeros", torch.zeros(sizes.n_latent or 0), persistent=False)
+    def complete(self, n_latent: int) -> None:
+        """Make the location, a buffer, so that the prior follows the model to its device and dtype."""
+        self.register_buffer("zeros", torch.zeros(n_latent), persistent=False)
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
         """Normal(0, I_k), event shape (k,)."""

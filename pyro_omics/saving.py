@@ -33,7 +33,7 @@ def save(svi: SVIModule, path: str | Path) -> Path:
     FileExistsError
         Where ``path`` exists and is not such a folder.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.exists() and not (path / CONFIG).is_file():
         raise FileExistsError(f"{path} exists and is no saved model: choose a path that does not exist")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +44,7 @@ def save(svi: SVIModule, path: str | Path) -> Path:
             {name: value.detach().cpu().clone() for name, value in svi.elbo.state_dict().items()}, fresh / WEIGHTS
         )
         (fresh / CONFIG).write_text(json.dumps(_config(svi), indent=1))
+        os.chmod(fresh / WEIGHTS, 0o644)
         os.chmod(fresh, 0o755)
         if path.exists():
             old = path.rename(fresh.with_name(fresh.name + "-old"))
@@ -78,6 +79,7 @@ def load(
     path: str | Path,
     model: type[CountModel] | CountModel | None = None,
     guide: Callable[[CountModel], Guide] | None = None,
+    **options: Any,
 ) -> SVIModule:
     """A trained pair from a folder that ``svi.save(path)`` wrote, ready for `Posterior` or further training.
 
@@ -89,6 +91,8 @@ def load(
         your own model's class, or a model built as the saved one was; not needed for this package's models.
     guide
         your own guide's class (or any callable model -> guide); not needed for this package's guides.
+    options
+        for training further: `SVIModule`'s ``elbo``, ``optimizer`` and ``scheduler``, which are not saved.
 
     Raises
     ------
@@ -99,15 +103,18 @@ def load(
     """
     from pyro_omics.svi import SVIModule
 
-    path = Path(path)
+    path = Path(path).expanduser()
     for name in (WEIGHTS, CONFIG):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}: it is not a folder that svi.save(path) wrote")
-    config = json.loads((path / CONFIG).read_text())
+    try:
+        config = json.loads((path / CONFIG).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path / CONFIG} is not JSON ({error}): it is not as svi.save(path) wrote it") from error
     given = not (model is None or isinstance(model, type))
     built = cast(CountModel, model) if given else _model(config["model"], cast("type[CountModel] | None", model))
     make_guide = _guide(config["guide"], guide) if guide is None or isinstance(guide, type) else guide
-    svi = SVIModule(built, guide=make_guide, kl_warmup_epochs=config["kl_warmup_epochs"])
+    svi = SVIModule(built, guide=make_guide, **{"kl_warmup_epochs": config["kl_warmup_epochs"], **options})
     try:
         svi.elbo.load_state_dict(load_file(path / WEIGHTS), strict=True)
     except RuntimeError as error:

@@ -29,18 +29,20 @@ def summarise(draws: Iterator[Tensor], num: int, bounds: tuple[float, float] | N
     return [stacked.mean(0).cpu(), torch.from_numpy(lower), torch.from_numpy(upper)]
 
 
-def interval_bounds(credible_interval: float | None) -> tuple[float, float] | None:
+def interval_bounds(credible_interval: float | None, num_samples: int) -> tuple[float, float] | None:
     """The quantiles that bound a central interval of this probability.
 
     Raises
     ------
     ValueError
-        For a number that is no probability inside (0, 1).
+        For a number that is no probability inside (0, 1), and for a single draw.
     """
     if credible_interval is None:
         return None
     if not 0 < credible_interval < 1:
         raise ValueError(f"credible_interval is a probability, such as 0.9, and is {credible_interval}")
+    if num_samples < 2:
+        raise ValueError(f"a credible interval needs draws to be of, and num_samples is {num_samples}: pass 100 or so")
     return (1 - credible_interval) / 2, (1 + credible_interval) / 2
 
 

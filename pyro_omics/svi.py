@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,14 +11,22 @@ from typing import Any
 import pyro
 import pytorch_lightning as pl
 import torch
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from pyro_omics.checks import check_elbo, check_pair, check_parameters, quietly
+from pyro_omics.checks import (
+    check_elbo,
+    check_pair,
+    check_parameters,
+    check_particles,
+    check_schema,
+    check_sizes,
+    quietly,
+)
 from pyro_omics.draws import drawing
 from pyro_omics.guides import Amortized
 from pyro_omics.kl import ScaleLatents
@@ -66,6 +75,8 @@ class SVIModule(pl.LightningModule):
         kl_warmup_epochs: int = 10,
     ) -> None:
         super().__init__()
+        if not isinstance(model, CountModel):
+            raise TypeError(f"model must be a CountModel, such as SCVI.from_data(dm), and is a {type(model).__name__}")
         if kl_warmup_epochs < 0:
             raise ValueError(f"kl_warmup_epochs is a number of epochs, 0 or more, and is {kl_warmup_epochs}")
         self.bound = check_elbo(Trace_ELBO() if elbo is None else elbo)
@@ -96,6 +107,7 @@ class SVIModule(pl.LightningModule):
         with quietly(pair):
             guide(batch)
             check_pair(model, guide, batch)
+            check_particles(self.bound, model, batch)
         # Registered once, as a pair: model and guide beside it would triple the keys of the state dict.
         self.elbo = pair
         self._n_names = len(list(pair.parameters()))
@@ -123,7 +135,12 @@ class SVIModule(pl.LightningModule):
             batch = dm.example_batch()
             model.example_batch = lambda: batch  # type: ignore[method-assign]
             self._make(model, batch)
-        if stage == "fit" and dm is not None and hasattr(dm, "schema"):
+        if dm is None or not hasattr(dm, "schema"):
+            return
+        if self.schema is not None:
+            check_schema(self.schema, dm.schema, ("genes", "levels", "continuous"))
+        if stage == "fit":
+            check_sizes(self.model, dm.sizes)
             if dm.n_obs != self.n_obs:
                 raise ValueError(
                     f"the model was made for n_obs={self.n_obs} training rows, and the data have {dm.n_obs}: make it "
@@ -145,16 +162,11 @@ class SVIModule(pl.LightningModule):
             return 1.0
         return min(1.0, (self.global_step + 1) / self._warmup_steps)
 
-    def on_fit_start(self) -> None:
+    def on_train_start(self) -> None:
         """Fix the length of the warm-up, now that the number of steps is known."""
-        total = self.trainer.estimated_stepping_batches
-        epochs = self.trainer.max_epochs
-        if epochs is None or epochs < 1:
-            per_epoch: float = self.trainer.num_training_batches
-        else:
-            per_epoch = total / epochs
-        steps = self.kl_warmup_epochs * per_epoch
-        self._warmup_steps = int(min(steps, total / 2)) if steps < float("inf") else 0
+        per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        steps = min(self.kl_warmup_epochs * per_epoch, self.trainer.estimated_stepping_batches / 2)
+        self._warmup_steps = int(steps) if math.isfinite(steps) else 0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step's loss: with the latent sites at `kl_weight`."""
@@ -164,7 +176,7 @@ class SVIModule(pl.LightningModule):
         if not self._checked_step:
             check_parameters(self, self._n_names)
             self._checked_step = True
-        if isinstance(self.bound, Trace_ELBO | TraceEnum_ELBO):
+        if isinstance(self.bound, Trace_ELBO):
             missing = latents.missing_kl() / (self.n_obs * self.bound.num_particles)
             plain = -(loss.detach() + missing)
         else:
@@ -175,9 +187,8 @@ class SVIModule(pl.LightningModule):
     @torch.no_grad()
     def plain_elbo(self, batch: Any) -> Tensor:
         """One draw of the ELBO per observation, in nats, at full KL weight."""
-        bound = self.bound if isinstance(self.bound, TraceEnum_ELBO) else Trace_ELBO()
         with pyro.validation_enabled(False):
-            return -bound.differentiable_loss(self.model, self.guide, batch) / self.n_obs
+            return -Trace_ELBO().differentiable_loss(self.model, self.guide, batch) / self.n_obs
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``val_elbo``: local terms averaged over the held-out rows, and the global terms divided by n_obs."""
@@ -218,14 +229,9 @@ class SVIModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the data's description back, and refuse data of another one: weights know genes by position."""
         self.schema = checkpoint["pyro_omics"]["schema"]
-        dm = getattr(self._trainer, "datamodule", None)
-        found = getattr(dm, "schema", self.schema)
-        if found != self.schema:
-            parts = [name for name in found if found[name] != (self.schema or {}).get(name)]
-            raise ValueError(
-                f"the checkpoint was trained on data with other {' and '.join(parts)} than these: ask a Posterior, "
-                "which aligns them by name, or dm.adopt(schema, n_obs)"
-            )
+        dm: Any = getattr(self._trainer, "datamodule", None)
+        if hasattr(dm, "schema") and self.schema is not None:
+            check_schema(self.schema, dm.schema, tuple(self.schema))
 
     def save(self, path: str | Path) -> Path:
         """Write weights (safetensors), configuration and the data's description (JSON) to a folder; see `load`."""

@@ -676,3 +676,31 @@ def test_wrong_gene_mask(mask, message):
 def test_wrong_batch_size(batch_size):
     with pytest.raises(ValueError, match=rf"batch_size is a number of cells, at least 1, and is {batch_size}"):
         CellDataModule(cells(), batch_size=batch_size)
+
+
+def test_one_cell_is_enough_for_a_query():
+    assert CellDataModule(cells()[:1].copy(), validation_size=0).n_obs == 1
+
+
+def test_few_rows_may_have_a_level_each_and_many_may_not_nearly():
+    adata = cells()
+    two = adata[:2].copy()
+    two.obs["kind"] = ["a", "b"]
+    assert CellDataModule(two, label_key="kind", validation_size=0).sizes.n_labels == 2
+    adata.obs["nearly"] = [f"c{max(i, 1)}" for i in range(adata.n_obs)]
+    with pytest.raises(ValueError, match="nearly one each"):
+        CellDataModule(adata, batch_key="nearly")
+
+
+def test_texts_for_lists_and_lists_for_texts_are_refused():
+    with pytest.raises(ValueError, match=r"categorical_keys is a list.*\['kit'\]"):
+        CellDataModule(cells(), categorical_keys="kit")
+    with pytest.raises(ValueError, match="batch_key is the name of one column"):
+        CellDataModule(cells(), batch_key=["kit"])
+
+
+def test_a_matrix_of_zeros_is_refused():
+    adata = cells()
+    adata.X = adata.X * 0
+    with pytest.raises(ValueError, match="all of it is zero"):
+        CellDataModule(adata)

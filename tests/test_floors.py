@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "pyro_omics"
 FLOORS = [
-    ["recipe", "version", "batch", "layers", "distributions"],
+    ["recipe", "version", "batch", "layers", "distributions", "parts"],
     ["priors", "dispersions", "libraries", "likelihoods", "elbos"],
     ["models", "guides"],
     ["kl", "checks", "draws", "saving", "svi", "data"],

@@ -642,10 +642,11 @@ def test_a_split_without_rows_is_refused(adata):
             ask(split="validation")
 
 
-def test_intervals_of_many_draws_are_numpy_s_quantiles(post, monkeypatch):
-    """Also where a minibatch's draws are more than are held at once."""
-    whole = post.normalized_expression(num_samples=40, credible_interval=0.8)
-    monkeypatch.setattr("pyro_omics.posterior.HELD", 40 * 12 * 5)
-    pieces = post.normalized_expression(num_samples=4000, credible_interval=0.8)
-    assert np.corrcoef(whole.upper.to_numpy().ravel(), pieces.upper.to_numpy().ravel())[0, 1] > 0.99
+def test_intervals_do_not_depend_on_how_many_rows_are_held_at_once(post, monkeypatch):
+    whole = post.normalized_expression(num_samples=400, credible_interval=0.8)
+    monkeypatch.setattr("pyro_omics.posterior.HELD", 400 * 12 * 7)
+    pieces = post.normalized_expression(num_samples=400, credible_interval=0.8)
+    np.testing.assert_allclose(whole.upper, pieces.upper, rtol=0.25)
+    np.testing.assert_allclose(whole.lower, pieces.lower, rtol=0.25)
+    assert np.abs(whole.upper / pieces.upper - 1).mean(None) < 0.05
     assert list(pieces.mean.index) == list(whole.mean.index)

@@ -481,3 +481,140 @@ def test_the_exact_family_reaches_the_evidence():
     evidence = torch.distributions.MultivariateNormal(torch.zeros(n), cov).log_prob(x[:, 0]) / n
     elbos = torch.tensor([svi.plain_elbo(batch) for _ in range(200)])
     assert float(elbos.mean()) == pytest.approx(float(evidence), abs=0.01)
+
+
+# What a sceptic found -----------------------------------------------------------------------------------------------
+
+
+def test_mean_field_is_right_at_constrained_globals():
+    """Trap 13: mu ~ LogNormal(0, 1), x ~ Poisson(mu), against quadrature."""
+
+    class Model(po.models.CountModel):
+        n_genes = 1
+
+        def forward(self, batch):
+            mu = pyro.sample("mu", dist.LogNormal(0.0, 1.0))
+            with self.plate(batch):
+                pyro.sample("x", dist.Poisson(mu).expand([len(batch.index), 1]).to_event(1), obs=batch.x)
+
+    x = torch.tensor([[2.0], [1.0]])
+    batch = po.models.base.example_cells(po.batch.Sizes(2, 1))._replace(x=x)
+    grid = torch.linspace(-6, 4, 20001)
+    log_p = dist.Normal(0.0, 1.0).log_prob(grid) + dist.Poisson(grid.exp()).log_prob(x).sum(0)
+    exact = float((grid * torch.softmax(log_p, 0)).sum())
+    svi = po.SVIModule(Model(2), elbo=TraceMeanField_ELBO(num_particles=8))
+    optimizer = torch.optim.Adam(svi.parameters(), lr=0.02)
+    for _ in range(400):
+        optimizer.zero_grad()
+        svi(batch).backward()
+        optimizer.step()
+    assert svi.guide.rest.locs.mu.item() == pytest.approx(exact, abs=0.05)
+
+
+def test_vectorised_particles_are_refused_over_globals_and_right_without(dm):
+    """Trap 15."""
+    vectorised = Trace_ELBO(num_particles=4, vectorize_particles=True)
+    with pytest.raises(ValueError, match=r"vectorize_particles=True.*'W'"):
+        po.SVIModule(factors(dm), elbo=vectorised)
+    many = {"num_particles": 200}
+    model = scvi(dm, norm=po.layers.LayerNorm, dropout=0.0)
+    batch = dm.data[dm.rows("training")[:8]]  # as many rows as hidden units
+    loop = po.SVIModule(model, elbo=Trace_ELBO(**many))(batch).item()
+    assert po.SVIModule(model, elbo=Trace_ELBO(vectorize_particles=True, **many))(batch).item() == pytest.approx(
+        loop, rel=5e-3
+    )
+    po.testing.check_model(scvi(dm), dm, elbo=vectorised)
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 1000, "max_steps": 30}, {"max_epochs": -1, "max_steps": 30},
+                                    {"max_epochs": 10, "accumulate_grad_batches": 3}])  # fmt: skip
+def test_warm_up_lasts_its_epochs_however_training_is_limited(dm, limits):
+    watch = Watch(lambda fit, svi: (fit.global_step, svi._warmup_steps))
+    trainer(callbacks=[watch], **limits).fit(po.SVIModule(factors(dm), kl_warmup_epochs=3), dm)
+    per_epoch = math.ceil(dm.n_obs / 16) / limits.get("accumulate_grad_batches", 1)
+    assert {steps for _, steps in watch.seen} == {int(3 * per_epoch)}
+
+
+def test_copies_are_of_the_same_classes(dm):
+    import pickle
+
+    model = scvi(dm, norm=po.layers.BatchNorm)
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert [type(m) for m in again.modules()] == [type(m) for m in model.modules()]
+    assert type(copy.deepcopy(po.layers.LayerNorm(3))) is po.layers.LayerNorm
+
+
+def test_data_of_other_genes_are_refused_at_every_stage(dm):
+    svi = po.SVIModule(scvi(dm))
+    trainer().fit(svi, dm)
+    other = po.CellDataModule(dm.adata[:, ::-1].copy(), batch_size=16)
+    for stage in (trainer().validate, trainer().predict, trainer().fit):
+        with pytest.raises(ValueError, match="other genes"):
+            stage(svi, datamodule=other)
+
+
+def test_a_model_made_for_other_data_is_refused_before_training(dm):
+    model = scvi(dm)
+    for other, field in [
+        (po.CellDataModule(dm.adata, batch_key="donor"), "n_batches=1"),
+        (po.CellDataModule(dm.adata[:, :5].copy()), "n_genes=7"),
+    ]:
+        with pytest.raises(ValueError, match=field):
+            trainer().fit(po.SVIModule(model), other)
+
+
+@pytest.mark.parametrize(
+    ("argument", "make"),
+    [
+        ("dispersion", lambda: po.dispersions.PerGene()),
+        ("library", lambda: po.libraries.Latent()),
+        ("prior", lambda: po.priors.StandardNormal()),
+        ("decoder", lambda: po.layers.Decoder(3, {"rho": 7, "dropout_logits": 7})),
+        ("encoder", lambda: po.layers.Encoder(7, 3)),
+    ],
+)
+def test_a_part_belongs_to_one_model(dm, argument, make):
+    part = make()
+
+    def build():
+        if argument == "dispersion":
+            return scvi(dm, likelihood=po.likelihoods.NegativeBinomial(part))
+        return scvi(dm, **{argument: part})
+
+    before = copy.deepcopy(build().state_dict())
+    with pytest.raises(ValueError, match="model already"):
+        build()
+    assert before
+
+
+def test_wrong_parts_are_named(dm):
+    wrong = [
+        ({"likelihood": po.likelihoods.Poisson}, r"likelihood is the class Poisson.*Poisson\(\)"),
+        ({"likelihood": "nb"}, "likelihood must be a Likelihood.*'nb'"),
+        ({"prior": po.priors.StandardNormal}, "prior is the class"),
+        ({"library": "latent"}, "library must be"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(TypeError, match=message):
+            scvi(dm, **options)
+    with pytest.raises(TypeError, match="elbo must be an ELBO"):
+        po.SVIModule(scvi(dm), elbo=Trace_ELBO)
+    with pytest.raises(TypeError, match="model must be a CountModel"):
+        po.SVIModule(dm)
+    with pytest.raises(TypeError, match="from_data takes a DataModule"):
+        po.SCVI.from_data(dm.adata)
+    with pytest.raises(TypeError, match="Posterior takes an SVIModule"):
+        po.Posterior(scvi(dm), dm)
+    with pytest.raises(ValueError, match="n_latent must be an integer"):
+        po.SCVI.from_data(dm, n_latent=0)
+
+
+def test_networks_of_the_wrong_shape_are_refused(dm):
+    with pytest.raises(ValueError, match="'rho' of 7 genes"):
+        po.SVIModule(scvi(dm, decoder=po.layers.Decoder(3, {"rho": 1, "dropout_logits": 1})))
+    with pytest.raises(ValueError, match="'dropout_logits' of 7 genes"):
+        po.SVIModule(scvi(dm, decoder=po.layers.Decoder(3, {"rho": 7})))
+    with pytest.raises(ValueError, match="a location and a scale"):
+        po.SVIModule(scvi(dm, encoder=torch.nn.Linear(7, 3)))
+    with pytest.raises(ValueError, match="3 numbers for each"):
+        po.SVIModule(scvi(dm, encoder=po.layers.Encoder(7, 2)))

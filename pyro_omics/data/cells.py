@@ -89,8 +89,12 @@ class CellDataModule(pl.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
+        if int(batch_size) != batch_size or batch_size < 1:
             raise ValueError(f"batch_size is a number of cells, at least 1, and is {batch_size}")
+        check_keys(
+            {"layer": layer, "batch_key": batch_key, "label_key": label_key, "size_factor_key": size_factor_key},
+            {"categorical_keys": categorical_keys, "continuous_keys": continuous_keys},
+        )
         self.adata = read(adata)
         self.layer, self.batch_size, self.seed, self.num_workers = layer, batch_size, seed, num_workers
         self.keys: dict[str, Any] = {
@@ -108,7 +112,7 @@ class CellDataModule(pl.LightningDataModule):
             "genes": list(self.adata.var_names[genes]),
             "levels": self._levels(),
             "continuous": list(continuous_keys),
-            "training cells": digest(self.adata.obs_names[self.split.training]),
+            "training cells": digest(self.adata.obs_names[self.split.training.numpy()]),
         }
         self.n_obs = len(self.split.training)
         self.data = self._tensors(self.schema)
@@ -160,11 +164,10 @@ class CellDataModule(pl.LightningDataModule):
         return named
 
     def _levels(self) -> dict[str, list[str]]:
-        obs = self.adata.obs
-        return {
-            name: ["all"] if key is None else columns.categories(obs, argument, key)
-            for name, (argument, key) in self._named_columns().items()
-        }
+        levels = {}
+        for name, (argument, key) in self._named_columns().items():
+            levels[name] = ["all"] if key is None else columns.categories(self.adata.obs, argument, key)
+        return levels
 
     def _tensors(self, schema: dict[str, Any]) -> CellTensors:
         obs, fields = self.adata.obs, dict[str, Tensor | None]()
@@ -319,7 +322,7 @@ def _numbers(obs: Any, argument: str, keys: Sequence[str]) -> Tensor:
 
 def digest(names: Iterable[str]) -> str:
     """A short hash of names in their order, by which a model knows the rows that it was trained on."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()[:16]
 
 
 def read(adata: AnnData | str | Path) -> AnnData:
@@ -334,7 +337,7 @@ def read(adata: AnnData | str | Path) -> AnnData:
         return adata
     if not isinstance(adata, str | Path):
         raise TypeError(f"adata must be an AnnData or a path to one (.h5ad, .zarr), and is a {type(adata).__name__}")
-    path = Path(adata)
+    path = Path(adata).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"adata={str(path)!r} does not exist: give the path of a .h5ad file or a .zarr store")
     readers = {".h5ad": ad.read_h5ad, ".zarr": ad.read_zarr}
@@ -344,6 +347,16 @@ def read(adata: AnnData | str | Path) -> AnnData:
         return readers[path.suffix](path)
     except Exception as error:  # every reader fails in its own way on foreign bytes
         raise ValueError(f"adata={str(path)!r} could not be read as an AnnData ({error})") from error
+
+
+def check_keys(one: dict[str, Any], several: dict[str, Any]) -> None:
+    """Raise where an argument that names one column has several, or the other way round."""
+    for argument, key in one.items():
+        if not isinstance(key, str | None):
+            raise ValueError(f"{argument} is the name of one column or layer, and is {key!r}: pass one name")
+    for argument, keys in several.items():
+        if isinstance(keys, str):
+            raise ValueError(f"{argument} is a list of columns, and is the text {keys!r}: pass [{keys!r}]")
 
 
 def check_names(adata: AnnData) -> None:

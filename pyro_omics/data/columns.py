@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+MANY = 20  # so many levels may be one for each row of a small data set; more are an identifier
 
-def column(obs: pd.DataFrame, argument: str, key: str) -> pd.Series:
+
+def column(
+    obs: pd.DataFrame, argument: str, key: str, mend: str = "(adata.obs[key].astype(object).fillna('unknown'))"
+) -> pd.Series:
     """``obs[key]``, complete.
 
     Raises
@@ -26,7 +30,7 @@ def column(obs: pd.DataFrame, argument: str, key: str) -> pd.Series:
         first = obs.index[values.isna()][0]
         raise ValueError(
             f"{argument}={key!r} has {missing} missing values (NaN), the first at {first!r}: fill them "
-            "(adata.obs[key].astype(object).fillna('unknown')), or leave those cells out"
+            f"{mend}, or leave those cells out"
         )
     return values
 
@@ -49,9 +53,14 @@ def categories(obs: pd.DataFrame, argument: str, key: str) -> list[str]:
         levels = _text(values.cat.remove_unused_categories().cat.categories)
     else:
         levels = _text(sorted(values.unique().tolist(), key=lambda level: (str(type(level)), level)))
-    if len(levels) == len(obs) and len(obs) > 1:
+    if len(set(levels)) < len(levels):
         raise ValueError(
-            f"{argument}={key!r} has {len(levels)} levels for {len(obs)} cells, one each, such as {levels[0]!r}: it "
+            f"{argument}={key!r} mixes types: {levels} hold the same text twice; make it adata.obs[key].astype(str)"
+        )
+    if len(levels) > max(MANY, len(obs) / 2):
+        each = "one each" if len(levels) == len(obs) else "nearly one each"
+        raise ValueError(
+            f"{argument}={key!r} has {len(levels)} levels for {len(obs)} cells, {each}, such as {levels[0]!r}: it "
             "identifies cells; name the column of the batch (donor, run, plate)"
         )
     if len(levels) == 1:
@@ -93,7 +102,7 @@ def numbers(obs: pd.DataFrame, argument: str, keys: Iterable[str]) -> np.ndarray
     """
     parts = []
     for key in keys:
-        values = column(obs, argument, key)
+        values = column(obs, argument, key, mend="with numbers")
         if not pd.api.types.is_numeric_dtype(values):
             raise ValueError(f"{argument}: {key!r} is of type {values.dtype}, not numeric: use categorical_keys for it")
         array = values.to_numpy(np.float32)

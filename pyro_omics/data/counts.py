@@ -92,6 +92,8 @@ def _stored(matrix: Any) -> np.ndarray:
 
 def _problem(matrix: Any) -> str | None:
     values = _stored(matrix)
+    if not values.any():
+        return "all of it is zero"
     if values.dtype.kind not in "biuf":
         return f"its values are of type {values.dtype}"
     if values.dtype.kind == "f" and np.isnan(values).any():

@@ -67,6 +67,10 @@ class CountModel(PyroModule, Recipe):
         options
             the constructor's other arguments.
         """
+        if not hasattr(dm, "sizes"):
+            raise TypeError(
+                f"from_data takes a DataModule, such as CellDataModule(adata), and got a {type(dm).__name__}"
+            )
         wanted = inspect.signature(cls.__init__).parameters
         known = {"sizes": dm.sizes, **{field.name: getattr(dm.sizes, field.name) for field in fields(dm.sizes)}}
         known.pop("n_latent")
@@ -117,7 +121,10 @@ class CountModel(PyroModule, Recipe):
         """Location and scale (n, n_out) of the unconstrained posterior of ``site``."""
         inputs, cov = self.encoder_inputs(batch), self.encoder_covariates(batch)
         encoder = self.encoders[site]
-        return encoder(inputs) if cov is None else encoder(inputs, cov)
+        out = encoder(inputs) if cov is None else encoder(inputs, cov)
+        if not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
+            raise ValueError(f"the encoder of {site!r} must return a location and a scale, and returned {_shape(out)}")
+        return out
 
     def default_guide(self) -> Callable[[CountModel], Guide] | None:
         """The guide that suits the model, a callable model -> guide; None is the `Amortized` guide."""
@@ -146,6 +153,10 @@ def example_cells(sizes: Sizes) -> CellBatch:
 
 
 PLATE = "obs"
+
+
+def _shape(out: Any) -> str:
+    return f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else repr(out)[:80]
 
 
 def is_local(site: dict[str, Any]) -> bool:

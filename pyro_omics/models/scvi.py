@@ -19,6 +19,7 @@ from pyro_omics.layers import BatchNorm, Covariates, Decoder, Encoder
 from pyro_omics.libraries import Library, Observed
 from pyro_omics.likelihoods import Likelihood, ZeroInflatedNegativeBinomial
 from pyro_omics.models.base import CountModel
+from pyro_omics.parts import free_network, part_of, positive
 from pyro_omics.priors import Prior, StandardNormal
 
 
@@ -85,24 +86,26 @@ class SCVI(CountModel):
         encode_covariates: bool = False,
     ) -> None:
         super().__init__(n_obs=sizes.n_obs)
+        positive(n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers + 1)  # no hidden layer is allowed
         self.sizes = replace(sizes, n_latent=n_latent)
         self.n_genes, self.n_latent = sizes.n_genes, n_latent
         self.encode_covariates = encode_covariates
         self.covariates = Covariates(sizes)
-        self.prior = StandardNormal() if prior is None else prior
-        self.likelihood = ZeroInflatedNegativeBinomial() if likelihood is None else likelihood
-        self.library = Observed() if library is None else library
+        self.prior = StandardNormal() if prior is None else part_of("prior", prior, Prior)
+        chosen = ZeroInflatedNegativeBinomial() if likelihood is None else likelihood
+        self.likelihood = part_of("likelihood", chosen, Likelihood)
+        self.library = Observed() if library is None else part_of("library", library, Library)
         for part in (self.prior, self.likelihood, self.library):
             part.build(self.sizes)
         self.local_sites = ("z", *self.library.sites)
         self.network: dict[str, Any] = {"n_hidden": n_hidden, "n_layers": n_layers, "norm": norm}
         self.dropout = dropout
         heads = dict.fromkeys(("rho", *self.likelihood.heads), sizes.n_genes)
-        self.decoder = (
-            Decoder(n_latent, heads, n_cov=self.covariates.n_out, **self.network) if decoder is None else decoder
-        )
+        if decoder is None:
+            decoder = Decoder(n_latent, heads, n_cov=self.covariates.n_out, **self.network)
+        self.decoder = free_network("decoder", decoder)
         if encoder is not None:
-            self.encoders["z"] = encoder
+            self.encoders["z"] = free_network("encoder", encoder)
 
     def forward(self, batch: CellBatch) -> None:
         """The generative program over a minibatch."""
@@ -116,6 +119,12 @@ class SCVI(CountModel):
     def decode(self, z_nk: Tensor, batch: CellBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Expression frequencies rho (n, g), which sum to 1 in each row, and the likelihood's heads."""
         heads = self.decoder(self.prior.transform(z_nk), self.covariates(batch))
+        for name in ("rho", *self.likelihood.heads):
+            if name not in heads or heads[name].shape[-1] != self.n_genes:
+                found = {head: tuple(value.shape) for head, value in heads.items()}
+                raise ValueError(
+                    f"the decoder must return {name!r} of {self.n_genes} genes in each row, and has {found}"
+                )
         return torch.softmax(heads["rho"], -1), heads
 
     def encoder_covariates(self, batch: CellBatch) -> Tensor | None:
@@ -149,6 +158,8 @@ class SCVI(CountModel):
         library_size
             counts that each cell's expression sums to; None takes the cell's own library size.
         """
+        if library_size is not None and library_size <= 0:
+            raise ValueError(f"library_size is a number of counts, above 0, and is {library_size}")
         rho_ng, _ = self.decode(latents["z"], batch)
         if library_size is not None:
             return rho_ng * library_size

@@ -1,0 +1,72 @@
+"""What the swappable parts of a model have in common."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pyro.nn import PyroModule
+from torch import nn
+
+from pyro_omics.batch import Sizes
+from pyro_omics.recipe import Recipe
+
+P = TypeVar("P")
+
+
+class Part(PyroModule, Recipe):
+    """A prior, likelihood, dispersion or library: made without sizes, and completed once, by its model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.built = False
+
+    def build(self, sizes: Sizes) -> None:
+        """Make the parameters for these sizes. A subclass that overrides it calls it first.
+
+        Raises
+        ------
+        ValueError
+            When the part has been built before: it would take the first model's parameters away.
+        """
+        if self.built:
+            raise ValueError(
+                f"this {type(self).__name__} belongs to a model already, and its parameters with it: pass a new "
+                f"{type(self).__name__}() to each model"
+            )
+        self.built = True
+
+
+def part_of(argument: str, value: Any, kind: type[P]) -> P:
+    """The value itself, if it is a part of that kind.
+
+    Raises
+    ------
+    TypeError
+        For a class, a name or anything else in its place.
+    """
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, type) and issubclass(value, kind):
+        raise TypeError(f"{argument} is the class {value.__name__}: pass an instance of it, {value.__name__}()")
+    raise TypeError(f"{argument} must be a {kind.__name__}, an object, and is {value!r}")
+
+
+def free_network(argument: str, network: nn.Module) -> nn.Module:
+    """The network itself, if no other model has it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no module, and for a network that is part of a model already.
+    """
+    network = part_of(argument, network, nn.Module)
+    if getattr(network, "_pyro_name", ""):
+        raise ValueError(f"{argument} is a network of another model already: make a new one for each model")
+    return network
+
+
+def positive(**numbers: int) -> None:
+    """Raise a ValueError that names the first of these arguments that is no positive integer."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or int(value) != value or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, and is {value!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -146,6 +147,14 @@ def _adopting(trained: dict[str, Any]) -> Any:
     return instantiate
 
 
+def _plainly(message: str) -> str:
+    """What went wrong, without jsonargparse's account of each type that a value was tried as."""
+    if not message.startswith("Does not validate against any of the Union subtypes"):
+        return message
+    tried = re.findall(r"^  - (.*(?:\n    .*)*)", message, flags=re.MULTILINE)
+    return "\n".join(error for error in tried if "NoneType" not in error) or message
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line; errors of the input end it with their message alone (JSONARGPARSE_DEBUG=1 for more)."""
     # As with `python script.py`: classes of one's own are found in the working folder.
@@ -174,7 +183,7 @@ def main(args: list[str] | None = None) -> None:
         foreign = isinstance(error, RuntimeError) and "loading state_dict" not in str(error)
         if foreign or os.environ.get("JSONARGPARSE_DEBUG"):
             raise
-        sys.exit(f"pyro-omics: error: {error}")
+        sys.exit(f"pyro-omics: error: {_plainly(str(error))}")
 
 
 if __name__ == "__main__":

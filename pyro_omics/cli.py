@@ -91,7 +91,9 @@ class OmicsCLI(LightningCLI):
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             report = next(c for c in self.trainer.callbacks if isinstance(c, Report))
             paths = report.write(self.model, self.datamodule, self.trainer, self._out)
-            paths += [Path(path) for c in self.trainer.checkpoint_callbacks if (path := c.best_model_path)]
+            paths += [
+                Path(os.path.relpath(path)) for c in self.trainer.checkpoint_callbacks if (path := c.best_model_path)
+            ]
             paths.append(in_place(self._out / "config.yaml", self._write_config))
             print("\nThe results are in", self._out)
             print("\n".join(f"  {path}" for path in paths))

@@ -447,3 +447,13 @@ def test_a_wrong_command_is_refused(capsys, arguments):
         cli.main(arguments)
     assert end.value.code not in (0, None)
     assert "fit" in capsys.readouterr().err
+
+
+def test_asking_without_a_checkpoint_is_refused(capsys):
+    assert "--ckpt_path is needed" in refused(capsys, *SMALL, start=predict)
+
+
+def test_errors_of_the_data_are_said_alone(capsys):
+    message = refused(capsys, "--data.init_args.batch_key=nowhere", *SMALL)
+    assert message.strip().endswith("is not a column of adata.obs: there are 'group', 'donor'")
+    assert "Union" not in message

@@ -351,6 +351,20 @@ def test_gradients_stay_below_the_clip_whatever_the_size_of_the_data(dm):
     assert max(large) < 10
 
 
+def test_the_loss_that_is_trained_is_the_negative_elbo_per_observation(dm):
+    losses = []
+
+    class Loss(pl.Callback):
+        def on_train_batch_end(self, trainer, svi, outputs, batch, batch_idx):
+            losses.append(float(outputs["loss"]))
+
+    whole = po.CellDataModule(dm.adata, batch_size=100)  # one step in an epoch
+    fit = trainer(callbacks=[Loss()])
+    fit.fit(po.SVIModule(factors(whole), kl_warmup_epochs=0), whole)
+    assert losses[-1] == pytest.approx(-float(fit.callback_metrics["train_elbo"]), rel=1e-6)
+    assert 5 < losses[-1] < 500  # nats for 7 genes of a cell, not for all cells
+
+
 # 12: a model without globals, and one without latents ---------------------------------------------------------------
 
 

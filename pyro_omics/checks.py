@@ -12,7 +12,7 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import nn
 
 from pyro_omics.batch import Sizes
-from pyro_omics.models.base import CountModel, Guide, is_local, latent_sites
+from pyro_omics.models.base import PLATE, CountModel, Guide, is_local, latent_sites
 
 
 @contextmanager
@@ -81,11 +81,12 @@ def check_particles(elbo: ELBO, model: CountModel, batch: Any) -> None:
 
 
 def _check_plate(side: str, model: CountModel, site: dict[str, Any]) -> None:
-    sizes = [frame.full_size for frame in site["cond_indep_stack"] if frame.vectorized]
-    if model.n_obs not in sizes:
+    # By name too: draws and queries know a row's own sites by the plate that they are in.
+    sizes = {frame.name: frame.full_size for frame in site["cond_indep_stack"] if frame.vectorized}
+    if sizes.get(PLATE) != model.n_obs:
         raise ValueError(
-            f"the {side}'s local site {site['name']!r} is in plates of sizes {sizes}, none of n_obs={model.n_obs}: a "
-            "minibatch would not be scaled to the data; open model.plate(batch) around it"
+            f"the {side}'s local site {site['name']!r} is in plates {sizes}, none of n_obs={model.n_obs} called "
+            f"{PLATE!r}: a minibatch would not be scaled to the data; open model.plate(batch) around it"
         )
 
 

@@ -107,7 +107,7 @@ class OmicsCLI(LightningCLI):
         predictions = self.trainer.predict_loop.predictions
         adata = self.datamodule.adata.copy()
         row = torch.cat([part["row"] for part in predictions])
-        key = f"X_{type(self.model.model).__name__.lower()}"
+        key = self.model.model.latent_key
         for name, obsm in (("latent", key), ("latent_sd", f"{key}_sd")):
             adata.obsm[obsm] = torch.cat([part[name] for part in predictions])[row.argsort()].numpy()
         self._out.mkdir(parents=True, exist_ok=True)

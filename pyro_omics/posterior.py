@@ -73,11 +73,6 @@ class Posterior:
         """The model."""
         return self.svi.model
 
-    @property
-    def latent_key(self) -> str:
-        """Where `annotate` writes the latent: "X_scvi" for `SCVI`."""
-        return f"X_{type(self.model).__name__.lower()}"
-
     def __dir__(self) -> list[str]:
         """Methods, and the model's own queries."""
         return [*super().__dir__(), *self.model.queries]
@@ -414,4 +409,5 @@ class Posterior:
                 f"such as {adata.obs_names[order < 0][0]!r}: make a Posterior over a DataModule of it"
             )
         mean, sd = self._moments("all", 25, 0)
-        adata.obsm[self.latent_key], adata.obsm[f"{self.latent_key}_sd"] = mean[order], sd[order]
+        key = self.model.latent_key
+        adata.obsm[key], adata.obsm[f"{key}_sd"] = mean[order], sd[order]

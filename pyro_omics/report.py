@@ -57,7 +57,7 @@ class Report(pl.Callback):
         posterior = Posterior(svi, dm)
         adata = dm.adata.copy()
         posterior.annotate(adata)
-        basis = posterior.latent_key
+        basis = svi.model.latent_key
         metrics = json.dumps(self._metrics(posterior, trainer, seconds), indent=1)
         figures = {"training_curve.png": plots.training_curve({k: v for k, v in self.history.items() if v})}
         if self.umap:

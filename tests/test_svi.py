@@ -267,6 +267,15 @@ def test_a_guide_plate_without_the_size_of_the_data_is_refused(dm):
         po.SVIModule(scvi(dm), guide=Small)
 
 
+def test_a_plate_of_another_name_is_refused(dm):
+    class Renamed(PoissonFactors):
+        def plate(self, batch):
+            return pyro.plate("cells", self.n_obs, subsample=batch.index)
+
+    with pytest.raises(ValueError, match=r"'cells'.*called 'obs'"):
+        po.SVIModule(Renamed(dm.n_obs, dm.n_genes))
+
+
 # 9: latent weights --------------------------------------------------------------------------------------------------
 
 

@@ -141,7 +141,7 @@ class CellDataModule(pl.LightningDataModule):
     def _log_library(self, n_batches: int) -> tuple[tuple[float, float], ...]:
         # Adopted data have no training rows; the model's own moments then come with its weights.
         rows = self.split.training if len(self.split.training) else self.split.validation
-        log_total = self.data.counts.totals()[rows].clamp(min=1).log()
+        log_total = self.data.counts.totals[rows].clamp(min=1).log()
         code = self.data.fields["batch"]
         of_batch = torch.zeros(len(rows), dtype=torch.long) if code is None else code[rows]
         moments = []
@@ -217,7 +217,6 @@ class CellDataModule(pl.LightningDataModule):
                 f"the model was trained with continuous_keys={schema['continuous']}, and this CellDataModule has "
                 f"{self.schema['continuous']}"
             )
-        check_counts(self.adata, self.layer)
         return self._tensors(schema)
 
     def adopt(self, schema: dict[str, Any], n_obs: int) -> None:

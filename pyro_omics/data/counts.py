@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class CountMatrix:
         out[row, self.indices[position]] = self.values[position]
         return out
 
+    @functools.cached_property
     def totals(self) -> Tensor:
         """Each row's sum (n,), in double precision."""
         row = torch.repeat_interleave(torch.arange(self.shape[0]), self.indptr.diff())

@@ -77,6 +77,11 @@ class CountModel(PyroModule, Recipe):
         filled = {name: value for name, value in known.items() if name in wanted and name not in options}
         return cls(**filled, **options)
 
+    @property
+    def latent_key(self) -> str:
+        """Where the latent is written in an AnnData's obsm: "X_scvi" for `SCVI`."""
+        return f"X_{type(self).__name__.lower()}"
+
     def plate(self, batch: Any) -> pyro.plate:
         """The plate over rows, at the size of the whole data: a minibatch is scaled up to it.
 

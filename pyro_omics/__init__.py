@@ -16,11 +16,12 @@ from pyro_omics import (  # noqa: E402  # noqa: E402
     models,
     plots,
     priors,
+    proteins,
     report,
     testing,
 )
 from pyro_omics.data import CellDataModule, datasets, simulate  # noqa: E402
-from pyro_omics.models import SCVI  # noqa: E402
+from pyro_omics.models import SCVI, TotalVI  # noqa: E402
 from pyro_omics.posterior import Posterior  # noqa: E402
 from pyro_omics.saving import load  # noqa: E402
 from pyro_omics.svi import SVIModule  # noqa: E402
@@ -31,6 +32,7 @@ __all__ = [
     "CellDataModule",
     "Posterior",
     "SVIModule",
+    "TotalVI",
     "__version__",
     "datasets",
     "dispersions",
@@ -44,6 +46,7 @@ __all__ = [
     "models",
     "plots",
     "priors",
+    "proteins",
     "report",
     "simulate",
     "testing",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pyro_omics.recipe import Recipe
@@ -33,6 +34,10 @@ class CellBatch(NamedTuple):
         (n, d) continuous covariates, or None.
     size_factor
         (n, 1) a given library size, or None.
+    y
+        (n, t) protein counts, as floats, 0 where not measured; or None.
+    measured
+        (n, t) whether each protein was measured in each cell; None where all were.
     """
 
     x: Tensor
@@ -43,6 +48,13 @@ class CellBatch(NamedTuple):
     categorical: Tensor | None = None
     continuous: Tensor | None = None
     size_factor: Tensor | None = None
+    y: Tensor | None = None
+    measured: Tensor | None = None
+
+    def in_batch(self, code: int) -> CellBatch:
+        """The cells as they would be in another batch: what was counted of their proteins, was not counted there."""
+        measured = None if self.y is None else torch.zeros_like(self.y, dtype=torch.bool)
+        return self._replace(batch=torch.full_like(self.index, code), measured=measured)
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,12 @@ class Sizes(Recipe):
         number of continuous covariates.
     log_library
         per batch, mean and variance of the natural log of the training cells' total counts.
+    n_proteins
+        number of proteins, 0 where there are none.
+    protein_cells
+        per batch and protein, the number of training cells in which the protein was measured.
+    protein_background
+        per batch and protein, mean and standard deviation of the lower of two Normal components of log(1 + counts).
     n_latent
         dimension of z; set by the model, for the parts that it builds.
     """
@@ -74,9 +92,16 @@ class Sizes(Recipe):
     n_categories: tuple[int, ...] = ()
     n_continuous: int = 0
     log_library: tuple[tuple[float, float], ...] = ()
+    n_proteins: int = 0
+    protein_cells: tuple[tuple[int, ...], ...] = ()
+    protein_background: tuple[tuple[tuple[float, float], ...], ...] = ()
     n_latent: int | None = None
 
     def __post_init__(self) -> None:
         """Take lists for tuples, as JSON gives them."""
-        object.__setattr__(self, "n_categories", tuple(self.n_categories))
-        object.__setattr__(self, "log_library", tuple(tuple(moments) for moments in self.log_library))
+        for name in ("n_categories", "log_library", "protein_cells", "protein_background"):
+            object.__setattr__(self, name, _tuples(getattr(self, name)))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

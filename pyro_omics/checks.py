@@ -9,7 +9,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import ELBO, TraceEnum_ELBO
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_omics.batch import Sizes
 from pyro_omics.models.base import PLATE, CountModel, Guide, is_local, latent_sites
@@ -68,6 +68,7 @@ def check_pair(model: CountModel, guide: Guide, batch: Any) -> None:
     for side, sites in (("model", p_sites), ("guide", q_sites)):
         for name in model.local_sites:
             _check_plate(side, model, sites[name])
+            _check_uninformed(side, model.informed(name, batch), sites[name])
 
 
 def check_particles(elbo: ELBO, model: CountModel, batch: Any) -> None:
@@ -88,6 +89,20 @@ def _check_plate(side: str, model: CountModel, site: dict[str, Any]) -> None:
             f"the {side}'s local site {site['name']!r} is in plates {sizes}, none of n_obs={model.n_obs} called "
             f"{PLATE!r}: a minibatch would not be scaled to the data; open model.plate(batch) around it"
         )
+
+
+def _check_uninformed(side: str, informed: Tensor | None, site: dict[str, Any]) -> None:
+    """Entries that the data do not inform may not count: left in one side alone, their entropy has no bound."""
+    if informed is None or bool(informed.all()):
+        return
+    fn, value = site["fn"], site["value"]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        other = torch.where(informed, value, fn.sample())
+        if not torch.equal(fn.log_prob(value), fn.log_prob(other)):
+            raise ValueError(
+                f"the {side} counts entries of {site['name']!r} that were not measured: sample it from "
+                "distributions.masked(fn, model.informed(site, batch)), in model and guide"
+            )
 
 
 def _check_parameter_mode(side: str, program: nn.Module) -> None:
@@ -119,7 +134,8 @@ def check_schema(trained: dict[str, Any], found: dict[str, Any], parts: tuple[st
 def check_sizes(model: CountModel, found: Sizes) -> None:
     """Raise where a model was made for data of other sizes than those that it is to be trained on."""
     made = getattr(model, "sizes", None)
-    names = ("n_genes",) if made is None else ("n_genes", "n_batches", "n_labels", "n_categories", "n_continuous")
+    known = ("n_genes", "n_batches", "n_labels", "n_categories", "n_continuous", "n_proteins")
+    names = known[:1] if made is None else known
     for name in names:
         have, want = getattr(model if made is None else made, name, None), getattr(found, name)
         if have is not None and have != want:

@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
+from torch.nn import functional
 
 EPS = 1e-8
 STIRLING_FROM = 1e3  # above this inverse dispersion, float32 loses lgamma(x + theta) - lgamma(theta)
@@ -159,3 +160,117 @@ class ZeroInflatedPoisson(_ZeroInflated):
         super().__init__(
             Poisson(rate, validate_args=validate_args), gate_logits=gate_logits, validate_args=validate_args
         )
+
+
+class NegativeBinomialMixture(TorchDistribution):
+    r"""Counts of a background or of a foreground, which of the two is summed out.
+
+    .. math:: p(y) = \pi \, \mathrm{NB}(y; \mu_b, \theta) + (1 - \pi) \, \mathrm{NB}(y; \mu_f, \theta), \quad
+        \pi = \mathrm{sigmoid}(\mathrm{logits})
+
+    Parameters
+    ----------
+    mu_background, mu_foreground
+        (...) means, in counts, >= 0.
+    theta
+        (...) inverse dispersion of both, > 0.
+    background_logits
+        (...) logit of pi, the probability of the background.
+
+    Source: Gayoso et al. 2021, Nature Methods 18, 272 (equations of the Methods, "The totalVI model").
+    """
+
+    arg_constraints = {
+        "mu_background": constraints.nonnegative,
+        "mu_foreground": constraints.nonnegative,
+        "theta": constraints.positive,
+        "background_logits": constraints.real,
+    }
+    support = constraints.nonnegative_integer
+
+    def __init__(
+        self,
+        mu_background: Tensor,
+        mu_foreground: Tensor,
+        theta: Tensor,
+        background_logits: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.mu_background, self.mu_foreground, self.theta, self.background_logits = broadcast_all(
+            mu_background, mu_foreground, theta, background_logits
+        )
+        super().__init__(self.mu_background.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeBinomialMixture:
+        """The same distribution over a larger batch shape."""
+        new = self._get_checked_instance(NegativeBinomialMixture, _instance)
+        for name in self.arg_constraints:
+            setattr(new, name, getattr(self, name).expand(batch_shape))
+        super(NegativeBinomialMixture, new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def background(self) -> NegativeBinomial:
+        """The background's component."""
+        return NegativeBinomial(self.mu_background, self.theta, validate_args=self._validate_args)
+
+    @property
+    def foreground(self) -> NegativeBinomial:
+        """The foreground's component."""
+        return NegativeBinomial(self.mu_foreground, self.theta, validate_args=self._validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, pi mu_b + (1 - pi) mu_f."""
+        pi = torch.sigmoid(self.background_logits)
+        return pi * self.mu_background + (1 - pi) * self.mu_foreground
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance: within the components, and between them."""
+        pi = torch.sigmoid(self.background_logits)
+        within = pi * self.background.variance + (1 - pi) * self.foreground.variance
+        return within + pi * (1 - pi) * (self.mu_foreground - self.mu_background).square()
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Counts, as floats."""
+        shape = self._extended_shape(sample_shape)
+        with torch.no_grad():
+            background = torch.bernoulli(torch.sigmoid(self.background_logits).expand(shape))
+            mu = torch.where(background.bool(), self.mu_background, self.mu_foreground)
+            return NegativeBinomial(mu, self.theta.expand(shape), validate_args=False).sample()
+
+    def _joint(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-densities of (y, background) and of (y, foreground)."""
+        background = self.background.log_prob(value) + functional.logsigmoid(self.background_logits)
+        foreground = self.foreground.log_prob(value) + functional.logsigmoid(-self.background_logits)
+        return background, foreground
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Natural log of the probability, elementwise."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return torch.logaddexp(*self._joint(value))
+
+    def foreground_probability(self, value: Tensor) -> Tensor:
+        """P(foreground | y) of each count, by Bayes' rule."""
+        background, foreground = self._joint(value)
+        return torch.sigmoid(foreground - background)
+
+
+def masked(fn: TorchDistribution, mask: Tensor | None) -> TorchDistribution:
+    """``fn`` with the log-probability of single entries of its events left out where ``mask`` is False.
+
+    Parameters
+    ----------
+    fn
+        a distribution whose events are independent entries, made by ``.to_event()``.
+    mask
+        booleans of the shape of a draw; None leaves nothing out.
+    """
+    if mask is None:
+        return fn
+    if not isinstance(fn, dist.Independent):
+        raise ValueError(f"entries of {fn} are not independent, so that single ones cannot be left out")
+    return fn.base_dist.mask(mask).to_event(fn.reinterpreted_batch_ndims)

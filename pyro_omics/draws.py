@@ -82,19 +82,29 @@ class Draws:
         seen = seen.reshape(*seen.shape[:2], -1)
         return seen.mean(0), seen.std(0, correction=0)
 
-    def log_weight(self, batch: Any, s: int, with_global: bool) -> Tensor:
-        """Log p(x, z) - log q(z) of each row (n,); with the global terms divided by n_obs, or without them."""
-        total = torch.zeros(len(batch.index), device=batch.index.device)
+    def log_weights(self, batch: Any, s: int, with_global: bool) -> dict[str, Tensor]:
+        """Each site's part of log p(x, z) - log q(z), (n,): log p where observed, log p - log q where latent.
+
+        The global sites' parts are divided by n_obs, or left out. A joint autoguide's auxiliary site goes as "auxiliary".
+        """
+        parts: dict[str, Tensor] = {}
+        zeros = torch.zeros(len(batch.index), device=batch.index.device)
         for sign, trace in zip((-1, 1), self.pair(batch, s), strict=True):
             trace.compute_log_prob(lambda _, site: not site_is_subsample(site))
-            for site in trace.nodes.values():
-                if site["type"] != "sample" or site_is_subsample(site):
+            for name, site in trace.nodes.items():
+                if site["type"] != "sample" or site_is_subsample(site) or not (with_global or is_local(site)):
                     continue
-                if is_local(site):
-                    total = total + sign * _by_row(site)
-                elif with_global:
-                    total = total + sign * site["unscaled_log_prob"].sum() / self.svi.n_obs
-        return total
+                part = _by_row(site) if is_local(site) else site["unscaled_log_prob"].sum() / self.svi.n_obs
+                if site["infer"].get("is_auxiliary"):
+                    # AutoNormal's belongs to one site; those of joint guides to several.
+                    name = name.removesuffix("_unconstrained") if name.endswith("_unconstrained") else "auxiliary"
+                parts[name] = parts.get(name, zeros) + sign * part
+        return parts
+
+    def log_weight(self, batch: Any, s: int, with_global: bool) -> Tensor:
+        """Log p(x, z) - log q(z) of each row (n,); with the global terms divided by n_obs, or without them."""
+        zeros = torch.zeros(len(batch.index), device=batch.index.device)
+        return sum(self.log_weights(batch, s, with_global).values(), zeros)
 
 
 @contextmanager

@@ -13,8 +13,10 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
+from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_omics.distributions import masked
 from pyro_omics.models.base import CountModel, latent_sites
 from pyro_omics.recipe import Recipe
 
@@ -24,8 +26,9 @@ class Amortized(PyroModule, Recipe):
 
     .. math:: q(z_n \mid x_n) = \mathrm{Normal}(\mu(x_n), \mathrm{diag}\,\sigma^2(x_n))
 
-    for each name in ``model.local_sites``, mapped to the site's support where that is constrained (a positive site
-    gets a LogNormal). The networks are the model's (``model.encoders``): given to it, or built for the site's size.
+    for each name in ``model.local_sites``, in their order (a model may let one depend on those before it), mapped to
+    the site's support where that is constrained (a positive site gets a LogNormal). The networks are the model's
+    (``model.encoders``): given to it, or built for the site's size.
 
     Parameters
     ----------
@@ -66,21 +69,22 @@ class Amortized(PyroModule, Recipe):
         """Sample the global latents, then each row's own."""
         if self.rest is not None:
             self.rest(batch)
+        latents: dict[str, Tensor] = {}
         with self.model.plate(batch):
             for name in self.model.local_sites:
-                pyro.sample(name, self.local(name, batch))
+                latents[name] = pyro.sample(name, self.local(name, batch, latents))
 
-    def local(self, name: str, batch: Any) -> TorchDistribution:
-        """The posterior of one local site for each row of the batch."""
+    def local(self, name: str, batch: Any, latents: dict[str, Tensor] | None = None) -> TorchDistribution:
+        """The posterior of one local site for each row of the batch, given the ``latents`` sampled before it."""
         support, shape = self._supports[name]
-        loc, scale = self.model.encode(batch, name)
-        if loc.shape != (len(batch.index), math.prod(shape)):
+        loc, scale = self.model.encode(batch, name, latents)
+        if loc.shape[-2:] != (len(batch.index), math.prod(shape)):
             raise ValueError(
                 f"the encoder of {name!r} must return {math.prod(shape)} numbers for each of {len(batch.index)} rows, "
                 f"and returned the shape {tuple(loc.shape)}"
             )
-        loc, scale = loc.reshape(-1, *shape), scale.reshape(-1, *shape)
-        base = dist.Normal(loc, scale).to_event(len(shape))
+        loc, scale = (value.reshape(*value.shape[:-1], *shape) for value in (loc, scale))
+        base = masked(dist.Normal(loc, scale).to_event(len(shape)), self.model.informed(name, batch))
         return base if _is_real(support) else dist.TransformedDistribution(base, [biject_to(support)])
 
 

@@ -1,4 +1,4 @@
-"""KL warm-up: the latent sites of model and guide scaled together."""
+"""What training does with the latent sites: it scales them in KL warm-up, and shows their values to a penalty."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+
+
+class LatentValues(Messenger):
+    """Notes the value of every latent site at its first visit, which is the guide's: ``values``, name -> value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, Tensor] = {}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not (msg["is_observed"] or site_is_subsample(msg) or msg["infer"].get("is_auxiliary")):
+            self.values.setdefault(msg["name"], msg["value"])
 
 
 class ScaleLatents(Messenger):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pyro.nn import PyroModule
@@ -91,6 +92,21 @@ def _join(x: Tensor, cov: Tensor | None) -> Tensor:
     return torch.cat([x, cov.expand(*x.shape[:-1], cov.shape[-1])], -1)
 
 
+def _width(n_in: int, n_hidden: int, n_layers: int, n_cov: int, skip: bool) -> int:
+    """Width of what the last Linear of an encoder or decoder sees."""
+    return (n_hidden if n_layers else n_in) + (n_in + n_cov if skip else 0)
+
+
+def log_normalised(counts: Tensor, measured: Tensor | None = None) -> Tensor:
+    """Counts as totalVI's encoder sees them: log(1 + x / (1 + mean x)), the mean over each row's measured columns."""
+    if measured is None:
+        mean = counts.mean(-1, keepdim=True)
+    else:
+        counts = counts * measured
+        mean = counts.sum(-1, keepdim=True) / measured.sum(-1, keepdim=True).clamp(min=1)
+    return torch.log1p(counts / (1 + mean))
+
+
 class FCLayers(PyroModule, Recipe):
     """Fully connected layers, each Linear, norm, ReLU, Dropout; covariates are concatenated to each layer's input.
 
@@ -147,6 +163,8 @@ class Encoder(PyroModule, Recipe):
         width of the input and number of coordinates of the Normal.
     n_hidden, n_layers, n_cov, dropout, norm
         see `FCLayers`.
+    skip
+        whether the last Linear sees the input and the covariates again, beside the hidden layers' output.
     """
 
     def __init__(
@@ -158,16 +176,20 @@ class Encoder(PyroModule, Recipe):
         n_cov: int = 0,
         dropout: float = 0.1,
         norm: type[nn.Module] | None = BatchNorm,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.hidden = FCLayers(n_in, n_hidden, n_layers, n_cov, dropout, norm)
-        width = n_hidden if n_layers else n_in
+        self.skip = skip
+        width = _width(n_in, n_hidden, n_layers, n_cov, skip)
         self.loc = PyroModule[nn.Linear](width, n_out)
         self.log_var = PyroModule[nn.Linear](width, n_out)
 
     def forward(self, x: Tensor, cov: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map (n, n_in) to the location and the scale (standard deviation), (n, n_out) each."""
         h = self.hidden(x, cov)
+        if self.skip:
+            h = _join(torch.cat([h, x], -1), cov)
         return self.loc(h), (self.log_var(h).exp() + 1e-4).sqrt()
 
 
@@ -182,6 +204,8 @@ class Decoder(PyroModule, Recipe):
         name -> width of each output, e.g. ``{"rho": n_genes, "dropout_logits": n_genes}``.
     n_hidden, n_layers, n_cov, dropout, norm
         see `FCLayers`.
+    skip
+        whether the heads see the latent and the covariates again, beside the hidden layers' output.
     """
 
     def __init__(
@@ -193,10 +217,12 @@ class Decoder(PyroModule, Recipe):
         n_cov: int = 0,
         dropout: float = 0.0,
         norm: type[nn.Module] | None = BatchNorm,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.hidden = FCLayers(n_in, n_hidden, n_layers, n_cov, dropout, norm)
-        width = n_hidden if n_layers else n_in
+        self.skip = skip
+        width = _width(n_in, n_hidden, n_layers, n_cov, skip)
         self.heads = PyroModule[nn.ModuleDict](
             {name: PyroModule[nn.Linear](width, n_out) for name, n_out in heads.items()}
         )
@@ -204,4 +230,48 @@ class Decoder(PyroModule, Recipe):
     def forward(self, z: Tensor, cov: Tensor | None = None) -> dict[str, Tensor]:
         """Map (..., n, n_in) to a dict of unconstrained outputs, (..., n, width of the head)."""
         h = self.hidden(z, cov)
+        if self.skip:
+            h = _join(torch.cat([h, z], -1), cov)
         return {name: head(h) for name, head in self.heads.items()}
+
+
+class Classifier(PyroModule, Recipe):
+    """Logits of classes from a latent, whose gradient reaches the latent reversed: the latent learns to hide the class.
+
+    Parameters
+    ----------
+    n_in, n_classes
+        width of the latent, number of classes.
+    n_hidden, n_layers, norm
+        see `FCLayers`.
+
+    Source: Ganin et al. 2016, JMLR 17(59) (the gradient reversal layer).
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_classes: int,
+        n_hidden: int = 32,
+        n_layers: int = 2,
+        norm: type[nn.Module] | None = BatchNorm,
+    ) -> None:
+        super().__init__()
+        self.hidden = FCLayers(n_in, n_hidden, n_layers, norm=norm)
+        self.logits = PyroModule[nn.Linear](n_hidden if n_layers else n_in, n_classes)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (..., n, n_in) to (..., n, n_classes)."""
+        return self.logits(self.hidden(_Reversal.apply(z)))
+
+
+class _Reversal(torch.autograd.Function):
+    """The identity, with minus the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
@@ -30,6 +31,10 @@ class Likelihood(Part):
     def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
         """The distribution of the counts: batch shape (n,), event shape (g,)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(mean, heads, batch)")
+
+    def denoised(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
+        """A draw of the rate beneath the counts (n, g): without counting noise, dropout or background."""
+        return mean
 
 
 class Poisson(Likelihood):
@@ -77,6 +82,11 @@ class NegativeBinomial(Likelihood):
         """NegativeBinomial(mean, theta), event shape (g,)."""
         return counts.NegativeBinomial(mean, self.dispersion(heads, batch)).to_event(1)
 
+    def denoised(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
+        """A draw of the Gamma-distributed rate, mean ``mean`` and variance mean^2 / theta, (n, g)."""
+        theta = self.dispersion(heads, batch).expand(mean.shape)
+        return torch._standard_gamma(theta) * mean / theta
+
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
     """x_ng = 0 with probability sigmoid(dropout_logits_ng), else NegativeBinomial(mean_ng, theta): scVI's default.
@@ -93,3 +103,42 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         """ZeroInflatedNegativeBinomial(mean, theta, dropout_logits), event shape (g,)."""
         theta = self.dispersion(heads, batch)
         return counts.ZeroInflatedNegativeBinomial(mean, theta, heads["dropout_logits"]).to_event(1)
+
+
+class NegativeBinomialMixture(NegativeBinomial):
+    r"""Counts of a background, whose mean is given, or of a foreground above it: totalVI's proteins.
+
+    .. math:: y_{nt} \sim \pi_{nt} \, \mathrm{NB}(\mathrm{mean}_{nt}, \theta)
+        + (1 - \pi_{nt}) \, \mathrm{NB}(\alpha_{nt} \, \mathrm{mean}_{nt}, \theta)
+
+    with alpha = 1 + relu(foreground) and pi = sigmoid(background_logits), two outputs of the decoder.
+
+    Parameters
+    ----------
+    dispersion
+        what theta is shared by; one theta for each column when None.
+
+    Source: Gayoso et al. 2021, Nature Methods 18, 272.
+    """
+
+    own_heads = ("foreground", "background_logits")
+
+    def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
+        """NegativeBinomialMixture(mean, alpha mean, theta, background_logits), event shape (t,)."""
+        theta = self.dispersion(heads, batch)
+        return counts.NegativeBinomialMixture(
+            mean, self._foreground(mean, heads), theta, heads["background_logits"]
+        ).to_event(1)
+
+    def signal(self, mean: Tensor, heads: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What background and foreground contribute to the expected counts, pi mean and (1 - pi) alpha mean, (n, t)."""
+        pi = torch.sigmoid(heads["background_logits"])
+        return pi * mean, (1 - pi) * self._foreground(mean, heads)
+
+    def denoised(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
+        """A draw of the foreground's rate, 0 where the draw is of the background, (n, t)."""
+        rate = super().denoised(self._foreground(mean, heads), heads, batch)
+        return rate * torch.bernoulli(torch.sigmoid(-heads["background_logits"]))
+
+    def _foreground(self, mean: Tensor, heads: dict[str, Tensor]) -> Tensor:
+        return mean * (1 + torch.relu(heads["foreground"]))

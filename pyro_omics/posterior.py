@@ -16,9 +16,11 @@ from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_omics.draws import Draws, drawing, latent_values, observed_sites
+from pyro_omics.draws import drawing, observed_sites
+from pyro_omics.labels import Labels, dimension
 from pyro_omics.models.base import CountModel
-from pyro_omics.summaries import Summary, check_draws, interval_bounds, summarise
+from pyro_omics.questions import Question
+from pyro_omics.summaries import Summary, check_draws, correlation, interval_bounds, summarise
 from pyro_omics.svi import SVIModule
 
 HELD = 2**26  # numbers that a query holds for one minibatch: 256 MB
@@ -67,6 +69,7 @@ class Posterior:
                 f"the model has {n_genes} genes and the data {len(self.schema['genes'])}, and the model was not "
                 "trained on a DataModule whose gene names could align them"
             )
+        self.labels = Labels(self.schema, svi.model.axes)
 
     @property
     def model(self) -> CountModel:
@@ -190,8 +193,9 @@ class Posterior:
         lead = ["sample", "obs"] if local else ["sample"]
         rest = [f"{name}_dim_{i}" for i in range(value.ndim - len(lead))]
         coords: dict[str, Any] = {"obs": list(self._names(split))} if local else {}
-        if rest and value.shape[-1] == len(self.schema["genes"]):
-            rest[-1], coords["gene"] = "gene", self.schema["genes"]
+        axes = self.labels.of_site(name, value.shape[len(lead) :])
+        for i, axis in enumerate(axes, start=len(rest) - len(axes)):
+            rest[i], coords[dimension(axis)] = dimension(axis), self.labels.names(axis)
         return xr.DataArray(value.numpy(), dims=[*lead, *rest], coords=coords, name=name)
 
     # Scores ---------------------------------------------------------------------------------------------------------
@@ -214,6 +218,25 @@ class Posterior:
         """
         weights = self._log_weights(split, num_samples, seed, "elbo", with_global=True)
         return pd.Series(weights.mean(0), index=self._names(split), name="elbo")
+
+    def elbo_parts(self, split: str = "all", num_samples: int = 1, seed: int = 0) -> pd.DataFrame:
+        """What each site contributes to each row's `elbo`, in nats: the columns sum to it.
+
+        Of an observed site the log-likelihood, of a latent one log p - log q, an estimate of minus its KL; of a global
+        one that divided by n_obs. Arguments as in `elbo`.
+
+        Returns
+        -------
+        (n, sites) DataFrame.
+        """
+        check_draws("num_samples", num_samples)
+        parts = []
+        with drawing(self.svi, seed) as draws:
+            for batch in self._batches(split, num_samples, "elbo_parts"):
+                each = [draws.log_weights(batch, s, with_global=True) for s in range(num_samples)]
+                parts.append({name: torch.stack([one[name] for one in each]).mean(0).cpu() for name in each[0]})
+        columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        return pd.DataFrame(columns, index=self._names(split))
 
     def log_likelihood(self, split: str = "all", num_particles: int = 50, seed: int = 0) -> pd.Series:
         r"""Importance-weighted log-likelihood of each row, in nats.
@@ -254,7 +277,7 @@ class Posterior:
     # Counts ---------------------------------------------------------------------------------------------------------
 
     def predictive(
-        self, num_samples: int = 20, split: str = "all", genes: Sequence[str] | None = None, seed: int = 0
+        self, num_samples: int = 20, split: str = "all", seed: int = 0, **columns: Sequence[str] | None
     ) -> xr.DataArray | xr.Dataset:
         """Counts drawn from the posterior predictive distribution: latents from the guide, counts given them.
 
@@ -266,8 +289,9 @@ class Posterior:
             which rows.
         seed
             of the draws.
-        genes
-            names; all when None. The whole is num_samples x rows x genes of 4 bytes: choose when that is much.
+        columns
+            ``genes=[...]`` (and ``proteins=[...]``, where the model has them): names; all when not given. The whole is
+            num_samples x rows x genes of 4 bytes: choose when that is much.
 
         Returns
         -------
@@ -275,59 +299,57 @@ class Posterior:
         observes several sites.
         """
         check_draws("num_samples", num_samples)
-        column = self._gene_columns(genes)
         free = poutine.uncondition(self.model)
         names, filled = self._names(split), 0
-        arrays: dict[str, np.ndarray] = {}  # made at full size at once: joining parts would take it twice
+        arrays: dict[str, xr.DataArray] = {}  # made at full size at once: joining parts would take it twice
         with drawing(self.svi, seed) as draws:
             for batch in self._batches(split, num_samples, "predictive", num_samples):
                 rows = slice(filled, filled := filled + len(batch.index))
                 for s in range(num_samples):
                     trace = draws.pair(batch, s, free)[1]
-                    for name in observed_sites(trace):
-                        x_ng = trace.nodes[name]["value"][:, column].to(torch.int32).cpu().numpy()
-                        shape = (num_samples, len(names), len(column))
-                        arrays.setdefault(name, np.empty(shape, np.int32))[s, rows] = x_ng
-        coords = {"obs": list(names), "gene": list(np.asarray(self.schema["genes"])[column])}
-        labelled = {
-            name: xr.DataArray(array, dims=["sample", "obs", "gene"], coords=coords, name=name)
-            for name, array in arrays.items()
-        }
-        return next(iter(labelled.values())) if len(labelled) == 1 else xr.Dataset(labelled)
+                    for name in self._count_sites(trace):
+                        x_ng = trace.nodes[name]["value"]
+                        axes = self.labels.of_site(name, x_ng.shape[1:])
+                        axis = axes[-1] if axes else f"{name}_dim_0"
+                        column = self.labels.columns(axis, columns.get(axis)) if axes else np.arange(x_ng.shape[-1])
+                        if name not in arrays:
+                            arrays[name] = self._counts(name, axis, column, num_samples, names)
+                        arrays[name].values[s, rows] = x_ng[:, column].to(torch.int32).cpu().numpy()
+        if unknown := set(columns) - {axis for axes in self.labels.axes.values() for axis in axes} - {"genes"}:
+            raise ValueError(f"predictive has no argument {sorted(unknown)}: columns are chosen by genes=[...]")
+        return next(iter(arrays.values())) if len(arrays) == 1 else xr.Dataset(arrays)
 
-    def _gene_columns(self, genes: Sequence[str] | None) -> np.ndarray:
-        known = pd.Index(self.schema["genes"])
-        if genes is None:
-            return np.arange(len(known))
-        if isinstance(genes, str):
-            raise ValueError(f"genes must be a list of names, and is the text {genes!r}: pass [{genes!r}]")
-        position = known.get_indexer(list(genes))
-        if (position < 0).any():
-            unknown = [gene for gene, at in zip(genes, position, strict=True) if at < 0]
-            raise ValueError(f"genes names {unknown[:5]}, which the model does not have")
-        return position
+    def _count_sites(self, trace: Any) -> list[str]:
+        """The sites with counts: those that the model labels, if it labels any."""
+        observed = observed_sites(trace)
+        return [name for name in observed if name in self.model.axes] or observed
+
+    def _counts(self, name: str, axis: str, column: np.ndarray, num_samples: int, rows: pd.Index) -> xr.DataArray:
+        dim = dimension(axis)
+        coords: dict[str, Any] = {"obs": list(rows)}
+        if dim != axis:
+            coords[dim] = list(np.asarray(self.labels.names(axis))[column])
+        empty = np.empty((num_samples, len(rows), len(column)), np.int32)
+        return xr.DataArray(empty, dims=["sample", "obs", dim], coords=coords, name=name)
 
     # The model's own queries ----------------------------------------------------------------------------------------
 
     def query(
         self,
         name: str,
-        genes: Sequence[str] | None = None,
         transform_batch: str | Sequence[str] | None = None,
         num_samples: int = 10,
         credible_interval: float | None = None,
         split: str = "all",
         seed: int = 0,
         **options: Any,
-    ) -> pd.DataFrame | Summary:
+    ) -> Any:
         """Posterior mean of a model's own quantity for each row.
 
         Parameters
         ----------
         name
             one of ``model.queries``.
-        genes
-            columns to return; all when None.
         transform_batch
             decode every row as if it came from this batch, or the mean over these; None leaves each row in its own.
         num_samples
@@ -339,11 +361,13 @@ class Posterior:
         seed
             of the draws.
         options
-            passed on to the model's method.
+            ``genes=[...]``, and ``proteins=[...]`` where the quantity is of proteins too: the columns to return, all
+            when not given. The others are passed on to the model's method.
 
         Returns
         -------
-        DataFrame (rows x columns), or `Summary` of three.
+        DataFrame (rows x columns), or `Summary` of three; a tuple of these where the quantity is of several kinds of
+        columns, such as (rna, protein).
 
         Raises
         ------
@@ -352,30 +376,72 @@ class Posterior:
         """
         check_draws("num_samples", num_samples)
         bounds = interval_bounds(credible_interval, num_samples)
-        column, batches = self._gene_columns(genes), self._batch_codes(transform_batch)
+        ask = self._question(name, transform_batch, options)
         parts: list[list[Tensor]] = []
         with drawing(self.svi, seed) as draws:
             n_kept = num_samples if bounds else 1
-            for batch in self._batches(split, num_samples * len(batches), name, n_kept):
-                ask = functools.partial(self._ask, name, draws, batch, batches, options)
-                parts.append(summarise((ask(s)[:, column] for s in range(num_samples)), num_samples, bounds))
-        labels = {"index": self._names(split), "columns": np.asarray(self.schema["genes"])[column]}
-        frames = [pd.DataFrame(torch.cat(part).cpu().numpy(), **labels) for part in zip(*parts, strict=True)]
-        return frames[0] if credible_interval is None else Summary(*frames)
+            for batch in self._batches(split, num_samples * ask.n_passes, name, n_kept):
+                answers = (torch.cat(ask(draws, batch, s), -1) for s in range(num_samples))
+                parts.append(summarise(answers, num_samples, bounds))
+        wholes = [torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)]
+        results: list[pd.DataFrame | Summary] = []
+        for start, labels in ask.blocks():
+            at = slice(start, start + len(labels))
+            frames = [pd.DataFrame(whole[:, at], index=self._names(split), columns=labels) for whole in wholes]
+            results.append(frames[0] if credible_interval is None else Summary(*frames))
+        return results[0] if isinstance(self.model.queries[name], str) else tuple(results)
 
-    def _ask(
-        self, name: str, draws: Draws, batch: Any, batches: Sequence[int | None], options: dict[str, Any], s: int
-    ) -> Tensor:
-        """Draw s of the query, averaged over the batches that the rows are decoded under."""
-        guide = draws.guide(batch, s)
-        latents = latent_values(guide)
+    def correlations(
+        self,
+        name: str = "denoised_samples",
+        method: str = "spearman",
+        transform_batch: str | Sequence[str] | None = None,
+        num_samples: int = 10,
+        split: str = "all",
+        seed: int = 0,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Correlations over the rows between the columns of one of the model's own quantities, of all kinds at once.
+
+        With ``"denoised_samples"``, of what lies beneath the counts: the correlation of each draw, averaged over draws.
+
+        Parameters
+        ----------
+        name
+            one of ``model.queries``.
+        method
+            ``"spearman"`` or ``"pearson"``.
+        transform_batch, num_samples, split, seed, options
+            as in `query`; choose genes where they are thousands, since the result is (columns x columns).
+
+        Returns
+        -------
+        DataFrame, rows and columns labelled alike: by name, or (kind, name), as in ("genes", "CD4"), where the quantity
+        is of several kinds. NaN for a column that does not vary.
+
+        Source: Gayoso et al. 2021, Nature Methods 18, 272.
+        """
+        check_draws("num_samples", num_samples)
+        if method not in ("spearman", "pearson"):
+            raise ValueError(f"method={method!r} is neither 'spearman' nor 'pearson'")
+        ask = self._question(name, transform_batch, options)
         total: Any = 0.0
-        # Replayed, so that latent weights take the values that were drawn.
-        with poutine.block(), poutine.replay(trace=guide):
-            for code in batches:
-                moved = batch if code is None else batch._replace(batch=torch.full_like(batch.index, code))
-                total = total + getattr(self.model, name)(moved, latents, **options)
-        return total / len(batches)
+        with drawing(self.svi, seed) as draws:
+            for s in range(num_samples):
+                batches = self._batches(split, ask.n_passes, name)
+                values = [torch.cat(ask(draws, batch, s), -1).cpu().numpy() for batch in batches]
+                total = total + correlation(np.concatenate(values), method)
+        index = ask.index(several=not isinstance(self.model.queries[name], str))
+        return pd.DataFrame(total / num_samples, index=index, columns=index)
+
+    def _question(self, name: str, transform_batch: Any, options: dict[str, Any]) -> Question:
+        if name not in self.model.queries:
+            raise ValueError(f"{name!r} is no query of the model: it has {list(self.model.queries)}")
+        kinds = self.model.queries[name]
+        axes = (kinds,) if isinstance(kinds, str) else kinds
+        options = dict(options)
+        chosen = {axis: self.labels.columns(axis, options.pop(axis, None)) for axis in axes}
+        return Question(self.model, name, self.labels, chosen, self._batch_codes(transform_batch), options)
 
     def _batch_codes(self, transform_batch: str | Sequence[str] | None) -> list[int | None]:
         if transform_batch is None:

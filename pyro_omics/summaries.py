@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 
@@ -27,6 +28,13 @@ def summarise(draws: Iterator[Tensor], num: int, bounds: tuple[float, float] | N
     # NumPy's: torch.quantile refuses more than 2^24 numbers.
     lower, upper = np.quantile(stacked.cpu().numpy(), bounds, axis=0)
     return [stacked.mean(0).cpu(), torch.from_numpy(lower), torch.from_numpy(upper)]
+
+
+def correlation(values: np.ndarray, method: str) -> np.ndarray:
+    """Correlations (d, d) of the columns of (n, d) values, of their ranks where ``method`` is "spearman"."""
+    ranked = rankdata(values, axis=0) if method == "spearman" else values
+    with np.errstate(invalid="ignore", divide="ignore"):  # a constant column has none: NaN
+        return np.atleast_2d(np.corrcoef(ranked, rowvar=False))
 
 
 def interval_bounds(credible_interval: float | None, num_samples: int) -> tuple[float, float] | None:

@@ -29,7 +29,7 @@ from pyro_omics.checks import (
 )
 from pyro_omics.draws import drawing
 from pyro_omics.guides import Amortized
-from pyro_omics.kl import ScaleLatents
+from pyro_omics.kl import LatentValues, ScaleLatents
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.saving import save
 
@@ -152,8 +152,15 @@ class SVIModule(pl.LightningModule):
             self.schema = dm.schema
 
     def forward(self, batch: Any) -> Tensor:
-        """The loss that is trained, at full KL weight: a negative bound divided by n_obs, in nats."""
-        return self.elbo(batch) / self.n_obs
+        """The loss that is trained, at full KL weight: a negative bound divided by n_obs; and the penalty."""
+        loss, penalty = self._loss(batch)
+        return loss if penalty is None else loss + penalty
+
+    def _loss(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """The negative bound per observation, in nats, and what the model adds to it in training."""
+        with LatentValues() as latents:
+            loss = self.elbo(batch) / self.n_obs
+        return loss, self.model.penalty(batch, latents.values) if self.training else None
 
     @property
     def kl_weight(self) -> float:
@@ -172,7 +179,7 @@ class SVIModule(pl.LightningModule):
         """One step's loss: with the latent sites at `kl_weight`."""
         # Validation of arguments costs 8-17% of a step, and what it finds, it finds in the first one.
         with pyro.validation_enabled(not self._checked_step), ScaleLatents(self.kl_weight) as latents:
-            loss = self.elbo(batch) / self.n_obs
+            loss, penalty = self._loss(batch)
         if not self._checked_step:
             check_parameters(self, self._n_names)
             self._checked_step = True
@@ -182,7 +189,10 @@ class SVIModule(pl.LightningModule):
         else:
             plain = self.plain_elbo(batch)
         self._log("train_elbo", plain, batch)
-        return loss
+        if penalty is None:
+            return loss
+        self._log("train_penalty", penalty.detach(), batch)
+        return loss + penalty
 
     @torch.no_grad()
     def plain_elbo(self, batch: Any) -> Tensor:

@@ -37,6 +37,7 @@ def subclasses(base, module):
 PRIORS = subclasses(po.priors.Prior, po.priors)
 LIKELIHOODS = subclasses(po.likelihoods.Likelihood, po.likelihoods)
 DISPERSIONS = subclasses(po.dispersions.Dispersion, po.dispersions)
+EFFICIENCIES = [po.proteins.Efficiency, *subclasses(po.proteins.Efficiency, po.proteins)]
 LIBRARIES = subclasses(po.libraries.Library, po.libraries)
 GUIDES = subclasses(pyro.nn.PyroModule, po.guides)
 MODELS = [getattr(po.models, name) for name in po.models.__all__ if name != "CountModel"]
@@ -67,6 +68,11 @@ def dm():
     )
     adata = ad.AnnData(rng.poisson(2.0, (n, g)).astype(np.float32), obs=obs)
     adata.X[3] = 0  # a cell without counts
+    y = pd.DataFrame(rng.poisson(6.0, (n, 4)).astype(float), index=obs.index, columns=["P1", "P2", "P3", "P4"])
+    y.iloc[5] = np.nan  # a cell without proteins
+    y.loc[obs["donor"] == "b", "P2"] = np.nan  # a batch without one of them
+    y.iloc[7] = 0
+    adata.obsm["protein"] = y
     return po.CellDataModule(
         adata,
         batch_key="donor",
@@ -74,6 +80,7 @@ def dm():
         categorical_keys=["lane"],
         continuous_keys=["age"],
         size_factor_key="size",
+        protein_obsm_key="protein",
         batch_size=16,
     )
 
@@ -82,12 +89,19 @@ def scvi(dm, **options):
     return po.SCVI.from_data(dm, n_latent=3, n_hidden=8, **options)
 
 
+def totalvi(dm, **options):
+    return po.TotalVI.from_data(dm, n_latent=3, n_hidden=8, **options)
+
+
+BUILDERS = [scvi, totalvi]
+
+
 def names(values):
     return [getattr(value, "__name__", None) or value.func.__name__ for value in values]
 
 
 def test_registries_are_not_empty():
-    assert all([PRIORS, LIKELIHOODS, DISPERSIONS, LIBRARIES, GUIDES, MODELS])
+    assert all([PRIORS, LIKELIHOODS, DISPERSIONS, LIBRARIES, EFFICIENCIES, GUIDES, MODELS])
 
 
 @pytest.mark.parametrize("model", MODELS, ids=names(MODELS))
@@ -95,22 +109,24 @@ def test_models(model, dm):
     po.testing.check_model(model.from_data(dm), dm)
 
 
+@pytest.mark.parametrize("build", BUILDERS)
 @pytest.mark.parametrize("prior", PRIORS, ids=names(PRIORS))
-def test_priors(prior, dm):
-    model = scvi(dm, prior=prior())
+def test_priors(prior, build, dm):
+    model = build(dm, prior=prior())
     po.testing.check_model(model, dm)
     z = model.prior().sample((4,))
     assert model.prior.transform(z).shape == z.shape == (4, 3)
     with pytest.raises(ValueError, match="n_latent=2"):
-        scvi(dm, prior=prior(2))
+        build(dm, prior=prior(2))
 
 
+@pytest.mark.parametrize("build", BUILDERS)
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=names(LIKELIHOODS))
-def test_likelihoods(likelihood, dm):
-    model = scvi(dm, likelihood=likelihood())
+def test_likelihoods(likelihood, build, dm):
+    model = build(dm, likelihood=likelihood())
     po.testing.check_model(model, dm)
     with pytest.raises(ValueError, match="belongs to a model already"):
-        scvi(dm, likelihood=model.likelihood)
+        build(dm, likelihood=model.likelihood)
 
 
 @pytest.mark.parametrize("dispersion", DISPERSIONS, ids=names(DISPERSIONS))
@@ -119,21 +135,39 @@ def test_dispersions(likelihood, dispersion, dm):
     po.testing.check_model(scvi(dm, likelihood=likelihood(dispersion=dispersion())), dm)
 
 
+@pytest.mark.parametrize("dispersion", DISPERSIONS, ids=names(DISPERSIONS))
+def test_dispersions_of_proteins(dispersion, dm):
+    likelihood = po.likelihoods.NegativeBinomialMixture(dispersion=dispersion())
+    po.testing.check_model(totalvi(dm, protein_likelihood=likelihood), dm)
+
+
+@pytest.mark.parametrize("build", BUILDERS)
 @pytest.mark.parametrize("library", LIBRARIES, ids=names(LIBRARIES))
-def test_libraries(library, dm):
-    po.testing.check_model(scvi(dm, library=library()), dm)
+def test_libraries(library, build, dm):
+    po.testing.check_model(build(dm, library=library()), dm)
+
+
+@pytest.mark.parametrize("efficiency", EFFICIENCIES, ids=names(EFFICIENCIES))
+def test_efficiencies(efficiency, dm):
+    po.testing.check_model(totalvi(dm, efficiency=efficiency()), dm)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("learned", [False, True])
+def test_backgrounds(learned, shared, dm):
+    po.testing.check_model(totalvi(dm, background=po.proteins.Background(learned=learned, shared=shared)), dm)
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=names(GUIDES))
-@pytest.mark.parametrize("own", [False, True])
-def test_guides(guide, own, dm):
-    model = PoissonFactors(dm.n_obs, dm.n_genes) if own else scvi(dm, library=po.libraries.Latent())
-    po.testing.check_model(model, dm, guide=guide)
+@pytest.mark.parametrize("build", [*BUILDERS, lambda dm, **_: PoissonFactors(dm.n_obs, dm.n_genes)])
+def test_guides(guide, build, dm):
+    po.testing.check_model(build(dm, library=po.libraries.Latent()), dm, guide=guide)
 
 
+@pytest.mark.parametrize("build", [totalvi, lambda dm: PoissonFactors(dm.n_obs, dm.n_genes)])
 @pytest.mark.parametrize("rest", AUTOGUIDES, ids=names(AUTOGUIDES))
-def test_autoguides_on_the_rest(rest, dm):
-    po.testing.check_model(PoissonFactors(dm.n_obs, dm.n_genes), dm, guide=partial(po.guides.Amortized, rest=rest))
+def test_autoguides_on_the_rest(rest, build, dm):
+    po.testing.check_model(build(dm), dm, guide=partial(po.guides.Amortized, rest=rest))
 
 
 @pytest.mark.parametrize(
@@ -151,8 +185,26 @@ def test_networks(options, dm):
     po.testing.check_model(scvi(dm, **options), dm)
 
 
-def test_mean_field_elbo(dm):
-    po.testing.check_model(scvi(dm), dm, elbo=TraceMeanField_ELBO())
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": None},
+        {"norm": po.layers.LayerNorm},
+        {"n_layers": 1, "dropout": 0.0},
+        {"encode_covariates": True},
+        {"adversary": 0.0},
+        {"encoder": po.layers.Encoder(11, 3, n_hidden=5)},
+        {"protein_decoder": po.layers.Decoder(3, {"foreground": 4, "background_logits": 4}, n_cov=5)},
+    ],
+    ids=["no norm", "layer norm", "one layer", "encoded covariates", "no adversary", "own encoder", "own decoder"],
+)
+def test_networks_with_proteins(options, dm):
+    po.testing.check_model(totalvi(dm, **options), dm)
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+def test_mean_field_elbo(build, dm):
+    po.testing.check_model(build(dm), dm, elbo=TraceMeanField_ELBO())
 
 
 # The check finds what it says that it finds -------------------------------------------------------------------------

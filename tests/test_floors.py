@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1] / "pyro_omics"
 FLOORS = [
     ["recipe", "version", "batch", "layers", "distributions", "parts"],
-    ["priors", "dispersions", "libraries", "likelihoods", "elbos"],
+    ["priors", "dispersions", "libraries", "likelihoods", "proteins", "elbos"],
     ["models", "guides"],
     ["kl", "checks", "draws", "saving", "svi", "data"],
-    ["posterior", "summaries", "plots", "criticism", "baselines"],
+    ["posterior", "questions", "labels", "summaries", "plots", "criticism", "baselines"],
     ["cli", "testing", "report"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.data import columns
 from pyro_omics.data.counts import CountMatrix, check_counts, matrix_of
+from pyro_omics.data.proteins import ProteinTable, background_start
+from pyro_omics.data.reading import check_keys, check_names, masked_genes, read
 from pyro_omics.data.splits import EpochSampler, hold_out_all, split_rows
 
 ARGUMENTS = {"batch": "batch_key", "label": "label_key", "categorical": "categorical_keys"}
@@ -29,7 +31,8 @@ class CellDataModule(pl.LightningDataModule):
     Parameters
     ----------
     adata
-        AnnData, or the path of a .h5ad file or a .zarr store.
+        AnnData, MuData with the modalities "rna" and "prot" (`data.from_mudata` for others), or the path of a .h5ad or
+        .h5mu file or a .zarr store.
     layer
         the layer with the counts; None for X.
     batch_key
@@ -44,6 +47,12 @@ class CellDataModule(pl.LightningDataModule):
         column of obs: a given library size, in counts, for `libraries.SizeFactor`.
     gene_mask
         boolean column of var (``"highly_variable"``), or booleans (n_vars,): the genes to model.
+    protein_obsm_key
+        entry of obsm with protein counts, a DataFrame or a matrix (n, t), for `TotalVI`. NaN, and proteins that are
+        zero in all cells of a batch, count as not measured. A MuData's protein modality is taken by itself.
+    protein_mask
+        which of them were measured: the name of an entry of obsm with booleans (n, t), the booleans, or the name of a
+        boolean column of obs, for all proteins of a cell.
     batch_size
         rows in a minibatch.
     validation_size
@@ -74,7 +83,7 @@ class CellDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        adata: AnnData | str | Path,
+        adata: AnnData | Any | str | Path,
         layer: str | None = None,
         batch_key: str | None = None,
         label_key: str | None = None,
@@ -82,6 +91,8 @@ class CellDataModule(pl.LightningDataModule):
         continuous_keys: Sequence[str] = (),
         size_factor_key: str | None = None,
         gene_mask: str | Sequence[bool] | None = None,
+        protein_obsm_key: str | None = None,
+        protein_mask: str | np.ndarray | None = None,
         batch_size: int = 128,
         validation_size: float = 0.1,
         validation_indices: Sequence[int] | None = None,
@@ -92,10 +103,17 @@ class CellDataModule(pl.LightningDataModule):
         if int(batch_size) != batch_size or batch_size < 1:
             raise ValueError(f"batch_size is a number of cells, at least 1, and is {batch_size}")
         check_keys(
-            {"layer": layer, "batch_key": batch_key, "label_key": label_key, "size_factor_key": size_factor_key},
+            {
+                "layer": layer,
+                "batch_key": batch_key,
+                "label_key": label_key,
+                "size_factor_key": size_factor_key,
+                "protein_obsm_key": protein_obsm_key,
+            },
             {"categorical_keys": categorical_keys, "continuous_keys": continuous_keys},
         )
-        self.adata = read(adata)
+        self.adata, of_mudata = read(adata)
+        self.proteins = ProteinTable.read(self.adata, protein_obsm_key or of_mudata, protein_mask)
         self.layer, self.batch_size, self.seed, self.num_workers = layer, batch_size, seed, num_workers
         self.keys: dict[str, Any] = {
             "batch_key": batch_key,
@@ -112,10 +130,13 @@ class CellDataModule(pl.LightningDataModule):
             "genes": list(self.adata.var_names[genes]),
             "levels": self._levels(),
             "continuous": list(continuous_keys),
+            "proteins": [] if self.proteins is None else self.proteins.names,
             "training cells": digest(self.adata.obs_names[self.split.training.numpy()]),
         }
         self.n_obs = len(self.split.training)
         self.data = self._tensors(self.schema)
+        if self.proteins is not None:
+            self.proteins.check(self.data.fields["y"], self.data.fields["measured"], self.split.training)
 
     # Sizes ----------------------------------------------------------------------------------------------------------
 
@@ -124,10 +145,11 @@ class CellDataModule(pl.LightningDataModule):
         """Number of genes modelled."""
         return len(self.schema["genes"])
 
-    @property
+    @functools.cached_property
     def sizes(self) -> Sizes:
         """What a model must know of these data before it is made."""
         levels = self.schema["levels"]
+        cells, background = self._protein_sizes(len(levels["batch"]))
         return Sizes(
             n_obs=self.n_obs,
             n_genes=self.n_genes,
@@ -136,7 +158,18 @@ class CellDataModule(pl.LightningDataModule):
             n_categories=tuple(len(n) for name, n in levels.items() if name.startswith("categorical ")),
             n_continuous=len(self.schema["continuous"]),
             log_library=self._log_library(len(levels["batch"])),
+            n_proteins=len(self.schema["proteins"]),
+            protein_cells=cells,
+            protein_background=background,
         )
+
+    def _protein_sizes(self, n_batches: int) -> tuple[Any, Any]:
+        y, measured, code = (self.data.fields[name] for name in ("y", "measured", "batch"))
+        if y is None:
+            return (), ()
+        rows = self.split.training if len(self.split.training) else self.split.validation
+        codes = torch.zeros(len(rows), dtype=torch.long) if code is None else code[rows]
+        return background_start(y[rows], None if measured is None else measured[rows], codes, n_batches)
 
     def _log_library(self, n_batches: int) -> tuple[tuple[float, float], ...]:
         # Adopted data have no training rows; the model's own moments then come with its weights.
@@ -187,6 +220,15 @@ class CellDataModule(pl.LightningDataModule):
         fields["size_factor"] = _numbers(obs, "size_factor_key", [size_factor]) if size_factor else None
         if fields["size_factor"] is not None and (fields["size_factor"] <= 0).any():
             raise ValueError(f"size_factor_key={size_factor!r} has values of 0 or below: library sizes are positive")
+        table = self.proteins
+        if schema["proteins"] and table is None:
+            table = ProteinTable.missing(schema["proteins"], self.adata.n_obs)
+        if table is not None and schema["proteins"]:
+            fields["y"], fields["measured"] = table.tensors(
+                schema["proteins"], fields["batch"], schema["levels"]["batch"]
+            )
+        else:
+            fields["y"] = fields["measured"] = None
         position = self.adata.var_names.get_indexer(schema["genes"])
         matrix = matrix_of(self.adata, self.layer)
         whole = len(position) == self.adata.n_vars and (np.diff(position) == 1).all()
@@ -231,6 +273,7 @@ class CellDataModule(pl.LightningDataModule):
         self.split = hold_out_all(self.adata.n_obs, n_obs)
         self.data = CellTensors(data.counts, data.fields, self.split.index)
         self.schema, self.n_obs = schema, n_obs
+        self.__dict__.pop("sizes", None)  # they were of the data before
 
     # Minibatches ----------------------------------------------------------------------------------------------------
 
@@ -322,74 +365,3 @@ def _numbers(obs: Any, argument: str, keys: Sequence[str]) -> Tensor:
 def digest(names: Iterable[str]) -> str:
     """A short hash of names in their order, by which a model knows the rows that it was trained on."""
     return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()[:16]
-
-
-def read(adata: AnnData | str | Path) -> AnnData:
-    """The AnnData, read if it is a path.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError, TypeError
-        Where the path does not exist, or holds no AnnData.
-    """
-    if isinstance(adata, AnnData):
-        return adata
-    if not isinstance(adata, str | Path):
-        raise TypeError(f"adata must be an AnnData or a path to one (.h5ad, .zarr), and is a {type(adata).__name__}")
-    path = Path(adata).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"adata={str(path)!r} does not exist: give the path of a .h5ad file or a .zarr store")
-    readers = {".h5ad": ad.read_h5ad, ".zarr": ad.read_zarr}
-    if path.suffix not in readers:
-        raise ValueError(f"adata={str(path)!r} is no .h5ad file or .zarr store: write one with adata.write_h5ad(path)")
-    try:
-        return readers[path.suffix](path)
-    except Exception as error:  # every reader fails in its own way on foreign bytes
-        raise ValueError(f"adata={str(path)!r} could not be read as an AnnData ({error})") from error
-
-
-def check_keys(one: dict[str, Any], several: dict[str, Any]) -> None:
-    """Raise where an argument that names one column has several, or the other way round."""
-    for argument, key in one.items():
-        if not isinstance(key, str | None):
-            raise ValueError(f"{argument} is the name of one column or layer, and is {key!r}: pass one name")
-    for argument, keys in several.items():
-        if isinstance(keys, str):
-            raise ValueError(f"{argument} is a list of columns, and is the text {keys!r}: pass [{keys!r}]")
-
-
-def check_names(adata: AnnData) -> None:
-    """Raise where rows or columns cannot be told apart by name."""
-    for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
-        if not names.is_unique:
-            twice = names[names.duplicated()][0]
-            raise ValueError(
-                f"adata.{axis}_names has duplicates, such as {twice!r}: results could not be told apart; call "
-                f"adata.{axis}_names_make_unique() first"
-            )
-
-
-def masked_genes(adata: AnnData, gene_mask: str | Sequence[bool] | None) -> np.ndarray:
-    """Booleans (n_vars,): the genes to model.
-
-    Raises
-    ------
-    ValueError
-        For a mask that is no column of var, not boolean, of the wrong length, or empty.
-    """
-    if gene_mask is None:
-        return np.ones(adata.n_vars, dtype=bool)
-    if isinstance(gene_mask, str):
-        if gene_mask not in adata.var:
-            there = ", ".join(map(repr, adata.var.columns)) or "none"
-            raise ValueError(f"gene_mask={gene_mask!r} is not a column of adata.var: there are {there}")
-        mask = adata.var[gene_mask].to_numpy()
-    else:
-        mask = np.asarray(gene_mask)
-    if mask.dtype != bool or mask.shape != (adata.n_vars,):
-        raise ValueError(
-            f"gene_mask must be {adata.n_vars} booleans, one for each gene, and is {mask.dtype} of shape {mask.shape}"
-        )
-    if not mask.any():
-        raise ValueError("gene_mask selects no gene: there is nothing to fit")
-    return mask

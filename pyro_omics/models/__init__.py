@@ -2,5 +2,6 @@
 
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.scvi import SCVI
+from pyro_omics.models.totalvi import TotalVI
 
-__all__ = ["SCVI", "CountModel"]
+__all__ = ["SCVI", "CountModel", "TotalVI"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
@@ -41,12 +41,16 @@ class CountModel(PyroModule, Recipe):
     local_sites
         names of the latents that each row has its own of. The first is what `Posterior.latent` reports.
     queries
-        name of a method ``(batch, latents, **options)`` -> what its columns are (an entry of the DataModule's schema,
-        such as ``"genes"``); `Posterior` offers each under the same name.
+        name of a method ``(batch, latents, **options)`` -> what its columns are: an entry of the DataModule's schema,
+        such as ``"genes"``, or several for a method that returns several tensors; `Posterior` offers each under the
+        same name.
+    axes
+        name of a site -> what its last dimensions are, such as ``("genes",)``, for the labels of draws.
     """
 
     local_sites: tuple[str, ...] = ()
-    queries: ClassVar[dict[str, str]] = {}
+    queries: ClassVar[dict[str, str | tuple[str, ...]]] = {}
+    axes: ClassVar[dict[str, tuple[str, ...]]] = {}
     n_genes: int
 
     def __init__(self, n_obs: int) -> None:
@@ -122,14 +126,48 @@ class CountModel(PyroModule, Recipe):
         if site not in self.encoders:
             self.encoders[site] = self.build_encoder(site, n_out)
 
-    def encode(self, batch: Any, site: str = "z") -> tuple[Tensor, Tensor]:
-        """Location and scale (n, n_out) of the unconstrained posterior of ``site``."""
-        inputs, cov = self.encoder_inputs(batch), self.encoder_covariates(batch)
+    def encode(self, batch: Any, site: str = "z", latents: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Location and scale (n, n_out) of the unconstrained posterior of ``site``.
+
+        Parameters
+        ----------
+        batch
+            the rows.
+        site
+            name of a local site.
+        latents
+            values of the local sites before it in ``local_sites``, for a model whose posterior of one depends on
+            another's.
+        """
+        return self.encoded(site, self.encoder_inputs(batch), self.encoder_covariates(batch))
+
+    def encoded(self, site: str, inputs: Tensor, cov: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the encoder of ``site`` makes of these inputs: location and scale."""
         encoder = self.encoders[site]
         out = encoder(inputs) if cov is None else encoder(inputs, cov)
         if not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
             raise ValueError(f"the encoder of {site!r} must return a location and a scale, and returned {_shape(out)}")
         return out
+
+    def informed(self, site: str, batch: Any) -> Tensor | None:
+        """Which entries of a local latent (n, *event shape) the batch's data say something of; None for all.
+
+        The others are left out of the KL, where model and guide sample them as `distributions.masked` by this: what is
+        not measured then costs nothing, and the guide may still impute it.
+        """
+        return None
+
+    def penalty(self, batch: Any, latents: Mapping[str, Tensor]) -> Tensor | None:
+        """A term that is added to the loss in training, in nats per observation; never part of a logged ELBO.
+
+        Parameters
+        ----------
+        batch
+            a minibatch of training rows.
+        latents
+            the values that the guide drew in this step, with their gradient.
+        """
+        return None
 
     def default_guide(self) -> Callable[[CountModel], Guide] | None:
         """The guide that suits the model, a callable model -> guide; None is the `Amortized` guide."""
@@ -141,7 +179,10 @@ class CountModel(PyroModule, Recipe):
 
 
 def example_cells(sizes: Sizes) -> CellBatch:
-    """Two cells (one, if there is only one) with a count of 1 in each gene, at level 0 of each covariate."""
+    """Two cells (one, if there is only one) with a count of 1 in each gene, at level 0 of each covariate.
+
+    Proteins are not measured in the first, so that what a program does without them is tried too.
+    """
     n = min(2, sizes.n_obs)
     rows = torch.arange(n)
     zeros = torch.zeros_like(rows)
@@ -154,6 +195,8 @@ def example_cells(sizes: Sizes) -> CellBatch:
         categorical=torch.zeros(n, len(sizes.n_categories), dtype=torch.long) if sizes.n_categories else None,
         continuous=torch.zeros(n, sizes.n_continuous) if sizes.n_continuous else None,
         size_factor=torch.ones(n, 1),
+        y=torch.ones(n, sizes.n_proteins) if sizes.n_proteins else None,
+        measured=(rows > 0).unsqueeze(-1).expand(-1, sizes.n_proteins) if sizes.n_proteins else None,
     )
 
 

@@ -68,7 +68,11 @@ class SCVI(CountModel):
     """
 
     local_sites: tuple[str, ...] = ("z",)
-    queries: ClassVar[dict[str, str]] = {"normalized_expression": "genes"}
+    queries: ClassVar[dict[str, str | tuple[str, ...]]] = {
+        "normalized_expression": "genes",
+        "denoised_samples": "genes",
+    }
+    axes: ClassVar[dict[str, tuple[str, ...]]] = {"x": ("genes",)}
 
     def __init__(
         self,
@@ -101,20 +105,23 @@ class SCVI(CountModel):
         self.network: dict[str, Any] = {"n_hidden": n_hidden, "n_layers": n_layers, "norm": norm}
         self.dropout = dropout
         heads = dict.fromkeys(("rho", *self.likelihood.heads), sizes.n_genes)
-        if decoder is None:
-            decoder = Decoder(n_latent, heads, n_cov=self.covariates.n_out, **self.network)
-        self.decoder = free_network("decoder", decoder)
+        self.decoder = free_network("decoder", self.build_decoder(heads) if decoder is None else decoder)
         if encoder is not None:
             self.encoders["z"] = free_network("encoder", encoder)
 
     def forward(self, batch: CellBatch) -> None:
         """The generative program over a minibatch."""
         with self.plate(batch):
-            z_nk = pyro.sample("z", self.prior(batch))
-            library_n1 = self.library(batch)
-            rho_ng, heads = self.decode(z_nk, batch)
-            counts = self.likelihood(library_n1 * rho_ng, heads, batch)
-            pyro.sample("x", counts, obs=batch.x)
+            self.express(batch)
+
+    def express(self, batch: CellBatch) -> Tensor:
+        """The program of the RNA, inside the plate; returns z (n, k)."""
+        z_nk = pyro.sample("z", self.prior(batch))
+        library_n1 = self.library(batch)
+        rho_ng, heads = self.decode(z_nk, batch)
+        counts = self.likelihood(library_n1 * rho_ng, heads, batch)
+        pyro.sample("x", counts, obs=batch.x)
+        return z_nk
 
     def decode(self, z_nk: Tensor, batch: CellBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Expression frequencies rho (n, g), which sum to 1 in each row, and the likelihood's heads."""
@@ -131,13 +138,18 @@ class SCVI(CountModel):
         """The covariates, if the encoder is to see them."""
         return self.covariates(batch) if self.encode_covariates else None
 
+    def build_decoder(self, heads: dict[str, int]) -> nn.Module:
+        """The network from z to these outputs, name -> width."""
+        return Decoder(self.n_latent, heads, n_cov=self.covariates.n_out, **self.network)
+
     def build_encoder(self, site: str, n_out: int) -> nn.Module:
-        """An encoder over the genes for "z" or "library"; the library's has one hidden layer, as published."""
+        """An encoder of the counts for "z" or "library"; the library's has one hidden layer, as published."""
         network: dict[str, Any] = {**self.network, "dropout": self.dropout}
         if site == "library":
             network["n_layers"] = 1
         n_cov = self.covariates.n_out if self.encode_covariates else 0
-        return Encoder(self.n_genes, n_out, n_cov=n_cov, **network)
+        n_in = self.encoder_inputs(self.example_batch()).shape[-1]
+        return Encoder(n_in, n_out, n_cov=n_cov, **network)
 
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
         """ClippedAdam at learning rate 1e-3 with the field's eps of 0.01."""
@@ -158,9 +170,30 @@ class SCVI(CountModel):
         library_size
             counts that each cell's expression sums to; None takes the cell's own library size.
         """
+        rho_ng, _ = self.decode(latents["z"], batch)
+        return rho_ng * self._library_size(batch, latents, library_size)
+
+    @pyro_method
+    def denoised_samples(
+        self, batch: CellBatch, latents: dict[str, Tensor], library_size: float | None = 1.0
+    ) -> Tensor:
+        """Draws of the rate beneath the counts, (n, g): of the negative binomials' Gamma, so with their dispersion.
+
+        Parameters
+        ----------
+        batch, latents, library_size
+            as in `normalized_expression`.
+
+        Source: Gayoso et al. 2021, Nature Methods 18, 272 (denoised samples, of which correlations are taken).
+        """
+        rho_ng, heads = self.decode(latents["z"], batch)
+        mean_ng = rho_ng * self._library_size(batch, latents, library_size)
+        return self.likelihood.denoised(mean_ng, heads, batch)
+
+    def _library_size(self, batch: CellBatch, latents: dict[str, Tensor], library_size: float | None) -> Tensor | float:
+        """The size asked for, or each cell's own (n, 1)."""
         if library_size is not None and library_size <= 0:
             raise ValueError(f"library_size is a number of counts, above 0, and is {library_size}")
-        rho_ng, _ = self.decode(latents["z"], batch)
         if library_size is not None:
-            return rho_ng * library_size
-        return rho_ng * (latents["library"] if "library" in latents else self.library(batch))
+            return library_size
+        return latents["library"] if "library" in latents else self.library(batch)

@@ -1,0 +1,359 @@
+"""totalVI: RNA and surface proteins of single cells together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.nn import pyro_method
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from pyro_omics import distributions as counts
+from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.dispersions import PerGene
+from pyro_omics.layers import Classifier, Decoder, Encoder, log_normalised
+from pyro_omics.likelihoods import Likelihood, NegativeBinomial, NegativeBinomialMixture
+from pyro_omics.models.scvi import SCVI
+from pyro_omics.parts import free_network, part_of
+from pyro_omics.proteins import Background, Efficiency
+
+
+class TotalVI(SCVI):
+    r"""totalVI (Gayoso et al. 2021, Nature Methods 18, 272): scVI's RNA, and proteins from the same latent.
+
+    .. math::
+        z_n &\sim \mathrm{Normal}(0, I_k), \quad
+        x_{ng} \sim \mathrm{NB}(l_n \rho_{ng}, \theta_g), \quad \rho_n = \mathrm{softmax}(\mathrm{decoder}(z_n, s_n)) \\
+        e_{st} &\sim \mathrm{LogNormal}(0, 1), \quad
+        \log \beta_{nt} = c_{st} + d_{st} u_{nt}, \quad u_{nt} \sim \mathrm{Normal}(0, 1) \\
+        y_{nt} &\sim \pi_{nt} \, \mathrm{NB}(e_{st} \beta_{nt}, \phi_t)
+            + (1 - \pi_{nt}) \, \mathrm{NB}(e_{st} \alpha_{nt} \beta_{nt}, \phi_t)
+
+    with s the cell's batch, and alpha >= 1 and pi = P(background) outputs of the protein decoder at (z_n, s_n). The
+    efficiency e is a global latent, counted once per data set. The guide of u_nt is a network of (z_n, s_n).
+
+    Proteins that were not measured in a cell are left out of the likelihood and of the KL of u. Read from the model,
+    they are imputed; those that the cell's whole batch lacks are read as in the batch that measured them in most cells.
+
+    Parameters
+    ----------
+    sizes
+        what is known of the data; ``TotalVI.from_data(dm)`` fills it in.
+    n_latent
+        k, dimension of z.
+    n_hidden
+        width of the hidden layers.
+    n_layers
+        number of hidden layers of the encoder (the decoders have one).
+    dropout
+        dropout rate of all networks.
+    likelihood
+        of the RNA counts; `likelihoods.NegativeBinomial` when None.
+    protein_likelihood
+        of the protein counts; `likelihoods.NegativeBinomialMixture` when None. Its dispersion is its argument.
+    protein_decoder
+        (z (n, k), covariates) -> dict of (n, t) with the protein likelihood's heads.
+    efficiency
+        `proteins.Efficiency` when None; `proteins.PointEfficiency` is the published tool's.
+    background
+        `proteins.Background` when None: the prior of the background rate, learned or fixed.
+    adversary
+        weight of the penalty for a latent from which a classifier can tell the batch; None is 1 where a batch lacks
+        proteins, and 0 elsewhere.
+    rna
+        `SCVI`'s other arguments: norm, prior, library, encoder, decoder, encode_covariates.
+
+    Raises
+    ------
+    ValueError
+        For data without proteins, and as `SCVI`.
+    """
+
+    queries: ClassVar[dict[str, str | tuple[str, ...]]] = {
+        "normalized_expression": ("genes", "proteins"),
+        "denoised_samples": ("genes", "proteins"),
+        "protein_foreground_probability": "proteins",
+        "protein_background": "proteins",
+    }
+    axes: ClassVar[dict[str, tuple[str, ...]]] = {
+        "x": ("genes",),
+        "y": ("proteins",),
+        "background": ("proteins",),
+        "efficiency": ("batch", "proteins"),
+    }
+    measured_bt: Tensor
+    stand_in_bt: Tensor
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        n_latent: int = 20,
+        n_hidden: int = 256,
+        n_layers: int = 2,
+        dropout: float = 0.2,
+        likelihood: Likelihood | None = None,
+        protein_likelihood: NegativeBinomialMixture | None = None,
+        protein_decoder: nn.Module | None = None,
+        efficiency: Efficiency | None = None,
+        background: Background | None = None,
+        adversary: float | None = None,
+        **rna: Any,
+    ) -> None:
+        if sizes.n_proteins < 1:
+            raise ValueError(
+                "TotalVI needs protein counts, and the data have none: name them, "
+                "CellDataModule(adata, protein_obsm_key=...), or use SCVI"
+            )
+        rna["likelihood"] = NegativeBinomial() if likelihood is None else likelihood
+        super().__init__(sizes, n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers, dropout=dropout, **rna)
+        self.n_proteins = sizes.n_proteins
+        # scvi-tools draws log theta of proteins from Uniform(0, 2): this is its mean.
+        mixture = NegativeBinomialMixture(PerGene(start=1.0)) if protein_likelihood is None else protein_likelihood
+        self.protein_likelihood = part_of("protein_likelihood", mixture, NegativeBinomialMixture)
+        self.protein_likelihood.build(replace(self.sizes, n_genes=sizes.n_proteins))
+        self.efficiency = part_of("efficiency", Efficiency() if efficiency is None else efficiency, Efficiency)
+        self.background = part_of("background", Background() if background is None else background, Background)
+        for part in (self.efficiency, self.background):
+            part.build(self.sizes)
+        if protein_decoder is None:
+            protein_decoder = self.build_decoder(dict.fromkeys(self.protein_likelihood.heads, self.n_proteins))
+        self.protein_decoder = free_network("protein_decoder", protein_decoder)
+        self.local_sites = (*self.local_sites, "background")
+        self._note_panels(sizes)
+        missing = not bool(self.measured_bt.all())
+        self.adversary = float(missing) if adversary is None else adversary
+        if self.adversary < 0:
+            raise ValueError(f"adversary is the weight of a penalty, 0 or more, and is {adversary}")
+        if self.adversary and sizes.n_batches > 1:
+            self.classifier = Classifier(n_latent, sizes.n_batches, norm=self.network["norm"])
+
+    def _note_panels(self, sizes: Sizes) -> None:
+        """Which batches measured which proteins, and whose numbers stand in where one did not."""
+        cells_bt = torch.tensor(sizes.protein_cells).reshape(sizes.n_batches, self.n_proteins)
+        own_b1 = torch.arange(sizes.n_batches).unsqueeze(-1)
+        self.register_buffer("measured_bt", cells_bt > 0, persistent=False)
+        self.register_buffer("stand_in_bt", torch.where(cells_bt > 0, own_b1, cells_bt.argmax(0)), persistent=False)
+        self.stand_ins = sorted(set(self.stand_in_bt[cells_bt == 0].tolist()))
+
+    # The program ----------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: CellBatch) -> None:
+        """The generative program over a minibatch."""
+        efficiency_bt = self.efficiency()
+        with self.plate(batch):
+            z_nk = self.express(batch)
+            u_nt = pyro.sample("background", self._background_prior(batch))
+            efficiency_nt = self._of_batch(efficiency_bt, batch)
+            self.efficiency.each(efficiency_nt)
+            mean_nt, heads = self.decode_proteins(z_nk, u_nt, efficiency_nt, batch)
+            y_nt = self.protein_likelihood(mean_nt, heads, self._row_panel(batch))
+            pyro.sample("y", counts.masked(y_nt, batch.measured), obs=batch.y)
+
+    def _background_prior(self, batch: CellBatch) -> TorchDistribution:
+        zeros = torch.zeros_like(self._counts(batch))
+        return counts.masked(dist.Normal(zeros, torch.ones_like(zeros)).to_event(1), batch.measured)
+
+    def informed(self, site: str, batch: CellBatch) -> Tensor | None:
+        """The background of proteins that were not measured is left out of the KL."""
+        return batch.measured if site == "background" else None
+
+    def decode_proteins(
+        self, z_nk: Tensor, u_nt: Tensor, efficiency_nt: Tensor, batch: CellBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The background's mean e beta, in counts, and the protein likelihood's heads, (n, t) each."""
+        heads = self._in_measuring_batches(self._protein_heads, z_nk, batch)
+        loc_nt, scale_nt = (self._of_batch(table, batch) for table in self.background(self.sizes.n_batches))
+        return efficiency_nt * torch.exp(loc_nt + scale_nt * u_nt), heads
+
+    def _protein_heads(self, z_nk: Tensor, batch: CellBatch) -> dict[str, Tensor]:
+        heads = self.protein_decoder(self.prior.transform(z_nk), self.covariates(batch))
+        for name in self.protein_likelihood.heads:
+            if name not in heads or heads[name].shape[-1] != self.n_proteins:
+                found = {head: tuple(value.shape) for head, value in heads.items()}
+                raise ValueError(
+                    f"the protein_decoder must return {name!r} of {self.n_proteins} proteins, and has {found}"
+                )
+        return heads
+
+    # Batches that did not measure a protein --------------------------------------------------------------------------
+
+    def _codes(self, batch: CellBatch) -> Tensor:
+        return torch.zeros_like(batch.index) if batch.batch is None else batch.batch
+
+    def _of_batch(self, table_bt: Tensor, batch: CellBatch) -> Tensor:
+        """A table's numbers for each cell's batch, or for the one that stands in for it, (n, t)."""
+        return table_bt.gather(0, self.stand_in_bt[self._codes(batch)])
+
+    def _row_panel(self, batch: CellBatch) -> CellBatch:
+        """The rows of a batch without any protein, in the batch that stands in for it."""
+        if not self.stand_ins:
+            return batch
+        codes = self._codes(batch)
+        without = ~self.measured_bt.any(-1)[codes]
+        return batch._replace(batch=torch.where(without, self.stand_in_bt[codes, 0], codes))
+
+    def _in_measuring_batches(
+        self, network: Callable[[Tensor, CellBatch], dict[str, Tensor]], z_nk: Tensor, batch: CellBatch
+    ) -> dict[str, Tensor]:
+        """A network's outputs (n, t) for each protein in a batch that measured it.
+
+        In training the others are masked out of the loss, and are not worth a pass.
+        """
+        out = network(z_nk, batch)
+        if self.training or not self.stand_ins:
+            return out
+        stand_in_nt, own_n1 = self.stand_in_bt[self._codes(batch)], self._codes(batch).unsqueeze(-1)
+        for code in self.stand_ins:
+            borrowed_nt = (stand_in_nt == code) & (own_n1 != code)
+            if borrowed_nt.any():
+                moved = network(z_nk, batch._replace(batch=torch.full_like(batch.index, code)))
+                out = {name: torch.where(borrowed_nt, moved[name], value) for name, value in out.items()}
+        return out
+
+    # The guide's networks -------------------------------------------------------------------------------------------
+
+    def encoder_inputs(self, batch: CellBatch) -> Tensor:
+        """log(1 + x / (1 + mean x)) of RNA and of the proteins measured, side by side (n, g + t)."""
+        return torch.cat([log_normalised(batch.x), log_normalised(self._counts(batch), batch.measured)], -1)
+
+    def _counts(self, batch: CellBatch) -> Tensor:
+        if batch.y is None:
+            raise ValueError(
+                "TotalVI's batches need proteins, and this one has none: CellDataModule(protein_obsm_key=...)"
+            )
+        return batch.y
+
+    def encode(
+        self, batch: CellBatch, site: str = "z", latents: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Location and scale of a site's posterior; that of "background" is a network of z and the covariates."""
+        if site != "background":
+            return super().encode(batch, site)
+        if latents is None or "z" not in latents:
+            raise ValueError("the posterior of 'background' is given z: sample model.local_sites in their order")
+
+        def network(z_nk: Tensor, cells: CellBatch) -> dict[str, Tensor]:
+            inputs = self.prior.transform(z_nk)
+            return dict(zip(("loc", "scale"), self.encoded(site, inputs, self.covariates(cells)), strict=True))
+
+        out = self._in_measuring_batches(network, latents["z"], batch)
+        return out["loc"], out["scale"]
+
+    def build_encoder(self, site: str, n_out: int) -> nn.Module:
+        """An encoder of the counts of both modalities, or, for "background", of z and the covariates."""
+        if site != "background":
+            return super().build_encoder(site, n_out)
+        return Encoder(self.n_latent, n_out, n_cov=self.covariates.n_out, **self._decoder_network())
+
+    def build_decoder(self, heads: dict[str, int]) -> nn.Module:
+        """One hidden layer with dropout, whose outputs see z and the covariates again, as published."""
+        return Decoder(self.n_latent, heads, n_cov=self.covariates.n_out, **self._decoder_network())
+
+    def _decoder_network(self) -> dict[str, Any]:
+        return {**self.network, "n_layers": 1, "dropout": self.dropout, "skip": True}
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def penalty(self, batch: CellBatch, latents: Mapping[str, Tensor]) -> Tensor | None:
+        """The cross-entropy of a classifier that reads the batch from z, through a reversed gradient; None without one.
+
+        Source: Gayoso et al. 2021, Nature Methods 18, 272 (missing proteins).
+        """
+        if not hasattr(self, "classifier"):
+            return None
+        logits = self.classifier(self.prior.transform(latents["z"]))
+        codes = self._codes(batch).expand(logits.shape[:-1])
+        return self.adversary * functional.cross_entropy(logits.flatten(0, -2), codes.flatten())
+
+    def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
+        """ClippedAdam at learning rate 4e-3 with the field's eps of 0.01."""
+        return partial(ClippedAdam, lr=4e-3, eps=0.01)
+
+    # Queries --------------------------------------------------------------------------------------------------------
+
+    def _proteins(self, batch: CellBatch, latents: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        efficiency_bt = latents["efficiency"] if "efficiency" in latents else self.efficiency()
+        efficiency_nt = self._of_batch(efficiency_bt, batch)
+        return self.decode_proteins(latents["z"], latents["background"], efficiency_nt, batch)
+
+    @pyro_method
+    def normalized_expression(
+        self,
+        batch: CellBatch,
+        latents: dict[str, Tensor],
+        library_size: float | None = 1.0,
+        include_protein_background: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Expected expression: of RNA (n, g), frequencies times a library size; of proteins (n, t), counts.
+
+        Of proteins (1 - pi) e alpha beta, the foreground's expected counts, including the batch's efficiency.
+
+        Parameters
+        ----------
+        batch
+            the cells, with the covariates to decode under.
+        latents
+            values of the latent sites.
+        library_size
+            counts that each cell's RNA sums to; None takes the cell's own library size.
+        include_protein_background
+            add the background's expected counts, pi e beta.
+        """
+        rna_ng = super().normalized_expression(batch, latents, library_size)
+        background_nt, foreground_nt = self.protein_likelihood.signal(*self._proteins(batch, latents))
+        return rna_ng, foreground_nt + background_nt if include_protein_background else foreground_nt
+
+    @pyro_method
+    def denoised_samples(
+        self, batch: CellBatch, latents: dict[str, Tensor], library_size: float | None = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Draws of the rates beneath the counts, RNA (n, g) and proteins (n, t), those of a protein's background 0.
+
+        Parameters
+        ----------
+        batch, latents, library_size
+            as in `normalized_expression`.
+
+        Source: Gayoso et al. 2021, Nature Methods 18, 272.
+        """
+        rna_ng = super().denoised_samples(batch, latents, library_size)
+        mean_nt, heads = self._proteins(batch, latents)
+        return rna_ng, self.protein_likelihood.denoised(mean_nt, heads, self._row_panel(batch))
+
+    @pyro_method
+    def protein_foreground_probability(self, batch: CellBatch, latents: dict[str, Tensor]) -> Tensor:
+        """P(foreground | y, z), (n, t), by Bayes' rule in the mixture; 1 - pi for a protein that was not measured.
+
+        Parameters
+        ----------
+        batch
+            the cells; as if of another batch, nothing of them was measured.
+        latents
+            values of the latent sites.
+        """
+        mean_nt, heads = self._proteins(batch, latents)
+        mixture = self.protein_likelihood(mean_nt, heads, self._row_panel(batch)).base_dist
+        posterior_nt = mixture.foreground_probability(self._counts(batch))
+        if batch.measured is None:
+            return posterior_nt
+        return torch.where(batch.measured, posterior_nt, torch.sigmoid(-heads["background_logits"]))
+
+    @pyro_method
+    def protein_background(self, batch: CellBatch, latents: dict[str, Tensor]) -> Tensor:
+        """The background's rate e beta, (n, t), in counts.
+
+        Parameters
+        ----------
+        batch, latents
+            the cells, and values of the latent sites.
+        """
+        return self._proteins(batch, latents)[0]

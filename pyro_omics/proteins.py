@@ -1,0 +1,109 @@
+"""Parts of the models of protein counts: how much of a batch's antibodies is seen, and what binds without a target."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_omics.batch import Sizes
+from pyro_omics.parts import Part
+
+
+class Efficiency(Part):
+    r"""The share of a protein's molecules that a batch's experiment counts, a global latent.
+
+    .. math:: e_{st} \sim \mathrm{LogNormal}(0, 1)
+
+    for each batch s and protein t, sampled outside the plate over cells: its prior counts once per data set.
+
+    Source: Gayoso et al. 2021, Nature Methods 18, 272.
+    """
+
+    zeros: Tensor
+
+    def build(self, sizes: Sizes) -> None:
+        """Take the shape from the data."""
+        super().build(sizes)
+        self.register_buffer("zeros", torch.zeros(sizes.n_batches, sizes.n_proteins), persistent=False)
+
+    def forward(self) -> Tensor:
+        """Sample e (batches, t) at the site "efficiency"."""
+        return pyro.sample("efficiency", dist.LogNormal(self.zeros, torch.ones_like(self.zeros)).to_event(2))
+
+    def each(self, efficiency_nt: Tensor) -> None:
+        """What is said of each cell's efficiencies, inside the plate: nothing."""
+
+
+class PointEfficiency(Efficiency):
+    """The efficiency as scvi-tools has it: one number and no distribution, and its prior counted once per cell.
+
+    For comparison only: a prior that is counted n times over is no prior, and the loss no ELBO.
+
+    Source: scvi-tools 1.4 (TOTALVI).
+    """
+
+    def build(self, sizes: Sizes) -> None:
+        """Make log_efficiency (batches, t)."""
+        super().build(sizes)
+        self.log_efficiency = nn.Parameter(torch.zeros(sizes.n_batches, sizes.n_proteins))
+
+    def forward(self) -> Tensor:
+        """The parameter e (batches, t)."""
+        return self.log_efficiency.exp()
+
+    def each(self, efficiency_nt: Tensor) -> None:
+        """Count the prior of the cell's batch for each cell, at the site "efficiency_prior"."""
+        prior = dist.LogNormal(torch.zeros_like(efficiency_nt), torch.ones_like(efficiency_nt)).to_event(1)
+        pyro.sample("efficiency_prior", prior, obs=efficiency_nt)
+
+
+class Background(Part):
+    r"""The prior of the background rate, in counts, before the batch's efficiency.
+
+    .. math:: \log \beta_{nt} = c_{st} + d_{st} u_{nt}, \quad u_{nt} \sim \mathrm{Normal}(0, 1)
+
+    which is log beta ~ Normal(c, d). The latent site is u, the cell's deviation from its batch's background, so that a
+    cell can be read as if it were of another batch. c and d start at the lower component of a mixture fitted to the
+    batch's log(1 + counts) (``batch.Sizes.protein_background``).
+
+    Parameters
+    ----------
+    learned
+        whether c and d are parameters, or stay where they start.
+    shared
+        whether all batches have one c and d for each protein, so that efficiencies alone tell batches apart.
+
+    Source: Gayoso et al. 2021, Nature Methods 18, 272.
+    """
+
+    loc: Tensor
+    log_scale: Tensor
+
+    def __init__(self, learned: bool = True, shared: bool = False) -> None:
+        super().__init__()
+        self.learned, self.shared = learned, shared
+
+    def build(self, sizes: Sizes) -> None:
+        """Make ``loc`` (c) and ``log_scale`` (log d), (batches, t) or, shared, (1, t)."""
+        super().build(sizes)
+        start = torch.tensor(sizes.protein_background, dtype=torch.get_default_dtype())
+        if start.shape != (sizes.n_batches, sizes.n_proteins, 2):
+            raise ValueError(
+                f"the background's prior needs a start for each of {sizes.n_batches} batches and {sizes.n_proteins} "
+                f"proteins, and sizes.protein_background is of shape {tuple(start.shape)}: use from_data(dm)"
+            )
+        if self.shared:
+            cells = torch.tensor(sizes.protein_cells, dtype=start.dtype).unsqueeze(-1)
+            start = (start * cells).sum(0, keepdim=True) / cells.sum(0, keepdim=True).clamp(min=1)
+        loc, log_scale = start[..., 0].contiguous(), start[..., 1].clamp(min=1e-2).log()
+        if self.learned:
+            self.loc, self.log_scale = nn.Parameter(loc), nn.Parameter(log_scale)
+        else:
+            self.register_buffer("loc", loc)
+            self.register_buffer("log_scale", log_scale)
+
+    def forward(self, n_batches: int) -> tuple[Tensor, Tensor]:
+        """The prior's c and d, (batches, t) each."""
+        return self.loc.expand(n_batches, -1), self.log_scale.exp().expand(n_batches, -1)

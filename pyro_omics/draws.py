@@ -85,7 +85,7 @@ class Draws:
     def log_weights(self, batch: Any, s: int, with_global: bool) -> dict[str, Tensor]:
         """Each site's part of log p(x, z) - log q(z), (n,): log p where observed, log p - log q where latent.
 
-        The global sites' parts are divided by n_obs, or left out. A joint autoguide's auxiliary site goes as "auxiliary".
+        The global sites' parts are divided by n_obs, or left out; a joint autoguide's own site is "auxiliary".
         """
         parts: dict[str, Tensor] = {}
         zeros = torch.zeros(len(batch.index), device=batch.index.device)

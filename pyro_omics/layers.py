@@ -235,6 +235,24 @@ class Decoder(PyroModule, Recipe):
         return {name: head(h) for name, head in self.heads.items()}
 
 
+class Branches(PyroModule, Recipe):
+    """Decoders side by side, with a hidden layer each, whose outputs are put together.
+
+    Parameters
+    ----------
+    decoders
+        modules (z, covariates) -> dict, each with names of its own.
+    """
+
+    def __init__(self, *decoders: nn.Module) -> None:
+        super().__init__()
+        self.decoders = PyroModule[nn.ModuleList](decoders)
+
+    def forward(self, z: Tensor, cov: Tensor | None = None) -> dict[str, Tensor]:
+        """Map (..., n, n_in) to the dict of all outputs."""
+        return {name: out for decoder in self.decoders for name, out in decoder(z, cov).items()}
+
+
 class Classifier(PyroModule, Recipe):
     """Logits of classes from a latent, whose gradient reaches the latent reversed: the latent learns to hide the class.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -78,8 +80,11 @@ class Background(Part):
     Source: Gayoso et al. 2021, Nature Methods 18, 272.
     """
 
+    heads: tuple[str, ...] = ()
     loc: Tensor
     log_scale: Tensor
+    start_loc: Tensor
+    start_scale: Tensor
 
     def __init__(self, learned: bool = True, shared: bool = False) -> None:
         super().__init__()
@@ -98,12 +103,80 @@ class Background(Part):
             cells = torch.tensor(sizes.protein_cells, dtype=start.dtype).unsqueeze(-1)
             start = (start * cells).sum(0, keepdim=True) / cells.sum(0, keepdim=True).clamp(min=1)
         loc, log_scale = start[..., 0].contiguous(), start[..., 1].clamp(min=1e-2).log()
+        self.register_buffer("start_loc", loc.clone(), persistent=False)
+        self.register_buffer("start_scale", log_scale.exp(), persistent=False)
         if self.learned:
             self.loc, self.log_scale = nn.Parameter(loc), nn.Parameter(log_scale)
         else:
             self.register_buffer("loc", loc)
             self.register_buffer("log_scale", log_scale)
 
-    def forward(self, n_batches: int) -> tuple[Tensor, Tensor]:
-        """The prior's c and d, (batches, t) each."""
-        return self.loc.expand(n_batches, -1), self.log_scale.exp().expand(n_batches, -1)
+    def forward(self, u_nt: Tensor, codes_nt: Tensor, heads: Mapping[str, Tensor]) -> Tensor:
+        """The rate beta (n, t), in counts, at deviations u, for each entry's batch.
+
+        Parameters
+        ----------
+        u_nt
+            (n, t) values of the site "background".
+        codes_nt
+            (n, t) codes of the batches whose c and d hold.
+        heads
+            outputs of the protein decoder, among them those that ``heads`` names.
+        """
+        loc_nt, scale_nt = self._prior(codes_nt)
+        return torch.exp(loc_nt + scale_nt * u_nt)
+
+    def _prior(self, codes_nt: Tensor) -> tuple[Tensor, Tensor]:
+        """The entries' c and d."""
+        loc, scale = _entries(self.loc, codes_nt), _entries(self.log_scale, codes_nt).exp()
+        return loc, scale
+
+    def standardised(self, loc_nt: Tensor, scale_nt: Tensor, codes_nt: Tensor) -> tuple[Tensor, Tensor]:
+        """The Normal of u that says log beta ~ Normal(c0 + d0 loc, d0 scale), c0 and d0 being where c and d started.
+
+        A posterior in these terms leaves c and d no other use than to be its aggregate's moments. Were it in terms of
+        u, the quickest way to a smaller loss would be a smaller d, and with it every difference between cells.
+
+        Parameters
+        ----------
+        loc_nt, scale_nt
+            outputs of a network.
+        codes_nt
+            the batch of each.
+        """
+        (c, d), c0, d0 = self._prior(codes_nt), _entries(self.start_loc, codes_nt), _entries(self.start_scale, codes_nt)
+        return (c0 - c + loc_nt) / d, scale_nt * d0 / d
+
+
+class CellBackground(Background):
+    r"""A background whose mean depends on the cell's state, within bounds: nonspecific binding differs by cell type.
+
+    .. math:: \log \beta_{nt} = c_{st} + b \tanh h_t(z_n, s_n) + d_{st} u_{nt}
+
+    with h an output of the protein decoder. Published totalVI has b = 0: its background is independent of z, so that
+    the expected counts of all cells without a protein are the same.
+
+    Parameters
+    ----------
+    bound
+        b, the most that a state's log background may differ from its batch's.
+    learned, shared
+        see `Background`.
+    """
+
+    heads = ("background_shift",)
+
+    def __init__(self, bound: float = 1.0, learned: bool = True, shared: bool = False) -> None:
+        super().__init__(learned, shared)
+        if bound <= 0:
+            raise ValueError(f"bound is of a log rate, above 0, and is {bound}: proteins.Background() has none")
+        self.bound = bound
+
+    def forward(self, u_nt: Tensor, codes_nt: Tensor, heads: Mapping[str, Tensor]) -> Tensor:
+        """The rate beta (n, t); see `Background`."""
+        return super().forward(u_nt, codes_nt, heads) * torch.exp(self.bound * torch.tanh(heads["background_shift"]))
+
+
+def _entries(table_bt: Tensor, codes_nt: Tensor) -> Tensor:
+    """A table's number for each entry's batch and protein; a table of one row holds for all batches."""
+    return table_bt.expand_as(codes_nt) if len(table_bt) == 1 else table_bt.gather(0, codes_nt)

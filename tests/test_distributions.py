@@ -8,7 +8,14 @@ import pytest
 import torch
 from scipy import stats
 
-from pyro_omics.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
+from pyro_omics.distributions import (
+    NegativeBinomial,
+    NegativeBinomialMixture,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+    masked,
+)
 
 MU = [0.1, 0.9, 7.0, 60.0, 2000.0]
 THETA = [0.05, 1.0, 30.0, 999.0, 1001.0, 1e5, 1e7]  # both sides of the change to Stirling's series at 1e3
@@ -39,10 +46,11 @@ def make(name, mu, theta=3.0, logits=-0.7, dtype=torch.float64, **options):
         "zinb": lambda: ZeroInflatedNegativeBinomial(mu, theta, logits, **options),
         "poisson": lambda: Poisson(mu, **options),
         "zip": lambda: ZeroInflatedPoisson(mu, logits, **options),
+        "mixture": lambda: NegativeBinomialMixture(mu, 4 * mu, theta, logits, **options),
     }[name]()
 
 
-ALL = ["nb", "zinb", "poisson", "zip"]
+ALL = ["nb", "zinb", "poisson", "zip", "mixture"]
 
 
 # Values ---------------------------------------------------------------------------------------------------------------
@@ -69,6 +77,38 @@ def test_zip_is_the_mixture_of_scipys():
     rate, logits, x = grid(MU, LOGITS, COUNT)
     truth = inflated(x, stats.poisson.logpmf(x, rate), logits)
     np.testing.assert_allclose(ZeroInflatedPoisson(rate, logits).log_prob(x), truth, rtol=1e-10, atol=1e-10)
+
+
+def test_mixture_is_that_of_scipys():
+    mu, theta, logits, x = grid(MU, THETA, LOGITS, COUNT)
+    high = 1 + 3 * mu
+    log_pi, log_rest = stats.logistic.logcdf(logits), stats.logistic.logsf(logits)
+    background, foreground = log_pi + scipy_nb(x, mu, theta), log_rest + scipy_nb(x, high, theta)
+    ours = NegativeBinomialMixture(mu, high, theta, logits)
+    np.testing.assert_allclose(ours.log_prob(x), np.logaddexp(background, foreground), rtol=2e-7, atol=2e-6)
+    probability = 1 / (1 + np.exp(np.clip(background - foreground, -700, 700)))
+    np.testing.assert_allclose(ours.foreground_probability(x), probability, rtol=1e-5, atol=1e-12)
+
+
+def test_mixture_at_the_ends_is_its_components():
+    mu, theta, x = grid(MU, THETA, COUNT)
+    one = torch.ones_like(mu)
+    low = NegativeBinomialMixture(mu, 9 * mu + 1, theta, 1e6 * one)
+    high = NegativeBinomialMixture(mu, 9 * mu + 1, theta, -1e6 * one)
+    torch.testing.assert_close(low.log_prob(x), NegativeBinomial(mu, theta).log_prob(x))
+    torch.testing.assert_close(high.log_prob(x), NegativeBinomial(9 * mu + 1, theta).log_prob(x))
+    assert (low.foreground_probability(x) < 1e-30).sum() > 0
+
+
+def test_masked_leaves_out_single_entries():
+    fn = NegativeBinomial(torch.tensor([[2.0, 5.0], [1.0, 3.0]]), torch.tensor(2.0)).to_event(1)
+    mask = torch.tensor([[True, False], [False, False]])
+    x = torch.tensor([[1.0, 4.0], [0.0, 2.0]])
+    truth = torch.stack([fn.base_dist.log_prob(x)[0, 0], torch.tensor(0.0)])
+    torch.testing.assert_close(masked(fn, mask).log_prob(x), truth)
+    assert masked(fn, None) is fn
+    with pytest.raises(ValueError, match=r"entries of .* are not independent"):
+        masked(torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2)), mask)
 
 
 def test_nb_at_large_theta_is_poisson():
@@ -149,7 +189,7 @@ def test_expand_and_to_event_keep_the_probabilities(name):
 @pytest.mark.parametrize("name", ALL)
 def test_parameters_broadcast(name):
     d = make(name, torch.ones(4, 1), theta=torch.ones(3), logits=torch.zeros(4, 1))
-    expected = (4, 3) if "nb" in name else (4, 1)
+    expected = (4, 1) if name in ("poisson", "zip") else (4, 3)
     assert d.batch_shape == expected
     assert d.log_prob(torch.zeros(expected, dtype=torch.float64)).shape == expected
 
@@ -266,12 +306,17 @@ def test_gradients_in_double(name):
     # By the logarithms of mean and dispersion, in which the numerical derivative is of order 1 everywhere.
     mu, theta, logits, x = grid([0.3, 6.0, 50.0], [0.2, 5.0, 3000.0], [-3.0, 0.5], [0.0, 1.0, 40.0])
     inputs = [v.requires_grad_() for v in (mu.log(), theta.log(), logits)]
-    used = {"nb": inputs[:2], "zinb": inputs, "poisson": inputs[:1], "zip": inputs[::2]}[name]
-    cls = {"nb": NegativeBinomial, "zinb": ZeroInflatedNegativeBinomial, "poisson": Poisson, "zip": ZeroInflatedPoisson}
+    used = {"nb": inputs[:2], "poisson": inputs[:1], "zip": inputs[::2]}.get(name, inputs)
+    make_of = {
+        "nb": lambda mu, theta: NegativeBinomial(mu.exp(), theta.exp()),
+        "zinb": lambda mu, theta, logits: ZeroInflatedNegativeBinomial(mu.exp(), theta.exp(), logits),
+        "poisson": lambda mu: Poisson(mu.exp()),
+        "zip": lambda mu, logits: ZeroInflatedPoisson(mu.exp(), logits),
+        "mixture": lambda mu, theta, logits: NegativeBinomialMixture(mu.exp(), 7 * mu.exp(), theta.exp(), logits),
+    }[name]
 
     def log_prob(*values):
-        gate = len(values) - name.startswith("z")
-        return cls[name](*(v.exp() for v in values[:gate]), *values[gate:]).log_prob(x)
+        return make_of(*values).log_prob(x)
 
     # The change to Stirling's series at theta = 1e3 costs 1e-12, a numerical derivative at theta = 3000 about 1e-6.
     assert torch.autograd.gradcheck(log_prob, used, atol=1e-5, rtol=1e-4)

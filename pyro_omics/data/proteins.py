@@ -50,10 +50,11 @@ class ProteinTable:
             if mask is not None:
                 raise ValueError("protein_mask is given without protein counts: name them, protein_obsm_key=...")
             return None
-        if key not in adata.obsm:
-            there = ", ".join(map(repr, adata.obsm)) or "none"
+        obsm = _tables(adata)
+        if key not in obsm:
+            there = ", ".join(map(repr, obsm)) or "none"
             raise ValueError(f"protein_obsm_key={key!r} is not in adata.obsm: there are {there}")
-        table = adata.obsm[key]
+        table = obsm[key]
         names = _names(table, key)
         if isinstance(table, pd.DataFrame):
             _check_rows(table, adata.obs_names, key)
@@ -121,6 +122,16 @@ class ProteinTable:
                 f"the proteins {constant} have zero variance, the same count in all cells where they were measured: "
                 "they say nothing, and a background cannot be told from them; leave them out of the table"
             )
+
+
+def _tables(adata: AnnData) -> Any:
+    try:
+        return adata.obsm
+    except ValueError as error:  # AnnData's own check, whose message is the two indexes
+        raise ValueError(
+            "a table in adata.obsm has its rows in another order than adata.obs_names, or other rows: put them right "
+            "before it is assigned, adata.obsm[key] = table.loc[adata.obs_names]"
+        ) from error
 
 
 def _names(table: Any, key: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy.special import expit, polygamma
 
 
 def cells(
@@ -65,3 +66,61 @@ def cells(
     )
     adata = AnnData(x, obs=obs, var=pd.DataFrame(index=[f"gene{i}" for i in range(n_genes)]))
     return adata, {"z": z, "rho": rho, "mean": mean, "library": library, "theta": theta}
+
+
+def citeseq(
+    n_obs: int = 2000,
+    n_genes: int = 100,
+    n_proteins: int = 10,
+    n_latent: int = 5,
+    n_batches: int = 1,
+    separation: float = 2.0,
+    efficiency: float = 0.5,
+    seed: int = 0,
+) -> tuple[AnnData, dict[str, Any]]:
+    r"""Cells with RNA (as `cells`) and proteins from totalVI's generative story.
+
+    .. math::
+        e_{st} \sim \mathrm{LogNormal}(0, \mathrm{efficiency}), \quad
+        \beta_{nt} \sim \mathrm{LogNormal}(c_t, d), \quad
+        v_{nt} \sim \mathrm{Bernoulli}(\mathrm{sigmoid}(8 \, w_t^\top z_n + o_t)), \quad
+        y_{nt} \sim \mathrm{NB}(e_{s_n t} \, \alpha^{v_{nt}} \beta_{nt}, \phi_t)
+
+    with c_t ~ Uniform(2.5, 4), d = 0.3, phi_t ~ Uniform(6, 12) and w_t of unit length. Foreground and background are
+    ``separation`` standard deviations of the background's log rate apart: log alpha is that times
+    sqrt(d^2 + trigamma(phi_t)).
+
+    Parameters
+    ----------
+    n_obs, n_genes, n_proteins, n_latent, n_batches
+        sizes.
+    separation
+        of foreground and background, in standard deviations.
+    efficiency
+        standard deviation of the log efficiency between batches and proteins.
+    seed
+        of everything.
+
+    Returns
+    -------
+    AnnData as of `cells`, with ``obsm["protein_counts"]``, and the truth: that of `cells`, and ``efficiency`` (s, t),
+    ``background`` (n, t), e beta in counts, ``log_background`` (t,), the c_t, ``foreground`` (n, t), booleans.
+
+    Source: Gayoso et al. 2021, Methods.
+    """
+    adata, truth = cells(n_obs, n_genes, n_latent, n_batches, signal=1.0, seed=seed)
+    rng = np.random.default_rng([seed, 1])
+    code = adata.obs["batch"].cat.codes.to_numpy()
+    e = np.exp(rng.normal(scale=efficiency, size=(n_batches, n_proteins)))
+    c, d, phi = rng.uniform(2.5, 4.0, n_proteins), 0.3, rng.uniform(6.0, 12.0, n_proteins)
+    w = rng.normal(size=(n_latent, n_proteins))
+    logits = 8 * truth["z"] @ (w / np.linalg.norm(w, axis=0)) + rng.normal(scale=2.0, size=n_proteins)
+    foreground = rng.random(logits.shape) < expit(logits)
+    log_alpha = separation * np.sqrt(d**2 + polygamma(1, phi))
+    background = e[code] * np.exp(rng.normal(c, d, size=foreground.shape))
+    mean = background * np.exp(log_alpha * foreground)
+    y = rng.poisson(mean * rng.gamma(phi, 1 / phi, size=mean.shape)).astype(np.float32)
+    names = [f"protein{t}" for t in range(n_proteins)]
+    adata.obsm["protein_counts"] = pd.DataFrame(y, index=adata.obs_names, columns=names)
+    proteins = {"efficiency": e, "background": background, "log_background": c, "foreground": foreground}
+    return adata, {**truth, **proteins}

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.dispersions import PerGene
-from pyro_omics.layers import Classifier, Decoder, Encoder, log_normalised
+from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
 from pyro_omics.likelihoods import Likelihood, NegativeBinomial, NegativeBinomialMixture
 from pyro_omics.models.scvi import SCVI
 from pyro_omics.parts import free_network, part_of
@@ -124,8 +124,9 @@ class TotalVI(SCVI):
         self.background = part_of("background", Background() if background is None else background, Background)
         for part in (self.efficiency, self.background):
             part.build(self.sizes)
+        self.protein_heads = (*self.protein_likelihood.heads, *self.background.heads)
         if protein_decoder is None:
-            protein_decoder = self.build_decoder(dict.fromkeys(self.protein_likelihood.heads, self.n_proteins))
+            protein_decoder = Branches(*(self.build_decoder({head: self.n_proteins}) for head in self.protein_heads))
         self.protein_decoder = free_network("protein_decoder", protein_decoder)
         self.local_sites = (*self.local_sites, "background")
         self._note_panels(sizes)
@@ -171,12 +172,11 @@ class TotalVI(SCVI):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The background's mean e beta, in counts, and the protein likelihood's heads, (n, t) each."""
         heads = self._in_measuring_batches(self._protein_heads, z_nk, batch)
-        loc_nt, scale_nt = (self._of_batch(table, batch) for table in self.background(self.sizes.n_batches))
-        return efficiency_nt * torch.exp(loc_nt + scale_nt * u_nt), heads
+        return efficiency_nt * self.background(u_nt, self._entry_codes(batch), heads), heads
 
     def _protein_heads(self, z_nk: Tensor, batch: CellBatch) -> dict[str, Tensor]:
         heads = self.protein_decoder(self.prior.transform(z_nk), self.covariates(batch))
-        for name in self.protein_likelihood.heads:
+        for name in self.protein_heads:
             if name not in heads or heads[name].shape[-1] != self.n_proteins:
                 found = {head: tuple(value.shape) for head, value in heads.items()}
                 raise ValueError(
@@ -191,7 +191,11 @@ class TotalVI(SCVI):
 
     def _of_batch(self, table_bt: Tensor, batch: CellBatch) -> Tensor:
         """A table's numbers for each cell's batch, or for the one that stands in for it, (n, t)."""
-        return table_bt.gather(0, self.stand_in_bt[self._codes(batch)])
+        return table_bt.gather(0, self._entry_codes(batch))
+
+    def _entry_codes(self, batch: CellBatch) -> Tensor:
+        """The batch whose numbers hold for each cell and protein, (n, t)."""
+        return self.stand_in_bt[self._codes(batch)]
 
     def _row_panel(self, batch: CellBatch) -> CellBatch:
         """The rows of a batch without any protein, in the batch that stands in for it."""
@@ -211,7 +215,7 @@ class TotalVI(SCVI):
         out = network(z_nk, batch)
         if self.training or not self.stand_ins:
             return out
-        stand_in_nt, own_n1 = self.stand_in_bt[self._codes(batch)], self._codes(batch).unsqueeze(-1)
+        stand_in_nt, own_n1 = self._entry_codes(batch), self._codes(batch).unsqueeze(-1)
         for code in self.stand_ins:
             borrowed_nt = (stand_in_nt == code) & (own_n1 != code)
             if borrowed_nt.any():
@@ -246,7 +250,7 @@ class TotalVI(SCVI):
             return dict(zip(("loc", "scale"), self.encoded(site, inputs, self.covariates(cells)), strict=True))
 
         out = self._in_measuring_batches(network, latents["z"], batch)
-        return out["loc"], out["scale"]
+        return self.background.standardised(out["loc"], out["scale"], self._entry_codes(batch))
 
     def build_encoder(self, site: str, n_out: int) -> nn.Module:
         """An encoder of the counts of both modalities, or, for "background", of z and the covariates."""
@@ -291,11 +295,12 @@ class TotalVI(SCVI):
         batch: CellBatch,
         latents: dict[str, Tensor],
         library_size: float | None = 1.0,
-        include_protein_background: bool = False,
+        include_protein_background: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Expected expression: of RNA (n, g), frequencies times a library size; of proteins (n, t), counts.
 
-        Of proteins (1 - pi) e alpha beta, the foreground's expected counts, including the batch's efficiency.
+        Of proteins e beta (pi + (1 - pi) alpha), what the batch's experiment would count, so that imputed proteins
+        compare with measured ones; or, without the background, (1 - pi) e alpha beta (scvi-tools' default).
 
         Parameters
         ----------
@@ -306,7 +311,7 @@ class TotalVI(SCVI):
         library_size
             counts that each cell's RNA sums to; None takes the cell's own library size.
         include_protein_background
-            add the background's expected counts, pi e beta.
+            whether the background's expected counts, pi e beta, are part of it.
         """
         rna_ng = super().normalized_expression(batch, latents, library_size)
         background_nt, foreground_nt = self.protein_likelihood.signal(*self._proteins(batch, latents))

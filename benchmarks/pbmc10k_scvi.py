@@ -1,22 +1,19 @@
 """scVI's quality on PBMC 10k beside scvi-tools': held-out ELBO, importance-weighted log-likelihood, purity.
 
-    python benchmarks/pbmc10k_quality.py [--epochs 100] [--seeds 0 1] [--start 1.0]
+    python benchmarks/pbmc10k_scvi.py [--epochs 100] [--seeds 0 1] [--start 1.0]
 
 The set-up is fixed: 6,855 cells x 4,000 genes, batch 128, learning rate 1e-3, ZINB, the model's defaults; the
 validation cells are the first n // 10 of ``np.random.default_rng(0).permutation(n)``. scvi-tools' figures were
 measured with version 1.4.2, 100 epochs, in the same set-up. Purity is the share of the 15 nearest neighbours in the
 latent of all cells with the same label; the labels are gated from the surface proteins, which scVI does not see.
-Data: the loader's (``PYRO_OMICS_DATA``, or a download of 3 MB). Needs the extra ``bench``.
-"""
+Data: the loader's (``PYRO_OMICS_DATA``, or a download of 3 MB)."""
 
 import argparse
 import logging
 import time
 
-import numpy as np
 import pytorch_lightning as pl
-from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import NearestNeighbors
+from pbmc10k import QUIET, gate, knn_purity, validation_cells
 
 import pyro_omics as po
 
@@ -25,54 +22,16 @@ FIELD = {
     "scvi-tools 1.4.2, default": ("-1107.6", "-1102.5", "0.967-0.969"),
     "PCA of log counts": ("", "", "0.926"),
 }
-# A cell is of a type when these markers are high and those are low.
-GATES = {
-    "CD4T": (("CD3", "CD4"), ("CD8a", "CD19", "CD14")),
-    "CD8T": (("CD3", "CD8a"), ("CD19", "CD14")),
-    "Mono14": (("CD14",), ("CD3", "CD19")),
-    "B": (("CD19",), ("CD3", "CD14")),
-    "NK": (("CD56",), ("CD3", "CD14", "CD19")),
-}
-
-
-def gate(protein_counts):
-    """Cell types (n,) from two-component mixtures of each marker's log1p counts, at posterior 0.95 either way."""
-    logp = np.log1p(protein_counts)
-    high = {}
-    for marker in {marker for gates in GATES.values() for side in gates for marker in side}:
-        values = logp[marker].to_numpy(float)[:, None]
-        mixture = GaussianMixture(2, random_state=0).fit(values)
-        high[marker] = mixture.predict_proba(values)[:, mixture.means_.ravel().argmax()]
-    labels = np.full(len(logp), "unk", dtype=object)
-    for name, (up, down) in GATES.items():
-        labels[np.all([high[m] > 0.95 for m in up] + [high[m] < 0.05 for m in down], axis=0)] = name
-    return labels
-
-
-def knn_purity(latent, labels, k=15):
-    """Share of each labelled cell's k nearest labelled neighbours that have its label."""
-    keep = labels != "unk"
-    z, y = latent[keep], labels[keep]
-    index = NearestNeighbors(n_neighbors=k + 1).fit(z).kneighbors(z, return_distance=False)[:, 1:]
-    return float((y[index] == y[:, None]).mean())
 
 
 def measure(adata, labels, epochs, seed, start):
     """One fit: ELBO and log-likelihood (nats per validation cell), purity, seconds."""
-    n = adata.n_obs
-    validation = np.random.default_rng(0).permutation(n)[: n // 10]
     pl.seed_everything(seed, verbose=False)
-    dm = po.CellDataModule(adata, validation_indices=validation, batch_size=128, seed=seed)
+    dm = po.CellDataModule(adata, validation_indices=validation_cells(adata), batch_size=128, seed=seed)
     likelihood = po.likelihoods.ZeroInflatedNegativeBinomial(dispersion=po.dispersions.PerGene(start))
     svi = po.SVIModule(po.SCVI.from_data(dm, likelihood=likelihood))
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_model_summary": False,
-        "enable_progress_bar": False,
-    }
     start = time.monotonic()
-    pl.Trainer(max_epochs=epochs, accelerator="cpu", **quiet).fit(svi, dm)
+    pl.Trainer(max_epochs=epochs, accelerator="cpu", **QUIET).fit(svi, dm)
     seconds = time.monotonic() - start
     posterior = po.Posterior(svi, dm)
     elbo = posterior.elbo("validation", num_samples=200).mean()

@@ -1,4 +1,4 @@
-"""Simulated from scVI's own generative model, and fitted again."""
+"""Simulated from a model's own generative story, and fitted again."""
 
 from functools import partial
 
@@ -7,9 +7,17 @@ import pytest
 import pytorch_lightning as pl
 from pyro.optim.clipped_adam import ClippedAdam
 from scipy.stats import nbinom
+from sklearn.metrics import roc_auc_score
 from torch.optim.lr_scheduler import MultiStepLR
 
 import pyro_omics as po
+
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +32,7 @@ def refitted():
         optimizer=partial(ClippedAdam, lr=5e-3, eps=0.01),
         scheduler=partial(MultiStepLR, milestones=[48, 68], gamma=0.1),
     )
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    pl.Trainer(max_epochs=80, accelerator="cpu", **quiet).fit(svi, dm)
+    pl.Trainer(max_epochs=80, accelerator="cpu", **QUIET).fit(svi, dm)
     return po.Posterior(svi, dm), truth
 
 
@@ -57,3 +59,47 @@ def test_the_fit_reaches_the_truth_s_own_score(refitted):
     fitted = posterior.log_likelihood("validation", num_particles=100).mean()
     # Not knowing z costs the fit its information, some nats for each of 5 dimensions; knowing the model saves none.
     assert known - 25 < fitted < known
+
+
+# totalVI --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def refitted_proteins():
+    adata, truth = po.simulate.citeseq(n_obs=4000, n_genes=60, n_proteins=8, n_batches=3, separation=2.0, seed=2)
+    pl.seed_everything(0, verbose=False)
+    dm = po.CellDataModule(adata, batch_key="batch", protein_obsm_key="protein_counts", validation_size=0.1)
+    # One background for all batches, or it and the efficiencies could take each other's place.
+    model = po.TotalVI.from_data(dm, n_latent=5, n_hidden=64, background=po.proteins.Background(shared=True))
+    svi = po.SVIModule(model, scheduler=partial(MultiStepLR, milestones=[40, 55], gamma=0.2))
+    pl.Trainer(max_epochs=60, accelerator="cpu", **QUIET).fit(svi, dm)
+    return po.Posterior(svi, dm), truth
+
+
+def test_foreground_calls_come_back(refitted_proteins):
+    """Two standard deviations apart, counts alone reach 0.92: the cell's state, seen in its RNA, says the rest."""
+    posterior, truth = refitted_proteins
+    called = posterior.protein_foreground_probability().to_numpy()
+    by_model = [roc_auc_score(truth["foreground"][:, t], called[:, t]) for t in range(called.shape[1])]
+    y = posterior.dm.adata.obsm["protein_counts"].to_numpy()
+    by_count = [roc_auc_score(truth["foreground"][:, t], y[:, t]) for t in range(called.shape[1])]
+    assert np.mean(by_count) < 0.93
+    assert min(by_model) > 0.97
+
+
+def test_efficiencies_come_back(refitted_proteins):
+    posterior, truth = refitted_proteins
+    e = posterior.samples("efficiency", num_samples=200)
+    found, true = np.log(e.mean("sample").values), np.log(truth["efficiency"])
+    log_ratio, true_ratio = found - found.mean(0), true - true.mean(0)
+    assert np.abs(log_ratio - true_ratio).max() < 0.1
+    assert (e.std("sample") < 0.2 * e.mean("sample")).all()  # known, and not the prior
+
+
+def test_background_means_come_back(refitted_proteins):
+    posterior, truth = refitted_proteins
+    background = posterior.protein_background().to_numpy()
+    ours = np.log(background).mean(0)
+    true = np.log(truth["background"]).mean(0)
+    assert np.abs(ours - true).max() < 0.2
+    assert np.corrcoef(ours, true)[0, 1] > 0.95

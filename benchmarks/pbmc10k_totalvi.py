@@ -3,10 +3,10 @@
     python benchmarks/pbmc10k_totalvi.py quality [--epochs 100] [--seeds 0] [--cell-background]
     python benchmarks/pbmc10k_totalvi.py imputation [--epochs 40] [--seeds 0] [--cell-background]
 
-quality: 6,855 cells x 4,000 genes and 14 proteins, batch 128, the model's defaults; the local ELBO at full KL weight and
-its parts, nats per held-out cell (the first n // 10 of ``np.random.default_rng(0).permutation(n)``), and the purity of
-the latent. scvi-tools' figures: version 1.4.2, without the efficiency prior that it adds once per cell (5.9 nats) and
-its 1e-3 mixing term.
+quality: 6,855 cells x 4,000 genes and 14 proteins, batch 128, the model's defaults; the local ELBO at full KL weight
+and its parts, nats per held-out cell (the first n // 10 of ``np.random.default_rng(0).permutation(n)``), and the purity
+of the latent. scvi-tools' figures: version 1.4.2, without the efficiency prior that it adds once per cell (5.9 nats)
+and its 1e-3 mixing term.
 
 imputation: the proteins of 30% of the cells hidden, and Spearman's correlation of what is imputed with what was counted
 there; 40 epochs, batch 256, with the background in the expectation and without.
@@ -89,8 +89,7 @@ def imputation(adata, options):
             }
     lines = [f"({i}) {name}" for i, name in enumerate(columns, start=1)]
     lines.append(f"{'Spearman':10s}" + "".join(f"{f'({i})':>8s}" for i in range(1, len(columns) + 1)))
-    for name in FIELD_SPEARMAN:
-        lines.append(f"{name:10s}" + "".join(f"{column[name]:8.2f}" for column in columns.values()))
+    lines += [f"{name:10s}" + "".join(f"{column[name]:8.2f}" for column in columns.values()) for name in FIELD_SPEARMAN]
     lines.append(f"{'median':10s}" + "".join(f"{np.median(list(c.values())):8.3f}" for c in columns.values()))
     return lines
 

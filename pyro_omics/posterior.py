@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,15 @@ import xarray as xr
 from anndata import AnnData
 from pyro import poutine
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_omics.draws import drawing, observed_sites
-from pyro_omics.labels import Labels, dimension
-from pyro_omics.models.base import CountModel
+from pyro_omics.labels import dimension
 from pyro_omics.questions import Question
+from pyro_omics.scores import Scores
 from pyro_omics.summaries import Summary, check_draws, correlation, interval_bounds, summarise
-from pyro_omics.svi import SVIModule
-
-HELD = 2**26  # numbers that a query holds for one minibatch: 256 MB
-LONG = 200  # passes over minibatches from which a query shows a progress bar
 
 
-class Posterior:
+class Posterior(Scores):
     """The posterior of a trained model over the rows of a DataModule: those it was trained on, or new ones.
 
     New data are aligned by name: the model's genes in the model's order, extra genes left out. What the model itself
@@ -51,31 +45,6 @@ class Posterior:
         Where the data lack genes or covariates of the model, or have levels that it does not know.
     """
 
-    def __init__(self, svi: SVIModule, dm: Any, batch_size: int = 512) -> None:
-        if not isinstance(svi, SVIModule) or not hasattr(dm, "schema"):
-            raise TypeError(
-                "Posterior takes an SVIModule and a DataModule, Posterior(svi, dm), and got a "
-                f"{type(svi).__name__} and a {type(dm).__name__}"
-            )
-        if batch_size < 1:
-            raise ValueError(f"batch_size is a number of rows, at least 1, and is {batch_size}")
-        self.svi, self.dm, self.batch_size = svi, dm, batch_size
-        self.schema: dict[str, Any] = svi.schema or dm.schema
-        self.own_data = svi.schema is None or (svi.schema == dm.schema and svi.n_obs == dm.n_obs)
-        self.data = dm.data if self.own_data else dm.aligned(self.schema)
-        n_genes = getattr(svi.model, "n_genes", len(self.schema["genes"]))
-        if n_genes != len(self.schema["genes"]):
-            raise ValueError(
-                f"the model has {n_genes} genes and the data {len(self.schema['genes'])}, and the model was not "
-                "trained on a DataModule whose gene names could align them"
-            )
-        self.labels = Labels(self.schema, svi.model.axes)
-
-    @property
-    def model(self) -> CountModel:
-        """The model."""
-        return self.svi.model
-
     def __dir__(self) -> list[str]:
         """Methods, and the model's own queries."""
         return [*super().__dir__(), *self.model.queries]
@@ -88,33 +57,6 @@ class Posterior:
         bound = functools.partial(self.query, name)
         bound.__doc__ = f"{getattr(type(self.model), name).__doc__}\n\n{Posterior.query.__doc__}"
         return bound
-
-    # Passes over the data -------------------------------------------------------------------------------------------
-
-    def _batches(self, split: str, n_passes: int, what: str, n_kept: int = 1) -> Iterator[Any]:
-        """Minibatches on the model's device, with a progress bar when it will be long.
-
-        They are smaller than ``batch_size`` where ``n_kept`` numbers for each gene are held at once.
-        """
-        rows = self.dm.rows(split)
-        if not len(rows):
-            raise ValueError(f"split={split!r} has no rows in this DataModule")
-        size = max(1, min(self.batch_size, HELD // (n_kept * len(self.schema["genes"]))))
-        total = math.ceil(len(rows) / size)
-        batches = self.data.batches(rows, size)
-        for batch in tqdm(batches, total=total, desc=what, disable=total * n_passes < LONG, delay=2, leave=False):
-            yield self._placed(batch)
-
-    def _placed(self, batch: Any) -> Any:
-        device = next((p.device for p in self.svi.parameters()), torch.device("cpu"))
-        placed = batch._make(None if field is None else field.to(device) for field in batch)
-        if self.own_data:
-            return placed
-        # Rows of other data are held-out rows, whatever their numbers: they have no trained parameters of their own.
-        return placed._replace(index=placed.row + self.svi.n_obs)
-
-    def _names(self, split: str) -> pd.Index:
-        return self.dm.adata.obs_names[self.dm.rows(split)]
 
     # Latents --------------------------------------------------------------------------------------------------------
 
@@ -197,82 +139,6 @@ class Posterior:
         for i, axis in enumerate(axes, start=len(rest) - len(axes)):
             rest[i], coords[dimension(axis)] = dimension(axis), self.labels.names(axis)
         return xr.DataArray(value.numpy(), dims=[*lead, *rest], coords=coords, name=name)
-
-    # Scores ---------------------------------------------------------------------------------------------------------
-
-    def elbo(self, split: str = "all", num_samples: int = 1, seed: int = 0) -> pd.Series:
-        """ELBO of each row, in nats: its local terms, and the global terms divided by n_obs.
-
-        Parameters
-        ----------
-        split
-            which rows.
-        num_samples
-            draws that each row's value averages.
-        seed
-            of the draws.
-
-        Returns
-        -------
-        (n,) Series; its mean is an estimate of what is logged as ``val_elbo``.
-        """
-        weights = self._log_weights(split, num_samples, seed, "elbo", with_global=True)
-        return pd.Series(weights.mean(0), index=self._names(split), name="elbo")
-
-    def elbo_parts(self, split: str = "all", num_samples: int = 1, seed: int = 0) -> pd.DataFrame:
-        """What each site contributes to each row's `elbo`, in nats: the columns sum to it.
-
-        Of an observed site the log-likelihood, of a latent one log p - log q, an estimate of minus its KL; of a global
-        one that divided by n_obs. Arguments as in `elbo`.
-
-        Returns
-        -------
-        (n, sites) DataFrame.
-        """
-        check_draws("num_samples", num_samples)
-        parts = []
-        with drawing(self.svi, seed) as draws:
-            for batch in self._batches(split, num_samples, "elbo_parts"):
-                each = [draws.log_weights(batch, s, with_global=True) for s in range(num_samples)]
-                parts.append({name: torch.stack([one[name] for one in each]).mean(0).cpu() for name in each[0]})
-        columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-        return pd.DataFrame(columns, index=self._names(split))
-
-    def log_likelihood(self, split: str = "all", num_particles: int = 50, seed: int = 0) -> pd.Series:
-        r"""Importance-weighted log-likelihood of each row, in nats.
-
-        .. math:: \log \frac{1}{S} \sum_s \frac{p(x_n \mid z_s) \, p(z_s)}{q(z_s \mid x_n)}, \quad z_s \sim q
-
-        a lower bound on log p(x_n) that rises with S. Global latents are drawn once per particle from the guide, so
-        that with them the value is of the posterior predictive density.
-
-        Parameters
-        ----------
-        split
-            which rows.
-        num_particles
-            S.
-        seed
-            of the draws.
-
-        Returns
-        -------
-        (n,) Series.
-
-        Source: Burda et al. 2016, equation 8.
-        """
-        weights = self._log_weights(split, num_particles, seed, "log_likelihood", with_global=False)
-        return pd.Series(np.logaddexp.reduce(weights, 0) - np.log(len(weights)), index=self._names(split),
-                         name="log_likelihood")  # fmt: skip
-
-    def _log_weights(self, split: str, num: int, seed: int, what: str, with_global: bool) -> np.ndarray:
-        check_draws("num_particles" if what == "log_likelihood" else "num_samples", num)
-        with drawing(self.svi, seed) as draws:
-            parts = [
-                torch.stack([draws.log_weight(batch, s, with_global) for s in range(num)]).cpu()
-                for batch in self._batches(split, num, what)
-            ]
-        return torch.cat(parts, 1).double().numpy()
 
     # Counts ---------------------------------------------------------------------------------------------------------
 

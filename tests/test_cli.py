@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -457,3 +458,44 @@ def test_errors_of_the_data_are_said_alone(capsys):
     message = refused(capsys, "--data.init_args.batch_key=nowhere", *SMALL)
     assert message.strip().endswith("is not a column of adata.obs: there are 'group', 'donor'")
     assert "Union" not in message
+
+
+# Proteins -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def citeseq(folder):
+    adata, _ = po.simulate.citeseq(n_obs=N, n_genes=G, n_proteins=3, n_batches=2)
+    adata.obsm["protein_counts"].loc[adata.obs["batch"] == "batch1"] = np.nan
+    adata.write_h5ad("cite.h5ad")
+    return ["--data.adata=cite.h5ad", "--data.batch_key=batch"]
+
+
+def test_totalvi_from_the_command_line(citeseq):
+    totalvi = ["--model.model=pyro_omics.TotalVI", "--model.model.init_args.norm=pyro_omics.layers.LayerNorm"]
+    parts = ["--model.model.init_args.background=pyro_omics.proteins.CellBackground",
+             "--model.model.init_args.background.init_args.bound=0.5"]  # fmt: skip
+    run = ["fit", *citeseq, "--data.protein_obsm_key=protein_counts", *totalvi, *parts, *SMALL, *QUIET]
+    cli.main([*run, "--trainer.max_epochs=1", "--report.umap=false", "--report.num_particles=2", "--out=run"])
+    svi = po.load("run/model")
+    assert svi.model.background.bound == 0.5
+    assert svi.model.network["norm"] is po.layers.LayerNorm
+    assert svi.schema["proteins"] == ["protein0", "protein1", "protein2"]
+    assert "X_totalvi" in ad.read_h5ad("run/adata.h5ad").obsm
+    # Without --data.protein_obsm_key: RNA of new cells, proteins to be imputed.
+    cli.main(["predict", "--config=run/config.yaml", "--data.protein_obsm_key=null", "--ckpt_path=run/checkpoint.ckpt",
+              "--out=new"])  # fmt: skip
+    assert ad.read_h5ad("new/predictions.h5ad").obsm["X_totalvi"].shape == (N, 2)
+
+
+def test_totalvi_without_proteins_is_refused_by_name(citeseq):
+    with pytest.raises(SystemExit, match="TotalVI needs protein counts"):
+        cli.main(["fit", *citeseq, "--model.model=pyro_omics.TotalVI", *SMALL, *QUIET])
+
+
+def test_the_totalvi_config_is_valid(pbmc10k, folder, capsys):
+    config = Path(po.__file__).parents[1] / "configs" / "totalvi_pbmc10k.yaml"
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["fit", f"--config={config}", "--print_config"])
+    assert stopped.value.code == 0
+    assert "pyro_omics.TotalVI" in capsys.readouterr().out

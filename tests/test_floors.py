@@ -11,7 +11,7 @@ FLOORS = [
     ["priors", "dispersions", "libraries", "likelihoods", "proteins", "elbos"],
     ["models", "guides"],
     ["kl", "checks", "draws", "saving", "svi", "data"],
-    ["posterior", "questions", "labels", "summaries", "plots", "criticism", "baselines"],
+    ["posterior", "passes", "scores", "questions", "labels", "summaries", "plots", "criticism", "baselines"],
     ["cli", "testing", "report"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

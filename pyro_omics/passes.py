@@ -1,0 +1,87 @@
+"""Passes over the rows of a DataModule with a trained pair: what every posterior query goes through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from pyro_omics.labels import Labels
+from pyro_omics.models.base import CountModel
+from pyro_omics.svi import SVIModule
+
+HELD = 2**26  # numbers that a query holds for one minibatch: 256 MB
+LONG = 200  # passes over minibatches from which a query shows a progress bar
+
+
+class Passes:
+    """A trained pair and the rows of a DataModule, as its model must see them.
+
+    Parameters
+    ----------
+    svi
+        a trained `SVIModule`.
+    dm
+        a DataModule.
+    batch_size
+        rows evaluated at once.
+
+    Raises
+    ------
+    ValueError
+        Where the data lack genes or covariates of the model, or have levels that it does not know.
+    """
+
+    def __init__(self, svi: SVIModule, dm: Any, batch_size: int = 512) -> None:
+        if not isinstance(svi, SVIModule) or not hasattr(dm, "schema"):
+            raise TypeError(
+                "Posterior takes an SVIModule and a DataModule, Posterior(svi, dm), and got a "
+                f"{type(svi).__name__} and a {type(dm).__name__}"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size is a number of rows, at least 1, and is {batch_size}")
+        self.svi, self.dm, self.batch_size = svi, dm, batch_size
+        self.schema: dict[str, Any] = svi.schema or dm.schema
+        self.own_data = svi.schema is None or (svi.schema == dm.schema and svi.n_obs == dm.n_obs)
+        self.data = dm.data if self.own_data else dm.aligned(self.schema)
+        n_genes = getattr(svi.model, "n_genes", len(self.schema["genes"]))
+        if n_genes != len(self.schema["genes"]):
+            raise ValueError(
+                f"the model has {n_genes} genes and the data {len(self.schema['genes'])}, and the model was not "
+                "trained on a DataModule whose gene names could align them"
+            )
+        self.labels = Labels(self.schema, svi.model.axes)
+
+    @property
+    def model(self) -> CountModel:
+        """The model."""
+        return self.svi.model
+
+    def _batches(self, split: str, n_passes: int, what: str, n_kept: int = 1) -> Iterator[Any]:
+        """Minibatches on the model's device, with a progress bar when it will be long.
+
+        They are smaller than ``batch_size`` where ``n_kept`` numbers for each gene are held at once.
+        """
+        rows = self.dm.rows(split)
+        if not len(rows):
+            raise ValueError(f"split={split!r} has no rows in this DataModule")
+        size = max(1, min(self.batch_size, HELD // (n_kept * len(self.schema["genes"]))))
+        total = math.ceil(len(rows) / size)
+        batches = self.data.batches(rows, size)
+        for batch in tqdm(batches, total=total, desc=what, disable=total * n_passes < LONG, delay=2, leave=False):
+            yield self._placed(batch)
+
+    def _placed(self, batch: Any) -> Any:
+        device = next((p.device for p in self.svi.parameters()), torch.device("cpu"))
+        placed = batch._make(None if field is None else field.to(device) for field in batch)
+        if self.own_data:
+            return placed
+        # Rows of other data are held-out rows, whatever their numbers: they have no trained parameters of their own.
+        return placed._replace(index=placed.row + self.svi.n_obs)
+
+    def _names(self, split: str) -> pd.Index:
+        return self.dm.adata.obs_names[self.dm.rows(split)]

@@ -16,6 +16,7 @@ from pyro.infer import JitTrace_ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 from pyro.optim.clipped_adam import ClippedAdam
+from pyro.poutine.messenger import Messenger
 
 import pyro_omics as po
 from pyro_omics.kl import ScaleLatents
@@ -642,3 +643,56 @@ def test_networks_of_the_wrong_shape_are_refused(dm):
         po.SVIModule(scvi(dm, encoder=torch.nn.Linear(7, 3)))
     with pytest.raises(ValueError, match="3 numbers for each"):
         po.SVIModule(scvi(dm, encoder=po.layers.Encoder(7, 2)))
+
+
+# A penalty of a model's own -------------------------------------------------------------------------------------------
+
+
+class Shy(PoissonFactors):
+    """Latents near 0 are preferred in training, beyond what the prior says."""
+
+    weight = 0.0
+
+    def penalty(self, batch, latents):
+        assert set(latents) == {"W", "z"}
+        assert latents["z"].requires_grad and len(latents["z"]) == len(batch.index)
+        return self.weight * latents["z"].square().mean()
+
+
+class Heard(Messenger):
+    """The values of z in the guide and in the model."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = []
+
+    def _pyro_post_sample(self, msg):
+        if msg["name"] == "z":
+            self.values.append(msg["value"])
+
+
+def test_any_model_may_declare_a_penalty(dm):
+    def spread(weight):
+        pl.seed_everything(0, verbose=False)
+        model = Shy.from_data(dm)
+        model.weight = weight
+        svi = po.SVIModule(model)
+        four = trainer(max_epochs=4)
+        four.fit(svi, dm)
+        assert "train_penalty" in four.callback_metrics
+        return np.abs(po.Posterior(svi, dm).latent()).mean()
+
+    assert spread(1e3) < 0.5 * spread(0.0)
+
+
+def test_a_penalty_sees_the_draws_that_the_loss_is_of(dm):
+    model = Shy.from_data(dm)
+    seen = {}
+    model.penalty = lambda batch, latents: seen.update(latents)  # returns None: no penalty
+    svi = po.SVIModule(model)
+    with Heard() as heard:
+        svi(dm.example_batch())
+    assert len(heard.values) == 2 and all(value is seen["z"] for value in heard.values)
+    seen.clear()
+    svi.eval()(dm.example_batch())
+    assert not seen

@@ -677,9 +677,9 @@ def test_any_model_may_declare_a_penalty(dm):
         model = Shy.from_data(dm)
         model.weight = weight
         svi = po.SVIModule(model)
-        four = trainer(max_epochs=4)
-        four.fit(svi, dm)
-        assert "train_penalty" in four.callback_metrics
+        long = trainer(max_epochs=40)
+        long.fit(svi, dm)
+        assert "train_penalty" in long.callback_metrics
         return np.abs(po.Posterior(svi, dm).latent()).mean()
 
     assert spread(1e3) < 0.5 * spread(0.0)

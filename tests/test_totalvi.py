@@ -1,6 +1,7 @@
 """TotalVI against its published formulas, what is not measured, and the queries of two modalities."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -111,8 +112,8 @@ def log_nb(x, mu, theta):
     return binomial + theta * (torch.log(theta) - total) + x * (torch.log(mu) - total)
 
 
-@pytest.mark.parametrize("background", [Background, CellBackground])
-def test_likelihoods_are_the_published_formulas(background, dm):
+@pytest.mark.parametrize(("background", "bound"), [(Background, 0.0), (partial(CellBackground, bound=0.6), 0.6)])
+def test_likelihoods_are_the_published_formulas(background, bound, dm):
     model, batch = totalvi(dm, background=background()).eval(), dm.data[dm.rows()]
     with torch.no_grad():
         for p in model.parameters():
@@ -133,8 +134,8 @@ def test_likelihoods_are_the_published_formulas(background, dm):
     heads = protein_heads(model, z, s)
     c, d = s @ model.background.loc.double(), torch.exp(s @ model.background.log_scale.double())
     log_beta = c + d * u
-    if background is CellBackground:
-        log_beta = log_beta + torch.tanh(heads["background_shift"])
+    if bound:
+        log_beta = log_beta + bound * torch.tanh(heads["background_shift"])
     mean = (s @ e) * torch.exp(log_beta)
     alpha = 1 + heads["foreground"].clamp(min=0)
     pi = 1 / (1 + torch.exp(-heads["background_logits"]))
@@ -169,6 +170,14 @@ def test_encoder_sees_both_modalities_normalised(dm):
     x, y = batch.x.double(), batch.y.double()
     truth = torch.cat([torch.log(1 + x / (1 + x.mean(1, True))), torch.log(1 + y / (1 + y.mean(1, True)))], 1)
     torch.testing.assert_close(totalvi(dm).encoder_inputs(batch).double(), truth)
+    measured = torch.rand(y.shape) < 0.6
+    measured[0] = False
+    for row, seen, inputs in zip(
+        y, measured, totalvi(dm).encoder_inputs(batch._replace(measured=measured)), strict=True
+    ):
+        mean = row[seen].mean() if seen.any() else 0.0
+        truth = torch.where(seen, torch.log(1 + row / (1 + mean)), 0.0)
+        torch.testing.assert_close(inputs[G:].double(), truth)
 
 
 def test_background_starts_at_the_lower_component(dm):
@@ -200,8 +209,17 @@ def test_efficiency_counts_once_per_data_set(dm):
     svi = po.SVIModule(totalvi(dm))
     whole, some = (po.Posterior(svi, dm, batch_size=size).elbo_parts()["efficiency"] for size in (1000, 7))
     np.testing.assert_allclose(whole, some, rtol=1e-4)
-    assert abs(whole.iloc[0]) < 2 * T * 5 / dm.n_obs
     assert whole.nunique() == 1
+
+
+def test_the_efficiency_s_part_is_its_kl(dm):
+    svi = po.SVIModule(totalvi(dm))
+    with torch.no_grad():
+        svi.guide.rest.locs.efficiency.normal_()
+    part = po.Posterior(svi, dm).elbo_parts(num_samples=2000)["efficiency"].iloc[0]
+    q = Normal(svi.guide.rest.locs.efficiency, svi.guide.rest.scales.efficiency)
+    kl = kl_divergence(q, Normal(0.0, 1.0)).sum().item()  # of the logs: the same
+    assert part == pytest.approx(-kl / dm.n_obs, rel=0.02)
 
 
 # What is not measured -------------------------------------------------------------------------------------------------
@@ -220,6 +238,7 @@ def test_three_ways_to_say_that_a_batch_was_not_measured():
         assert not batch.y[~batch.measured].any()
         assert dm.sizes == ways[0].sizes
     assert dm.sizes.protein_cells[1] == (0,) * T
+    assert dm.sizes.protein_background[1] == dm.sizes.protein_background[0]
 
 
 def test_zeros_that_count_as_not_measured_are_said():

@@ -330,6 +330,8 @@ def test_adversary_is_on_where_proteins_are_missing(dm, half):
     assert hasattr(totalvi(dm, adversary=2.0), "classifier")
     with pytest.raises(ValueError, match=r"adversary is the weight of a penalty, 0 or more, and is -1"):
         totalvi(dm, adversary=-1.0)
+    with pytest.raises(ValueError, match=r"adversary=1.0 hides the batch, and the data have one batch only"):
+        totalvi(data(cells(), batch_key=None), adversary=1.0)
 
 
 def test_penalty_teaches_the_classifier_and_hides_the_batch(half):

@@ -134,7 +134,9 @@ class TotalVI(SCVI):
         self.adversary = float(missing) if adversary is None else adversary
         if self.adversary < 0:
             raise ValueError(f"adversary is the weight of a penalty, 0 or more, and is {adversary}")
-        if self.adversary and sizes.n_batches > 1:
+        if self.adversary and sizes.n_batches == 1:
+            raise ValueError(f"adversary={adversary} hides the batch, and the data have one batch only: leave it out")
+        if self.adversary:
             self.classifier = Classifier(n_latent, sizes.n_batches, norm=self.network["norm"])
 
     def _note_panels(self, sizes: Sizes) -> None:

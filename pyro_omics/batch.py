@@ -52,8 +52,12 @@ class CellBatch(NamedTuple):
     measured: Tensor | None = None
 
     def in_batch(self, code: int) -> CellBatch:
-        """The cells as they would be in another batch: what was counted of their proteins, was not counted there."""
-        measured = None if self.y is None else torch.zeros_like(self.y, dtype=torch.bool)
+        """The cells as they would be in another batch: proteins counted elsewhere were not counted there."""
+        measured = None
+        if self.y is not None:
+            there = torch.ones_like(self.index) if self.batch is None else self.batch == code
+            measured = there.bool().unsqueeze(-1).expand_as(self.y)
+            measured = measured if self.measured is None else measured & self.measured
         return self._replace(batch=torch.full_like(self.index, code), measured=measured)
 
 

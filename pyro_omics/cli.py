@@ -143,7 +143,7 @@ def _adopting(trained: dict[str, Any]) -> Any:
     def instantiate(cls: type, *args: Any, **kwargs: Any) -> Any:
         dm = cls(*args, **kwargs)
         if trained["schema"] != dm.schema or trained["n_obs"] != dm.n_obs:
-            dm.adopt(trained["schema"], trained["n_obs"])
+            dm.adopt(trained["schema"], trained["n_obs"], trained.get("sizes"))
         return dm
 
     return instantiate

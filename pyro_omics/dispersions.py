@@ -112,6 +112,9 @@ class PerGeneCell(Dispersion):
 
 
 def _rows(table: Tensor, codes: Tensor | None) -> Tensor:
+    """Each row's entries of a table (levels, g), by its code (n,), or by a code for each entry (n, g)."""
     if codes is None and len(table) > 1:
         raise ValueError(f"the dispersion has {len(table)} levels, and this batch does not say which its rows have")
-    return table[0] if codes is None else table[codes]
+    if codes is None:
+        return table[0]
+    return table[codes] if codes.ndim == 1 else table.gather(0, codes)

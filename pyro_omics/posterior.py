@@ -124,6 +124,8 @@ class Posterior(Scores):
                     # A draw's globals are the same in every minibatch.
                     if i == 0 or name in local:
                         parts.setdefault(name, []).append(value)
+                if sites and not local & set(sites):
+                    break
         arrays = {
             name: self._labelled(name, torch.cat(part, 1) if name in local else part[0], split)
             for name, part in parts.items()
@@ -182,7 +184,9 @@ class Posterior(Scores):
                             arrays[name] = self._counts(name, axis, column, num_samples, names)
                         arrays[name].values[s, rows] = x_ng[:, column].to(torch.int32).cpu().numpy()
         if unknown := set(columns) - {axis for axes in self.labels.axes.values() for axis in axes} - {"genes"}:
-            raise ValueError(f"predictive has no argument {sorted(unknown)}: columns are chosen by genes=[...]")
+            raise ValueError(
+                f"predictive has no argument {sorted(unknown)}: columns are chosen by genes=[...], proteins=[...]"
+            )
         return next(iter(arrays.values())) if len(arrays) == 1 else xr.Dataset(arrays)
 
     def _count_sites(self, trace: Any) -> list[str]:

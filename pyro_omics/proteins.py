@@ -18,7 +18,9 @@ class Efficiency(Part):
 
     .. math:: e_{st} \sim \mathrm{LogNormal}(0, 1)
 
-    for each batch s and protein t, sampled outside the plate over cells: its prior counts once per data set.
+    for each batch s and protein t, sampled outside the plate over cells: its prior counts once per data set. What it
+    tells batches apart by, a background of each batch's own can say too: with ``Background(shared=True)`` it alone
+    does. Where a batch did not measure a protein nothing is learned of e, and the guide stays near its start.
 
     Source: Gayoso et al. 2021, Nature Methods 18, 272.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ class SVIModule(pl.LightningModule):
         if dm is None or not hasattr(dm, "schema"):
             return
         if self.schema is not None:
-            check_schema(self.schema, dm.schema, ("genes", "levels", "continuous"))
+            check_schema(self.schema, dm.schema, ("genes", "levels", "continuous", "proteins"))
         if stage == "fit":
             check_sizes(self.model, dm.sizes)
             if dm.n_obs != self.n_obs:
@@ -234,7 +235,9 @@ class SVIModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the data's description beside the weights."""
-        checkpoint["pyro_omics"] = {"schema": self.schema, "n_obs": self.n_obs}
+        sizes = getattr(self.model, "sizes", None)
+        made_for = None if sizes is None else asdict(replace(sizes, n_latent=None))
+        checkpoint["pyro_omics"] = {"schema": self.schema, "n_obs": self.n_obs, "sizes": made_for}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the data's description back, and refuse data of another one: weights know genes by position."""

@@ -485,7 +485,16 @@ def test_totalvi_from_the_command_line(citeseq):
     # Without --data.protein_obsm_key: RNA of new cells, proteins to be imputed.
     cli.main(["predict", "--config=run/config.yaml", "--data.protein_obsm_key=null", "--ckpt_path=run/checkpoint.ckpt",
               "--out=new"])  # fmt: skip
-    assert ad.read_h5ad("new/predictions.h5ad").obsm["X_totalvi"].shape == (N, 2)
+    rna_only = ad.read_h5ad("new/predictions.h5ad").obsm["X_totalvi"]
+    # The model is as it was made, whatever the new data have: here a batch that it never saw proteins of has them.
+    full, _ = po.simulate.citeseq(n_obs=N, n_genes=G, n_proteins=3, n_batches=2)
+    full.write_h5ad("full.h5ad")
+    cli.main(["predict", "--config=run/config.yaml", "--data.adata=full.h5ad", "--ckpt_path=run/checkpoint.ckpt",
+              "--out=full"])  # fmt: skip
+    latent = ad.read_h5ad("full/predictions.h5ad").obsm["X_totalvi"]
+    ours = po.Posterior(svi, po.CellDataModule("full.h5ad", batch_key="batch", protein_obsm_key="protein_counts"))
+    np.testing.assert_allclose(latent, ours.latent(), rtol=1e-4, atol=1e-5)
+    assert rna_only.shape == latent.shape == (N, 2) and not np.allclose(rna_only, latent)
 
 
 def test_totalvi_without_proteins_is_refused_by_name(citeseq):

@@ -75,12 +75,13 @@ def test_stored_in_any_way(stored):
         (table().assign(B=7.0), r"the proteins \['B'\] have zero variance.*leave them out"),
         (table().assign(B=0.0), r"the proteins \['B'\] have zero variance"),
         (table().assign(B=np.nan), r"the proteins \['B'\] were measured in no training cell"),
-        (table() * np.nan, r"no cell has any protein measured; use SCVI"),
+        (table() * np.nan, r"no training cell has any protein measured; use SCVI"),
+        (table().to_numpy().astype(str), r"'y' is of type <U\d+, and not of numbers"),
     ],
 )
 def test_wrong_counts_are_refused(y, message):
     with pytest.raises(ValueError, match=message):
-        data(cells(y))
+        po.TotalVI.from_data(data(cells(y)))
 
 
 def test_rows_in_another_order_are_refused():
@@ -108,25 +109,25 @@ def test_rows_are_compared_where_anndata_does_not():
         ({"protein_mask": "none"}, r"protein_mask='none' is neither in adata.obsm, \['y'\], nor a column of adata.obs"),
         ({"protein_mask": "group"}, r"protein_mask must be booleans .*True where measured, and is object"),
         ({"protein_mask": np.ones((N, 2), bool)}, r"protein_mask must be booleans .* \(48, 3\) .* of shape \(48, 2\)"),
-        ({"protein_mask": np.zeros(N, bool)}, r"no cell has any protein measured"),
+        ({"protein_mask": np.zeros(N, bool)}, r"no training cell has any protein measured"),
         ({"protein_mask": "y", "protein_obsm_key": None}, r"protein_mask is given without protein counts"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        data(cells(), **options)
+        po.TotalVI.from_data(data(cells(), **options))
 
 
 def test_measured_in_held_out_cells_alone_is_refused():
     y = table()
     y.loc[y.index[5:], "C"] = np.nan
     with pytest.raises(ValueError, match=r"\['C'\] were measured in no training cell"):
-        data(cells(y), validation_indices=range(5))
+        po.TotalVI.from_data(data(cells(y), validation_indices=range(5)))
 
 
 def test_every_batch_without_proteins_is_refused():
-    with pytest.warns(UserWarning, match="are zero"), pytest.raises(ValueError, match="in no training cell"):
-        data(cells(table() * 0), batch_key="donor")
+    with pytest.warns(UserWarning, match="are zero"), pytest.raises(ValueError, match="no training cell has any"):
+        po.TotalVI.from_data(data(cells(table() * 0), batch_key="donor"))
 
 
 def test_background_of_few_or_odd_cells():

@@ -19,6 +19,7 @@ from pyro.nn import PyroModule
 
 import pyro_omics as po
 from pyro_omics import dispersions, layers, libraries, likelihoods, priors, recipe, saving
+from pyro_omics.batch import Sizes
 
 N, G = 60, 12
 
@@ -465,7 +466,9 @@ def checkpointed(dm, path, epochs=2, **options):
 def test_a_checkpoint_loads_without_pickle(dm, tmp_path):
     svi, _ = checkpointed(dm, tmp_path / "a.ckpt")
     loaded = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert loaded["pyro_omics"] == {"schema": dm.schema, "n_obs": dm.n_obs}
+    about = loaded["pyro_omics"]
+    assert (about["schema"], about["n_obs"]) == (dm.schema, dm.n_obs)
+    assert Sizes(**about["sizes"]) == dm.sizes
     assert set(loaded["state_dict"]) == set(svi.state_dict())
     assert not [name for name in loaded["state_dict"] if not name.startswith("elbo.")]
 

@@ -19,6 +19,7 @@ from pyro_omics.proteins import Background, CellBackground, PointEfficiency
 
 N, G, T = 60, 12, 4
 NAMES = ["CD3", "CD4", "CD14", "CD19"]
+ONE_LEVEL = "ignore:batch_key='donor' has one level only"
 MISSING = "ignore:batch 'd2'. all proteins are zero"
 
 
@@ -437,7 +438,10 @@ def test_foreground_probability_of_what_was_not_measured_is_the_decoder_s(imputi
     z = torch.as_tensor(imputing.samples("z", num_samples=1, seed=2).values[0]).double()
     cov = torch.eye(2)[torch.zeros(N, dtype=torch.long)].double()
     pi = torch.sigmoid(protein_heads(imputing.model, z, cov)["background_logits"])
-    np.testing.assert_allclose(ours, 1 - pi, rtol=1e-3, atol=1e-5)
+    without = (imputing.dm.adata.obs["donor"] == "d2").to_numpy()
+    np.testing.assert_allclose(ours[without], (1 - pi)[without], rtol=1e-3, atol=1e-5)
+    own = imputing.protein_foreground_probability(num_samples=1, seed=2)  # counted in d1, and so they say something
+    pd.testing.assert_frame_equal(ours[~without], own[~without])
 
 
 def test_samples_are_labelled(post):
@@ -532,3 +536,81 @@ def test_a_model_of_other_proteins_is_refused(dm):
     other.obsm["protein"] = other.obsm["protein"][NAMES[:3]]
     with pytest.raises(ValueError, match=r"made for n_proteins=4, and the data have 3"):
         quiet_trainer(1).fit(po.SVIModule(totalvi(dm)), data(other))
+
+
+# What a second look found ---------------------------------------------------------------------------------------------
+
+
+def test_proteins_in_another_order_are_refused_by_the_trainer_and_aligned_by_the_posterior(post):
+    turned = cells()
+    turned.obsm["protein"] = turned.obsm["protein"].iloc[:, ::-1]
+    other = data(turned)
+    for step in (quiet_trainer(1).fit, quiet_trainer(1).validate):
+        with pytest.raises(ValueError, match="other proteins than these"):
+            step(post.svi, other)
+    torch.testing.assert_close(po.Posterior(post.svi, other).latent(), post.latent())
+
+
+def test_a_mask_is_matched_by_name():
+    adata = cells()
+    mask = pd.DataFrame(True, adata.obs_names, NAMES[::-1])
+    mask.loc[adata.obs["donor"] == "d2", "CD19"] = False
+    assert np.array(data(adata, protein_mask=mask).sizes.protein_cells[1]).astype(bool).tolist() == [True] * 3 + [False]
+    for wrong in (mask.iloc[::-1], mask["CD3"].iloc[::-1]):
+        with pytest.raises(ValueError, match=r"protein_mask has other rows than adata.obs_names"):
+            data(adata, protein_mask=wrong)
+    with pytest.raises(ValueError, match=r"protein_mask has no column for the proteins \['CD14'\]"):
+        data(adata, protein_mask=mask.drop(columns="CD14"))
+
+
+@pytest.mark.filterwarnings(ONE_LEVEL)
+def test_an_answer_does_not_depend_on_the_company(post):
+    """Cells with a zero count, asked about alone: the zeros are counts, since the batch is known to measure them."""
+    adata = cells()
+    adata.obsm["protein"].iloc[[0, 2], 0] = 0.0
+    options = {"num_samples": 400}
+    among = po.Posterior(post.svi, data(adata)).protein_foreground_probability(**options)
+    alone = po.Posterior(post.svi, data(adata[[0, 2]].copy(), validation_size=0))
+    assert alone.data.fields["measured"] is None
+    np.testing.assert_allclose(alone.protein_foreground_probability(**options), among.iloc[[0, 2]], atol=0.1)
+
+
+@pytest.mark.filterwarnings(MISSING, ONE_LEVEL)
+def test_any_query_data_may_be_asked_about(post):
+    """One cell, cells without a count, constant or foreign proteins: nothing is trained on these."""
+    adata = cells()
+    extra = cells()
+    extra.obsm["protein"]["other"] = 1.0
+    for query in (adata[[7]].copy(), extra):
+        asked = po.Posterior(post.svi, data(query, validation_size=0))
+        assert asked.normalized_expression()[1].notna().all().all()
+    nothing = adata[(adata.obs["donor"] == "d2").to_numpy()].copy()
+    for value in (0.0, np.nan):
+        nothing.obsm["protein"].loc[:] = value
+        asked = po.Posterior(post.svi, data(nothing, validation_size=0))
+        assert not asked.data.fields["measured"].any()
+        assert asked.normalized_expression()[1].notna().all().all()
+        assert (asked.elbo_parts()["y"] == 0).all()
+
+
+def test_dispersions_of_partial_panels_are_those_of_a_batch_that_measured():
+    adata = cells()
+    d2 = (adata.obs["donor"] == "d2").to_numpy()
+    adata.obsm["protein"].loc[d2, "CD3"] = np.nan
+    likelihood = po.likelihoods.NegativeBinomialMixture(po.dispersions.PerGeneBatch())
+    dm = data(adata)
+    model = totalvi(dm, protein_likelihood=likelihood).eval()
+    batch = dm.data[dm.rows()]
+    theta = poutine.trace(model).get_trace(batch).nodes["y"]["fn"].base_dist.base_dist.theta
+    table = likelihood.dispersion.log_theta.exp()
+    torch.testing.assert_close(theta[:, 0], table[0, 0].expand(N))
+    torch.testing.assert_close(theta[:, 1:], table[batch.batch, 1:])
+
+
+def test_globals_alone_take_one_minibatch(post, monkeypatch):
+    small = po.Posterior(post.svi, post.dm, batch_size=7)
+    passed = []
+    placed = small._placed
+    monkeypatch.setattr(small, "_placed", lambda batch: passed.append(1) or placed(batch))
+    assert small.samples("efficiency", num_samples=3).shape == (3, 2, T)
+    assert len(passed) == 1

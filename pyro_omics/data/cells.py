@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.data import columns
 from pyro_omics.data.counts import CountMatrix, check_counts, matrix_of
-from pyro_omics.data.proteins import ProteinTable, background_start
+from pyro_omics.data.proteins import ProteinTable, background_start, check_training
 from pyro_omics.data.reading import check_keys, check_names, masked_genes, read
 from pyro_omics.data.splits import EpochSampler, hold_out_all, split_rows
 
@@ -51,8 +51,8 @@ class CellDataModule(pl.LightningDataModule):
         entry of obsm with protein counts, a DataFrame or a matrix (n, t), for `TotalVI`. NaN, and proteins that are
         zero in all cells of a batch, count as not measured. A MuData's protein modality is taken by itself.
     protein_mask
-        which of them were measured: the name of an entry of obsm with booleans (n, t), the booleans, or the name of a
-        boolean column of obs, for all proteins of a cell.
+        which of them were measured: the name of an entry of obsm with booleans (n, t), the booleans (matched by name
+        in a DataFrame), or the name of a boolean column of obs, for all proteins of a cell.
     batch_size
         rows in a minibatch.
     validation_size
@@ -92,7 +92,7 @@ class CellDataModule(pl.LightningDataModule):
         size_factor_key: str | None = None,
         gene_mask: str | Sequence[bool] | None = None,
         protein_obsm_key: str | None = None,
-        protein_mask: str | np.ndarray | None = None,
+        protein_mask: Any = None,
         batch_size: int = 128,
         validation_size: float = 0.1,
         validation_indices: Sequence[int] | None = None,
@@ -135,8 +135,7 @@ class CellDataModule(pl.LightningDataModule):
         }
         self.n_obs = len(self.split.training)
         self.data = self._tensors(self.schema)
-        if self.proteins is not None:
-            self.proteins.check(self.data.fields["y"], self.data.fields["measured"], self.split.training)
+        self.schema["panels"] = self._panels()
 
     # Sizes ----------------------------------------------------------------------------------------------------------
 
@@ -168,8 +167,22 @@ class CellDataModule(pl.LightningDataModule):
         if y is None:
             return (), ()
         rows = self.split.training if len(self.split.training) else self.split.validation
+        if len(self.split.training):
+            check_training(self.schema["proteins"], y[rows], None if measured is None else measured[rows])
         codes = torch.zeros(len(rows), dtype=torch.long) if code is None else code[rows]
         return background_start(y[rows], None if measured is None else measured[rows], codes, n_batches)
+
+    def _panels(self) -> dict[str, list[str]]:
+        """The proteins that each batch measured, in any of its cells."""
+        y, measured, code = (self.data.fields[name] for name in ("y", "measured", "batch"))
+        if y is None:
+            return {}
+        seen = torch.ones_like(y, dtype=torch.bool) if measured is None else measured
+        codes = torch.zeros(len(y), dtype=torch.long) if code is None else code
+        return {
+            batch: [name for name, any_ in zip(self.schema["proteins"], seen[codes == b].any(0), strict=True) if any_]
+            for b, batch in enumerate(self.schema["levels"]["batch"])
+        }
 
     def _log_library(self, n_batches: int) -> tuple[tuple[float, float], ...]:
         # Adopted data have no training rows; the model's own moments then come with its weights.
@@ -224,9 +237,9 @@ class CellDataModule(pl.LightningDataModule):
         if schema["proteins"] and table is None:
             table = ProteinTable.missing(schema["proteins"], self.adata.n_obs)
         if table is not None and schema["proteins"]:
-            fields["y"], fields["measured"] = table.tensors(
-                schema["proteins"], fields["batch"], schema["levels"]["batch"]
-            )
+            batches = schema["levels"]["batch"]
+            panels = schema.get("panels")
+            fields["y"], fields["measured"] = table.tensors(schema["proteins"], fields["batch"], batches, panels)
         else:
             fields["y"] = fields["measured"] = None
         position = self.adata.var_names.get_indexer(schema["genes"])
@@ -261,8 +274,16 @@ class CellDataModule(pl.LightningDataModule):
             )
         return self._tensors(schema)
 
-    def adopt(self, schema: dict[str, Any], n_obs: int) -> None:
+    def adopt(self, schema: dict[str, Any], n_obs: int, sizes: dict[str, Any] | None = None) -> None:
         """Become data for a model that was trained on others: aligned to its ``schema``, and all rows held out.
+
+        Parameters
+        ----------
+        schema, n_obs
+            the model's.
+        sizes
+            fields of the `batch.Sizes` that the model was made for, where it is to be made again; None takes those of
+            these data, which may have other moments, and lack what the model's data had.
 
         Raises
         ------
@@ -274,6 +295,8 @@ class CellDataModule(pl.LightningDataModule):
         self.data = CellTensors(data.counts, data.fields, self.split.index)
         self.schema, self.n_obs = schema, n_obs
         self.__dict__.pop("sizes", None)  # they were of the data before
+        if sizes is not None:
+            self.__dict__["sizes"] = Sizes(**sizes)
 
     # Minibatches ----------------------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ class ProteinTable:
         return cls(list(names), np.full((n, len(names)), np.nan, dtype=np.float32))
 
     @classmethod
-    def read(cls, adata: AnnData, key: str | None, mask: str | np.ndarray | None) -> ProteinTable | None:
+    def read(cls, adata: AnnData, key: str | None, mask: Any) -> ProteinTable | None:
         """The table at ``obsm[key]``, with what ``mask`` does not name set to NaN; None without a key.
 
         Raises
@@ -60,15 +60,22 @@ class ProteinTable:
             _check_rows(table, adata.obs_names, key)
             _check_numeric(table, key)
             table = table.to_numpy(dtype=np.float32, na_value=np.nan)
-        counts = np.array(dense(table), dtype=np.float32)
+        raw = dense(table)
+        if raw.dtype.kind not in "biuf":
+            raise ValueError(f"protein_obsm_key={key!r} is of type {raw.dtype}, and not of numbers")
+        counts = np.array(raw, dtype=np.float32)
         _check_counts(counts, names, key)
         if mask is not None:
-            counts[~_mask(adata, mask, counts.shape)] = np.nan
-        if np.isnan(counts).all():
-            raise ValueError(f"protein_obsm_key={key!r}: no cell has any protein measured; use SCVI, without proteins")
+            counts[~_mask(adata, mask, names)] = np.nan
         return cls(names, counts)
 
-    def tensors(self, names: list[str], code: Tensor | None, batches: list[str]) -> tuple[Tensor, Tensor | None]:
+    def tensors(
+        self,
+        names: list[str],
+        code: Tensor | None,
+        batches: list[str],
+        panels: dict[str, list[str]] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Counts (n, t) of these proteins, 0 where not measured, and whether they were, or None where all were.
 
         Parameters
@@ -79,6 +86,9 @@ class ProteinTable:
             (n,) each row's batch, or None.
         batches
             their names.
+        panels
+            batch -> the proteins that it is known to have measured, for data of a model that was trained: there, zeros
+            are counts, unless all of a batch's are.
 
         Raises
         ------
@@ -93,35 +103,35 @@ class ProteinTable:
             )
         counts = np.where(position >= 0, self.counts[:, position], np.nan)
         if code is not None:
-            counts[_zero_batches(counts, names, code.numpy(), batches)] = np.nan
+            counts[_zero_batches(counts, names, code.numpy(), batches, panels or {})] = np.nan
         measured = ~np.isnan(counts)
         filled = torch.from_numpy(np.nan_to_num(counts).astype(np.float32))
         return filled, None if measured.all() else torch.from_numpy(measured)
 
-    def check(self, y: Tensor | None, measured: Tensor | None, training: Tensor) -> None:
-        """Raise unless each protein was measured in a training cell, and varies.
 
-        Raises
-        ------
-        ValueError
-            That names the protein.
-        """
-        if y is None:
-            return
-        seen = torch.ones_like(y, dtype=torch.bool) if measured is None else measured
-        y, seen = y[training], seen[training]
-        if never := [name for name, found in zip(self.names, seen.any(0).tolist(), strict=True) if not found]:
-            raise ValueError(
-                f"the proteins {never} were measured in no training cell (NaN, masked, or zero in every batch): "
-                "leave them out of the table"
-            )
-        low = torch.where(seen, y, torch.inf).amin(0)
-        high = torch.where(seen, y, -torch.inf).amax(0)
-        if constant := [name for name, same in zip(self.names, (low == high).tolist(), strict=True) if same]:
-            raise ValueError(
-                f"the proteins {constant} have zero variance, the same count in all cells where they were measured: "
-                "they say nothing, and a background cannot be told from them; leave them out of the table"
-            )
+def check_training(names: Sequence[str], y: Tensor, measured: Tensor | None) -> None:
+    """Raise unless each protein was measured in one of these training cells, and varies.
+
+    Raises
+    ------
+    ValueError
+        That names the protein.
+    """
+    seen = torch.ones_like(y, dtype=torch.bool) if measured is None else measured
+    if not seen.any():
+        raise ValueError("no training cell has any protein measured; use SCVI, without proteins")
+    if never := [name for name, found in zip(names, seen.any(0).tolist(), strict=True) if not found]:
+        raise ValueError(
+            f"the proteins {never} were measured in no training cell (NaN, masked, or zero in every batch): "
+            "leave them out of the table"
+        )
+    low = torch.where(seen, y, torch.inf).amin(0)
+    high = torch.where(seen, y, -torch.inf).amax(0)
+    if constant := [name for name, same in zip(names, (low == high).tolist(), strict=True) if same]:
+        raise ValueError(
+            f"the proteins {constant} have zero variance, the same count in all cells where they were measured: "
+            "they say nothing, and a background cannot be told from them; leave them out of the table"
+        )
 
 
 def _tables(adata: AnnData) -> Any:
@@ -186,8 +196,9 @@ def _check_counts(counts: np.ndarray, names: list[str], key: str) -> None:
             )
 
 
-def _mask(adata: AnnData, mask: str | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    found: Any = mask
+def _mask(adata: AnnData, mask: Any, names: list[str]) -> np.ndarray:
+    """The mask (n, t), its rows and columns matched by name where it has names."""
+    found, shape = mask, (adata.n_obs, len(names))
     if isinstance(mask, str):
         if mask in adata.obsm:
             found = adata.obsm[mask]
@@ -197,6 +208,12 @@ def _mask(adata: AnnData, mask: str | np.ndarray, shape: tuple[int, int]) -> np.
             raise ValueError(
                 f"protein_mask={mask!r} is neither in adata.obsm, {list(adata.obsm)}, nor a column of adata.obs"
             )
+    if isinstance(found, pd.DataFrame | pd.Series) and not found.index.equals(adata.obs_names):
+        raise ValueError("protein_mask has other rows than adata.obs_names, or in another order: reindex it")
+    if isinstance(found, pd.DataFrame):
+        if missing := sorted(set(names) - set(map(str, found.columns))):
+            raise ValueError(f"protein_mask has no column for the proteins {missing[:3]}: it has {list(found.columns)}")
+        found = found.rename(columns=str)[names]
     found = np.asarray(found)
     if found.shape == shape[:1]:
         found = np.repeat(found[:, None], shape[1], 1)
@@ -208,13 +225,17 @@ def _mask(adata: AnnData, mask: str | np.ndarray, shape: tuple[int, int]) -> np.
     return found
 
 
-def _zero_batches(counts: np.ndarray, names: list[str], code: np.ndarray, batches: list[str]) -> np.ndarray:
+def _zero_batches(
+    counts: np.ndarray, names: list[str], code: np.ndarray, batches: list[str], panels: dict[str, list[str]]
+) -> np.ndarray:
     """Entries of proteins that are zero in all cells of their batch: not measured there."""
     zero = np.zeros(counts.shape, dtype=bool)
     for b in np.unique(code):
         rows = code == b
         seen = ~np.isnan(counts[rows])
         none = seen.any(0) & ~np.nan_to_num(counts[rows]).any(0)
+        if not none[seen.any(0)].all():
+            none &= ~np.isin(names, panels.get(batches[b], []))
         if none.any():
             zero[np.ix_(rows, none)] = True
             which = "all proteins" if none.all() else f"the proteins {[names[i] for i in np.flatnonzero(none)]}"
@@ -243,7 +264,7 @@ def background_start(y: Tensor, measured: Tensor | None, code: Tensor, n_batches
         for b in np.argsort(-cells[:, t], kind="stable"):
             first = np.argmax(cells[:, t])
             mine = logs[(codes == b) & seen[:, t], t]
-            moments[b, t] = _lower_component(mine) if len(mine) else moments[first, t]
+            moments[b, t] = _lower_component(mine) if len(mine) else ((0.0, 1.0) if b == first else moments[first, t])
     return tuple(map(tuple, cells.tolist())), tuple(tuple(map(tuple, row)) for row in moments.tolist())
 
 

@@ -61,11 +61,12 @@ class TotalVI(SCVI):
     protein_likelihood
         of the protein counts; `likelihoods.NegativeBinomialMixture` when None. Its dispersion is its argument.
     protein_decoder
-        (z (n, k), covariates) -> dict of (n, t) with the protein likelihood's heads.
+        (z (n, k), covariates) -> dict of (n, t) with the heads of the protein likelihood and of the background.
     efficiency
         `proteins.Efficiency` when None; `proteins.PointEfficiency` is the published tool's.
     background
-        `proteins.Background` when None: the prior of the background rate, learned or fixed.
+        `proteins.Background` when None: the prior of the background rate, learned or fixed. It has c and d for each
+        batch, which e may take the place of: ask about efficiencies with ``Background(shared=True)``.
     adversary
         weight of the penalty for a latent from which a classifier can tell the batch; None is 1 where a batch lacks
         proteins, and 0 elsewhere.
@@ -111,7 +112,8 @@ class TotalVI(SCVI):
         if sizes.n_proteins < 1:
             raise ValueError(
                 "TotalVI needs protein counts, and the data have none: name them, "
-                "CellDataModule(adata, protein_obsm_key=...), or use SCVI"
+                "CellDataModule(adata, protein_obsm_key=...), or of a MuData data.from_mudata(mdata, protein=...); "
+                "or use SCVI"
             )
         rna["likelihood"] = NegativeBinomial() if likelihood is None else likelihood
         super().__init__(sizes, n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers, dropout=dropout, **rna)
@@ -132,8 +134,8 @@ class TotalVI(SCVI):
         self._note_panels(sizes)
         missing = not bool(self.measured_bt.all())
         self.adversary = float(missing) if adversary is None else adversary
-        if self.adversary < 0:
-            raise ValueError(f"adversary is the weight of a penalty, 0 or more, and is {adversary}")
+        if not (isinstance(self.adversary, int | float) and self.adversary >= 0):
+            raise ValueError(f"adversary is the weight of a penalty, 0 or more, and is {adversary!r}")
         if self.adversary and sizes.n_batches == 1:
             raise ValueError(f"adversary={adversary} hides the batch, and the data have one batch only: leave it out")
         if self.adversary:
@@ -158,7 +160,7 @@ class TotalVI(SCVI):
             efficiency_nt = self._of_batch(efficiency_bt, batch)
             self.efficiency.each(efficiency_nt)
             mean_nt, heads = self.decode_proteins(z_nk, u_nt, efficiency_nt, batch)
-            y_nt = self.protein_likelihood(mean_nt, heads, self._row_panel(batch))
+            y_nt = self.protein_likelihood(mean_nt, heads, self._panel(batch))
             pyro.sample("y", counts.masked(y_nt, batch.measured), obs=batch.y)
 
     def _background_prior(self, batch: CellBatch) -> TorchDistribution:
@@ -199,13 +201,9 @@ class TotalVI(SCVI):
         """The batch whose numbers hold for each cell and protein, (n, t)."""
         return self.stand_in_bt[self._codes(batch)]
 
-    def _row_panel(self, batch: CellBatch) -> CellBatch:
-        """The rows of a batch without any protein, in the batch that stands in for it."""
-        if not self.stand_ins:
-            return batch
-        codes = self._codes(batch)
-        without = ~self.measured_bt.any(-1)[codes]
-        return batch._replace(batch=torch.where(without, self.stand_in_bt[codes, 0], codes))
+    def _panel(self, batch: CellBatch) -> CellBatch:
+        """The cells for the protein likelihood: with a batch code for each protein (n, t), where batches stand in."""
+        return batch._replace(batch=self._entry_codes(batch)) if self.stand_ins else batch
 
     def _in_measuring_batches(
         self, network: Callable[[Tensor, CellBatch], dict[str, Tensor]], z_nk: Tensor, batch: CellBatch
@@ -334,7 +332,7 @@ class TotalVI(SCVI):
         """
         rna_ng = super().denoised_samples(batch, latents, library_size)
         mean_nt, heads = self._proteins(batch, latents)
-        return rna_ng, self.protein_likelihood.denoised(mean_nt, heads, self._row_panel(batch))
+        return rna_ng, self.protein_likelihood.denoised(mean_nt, heads, self._panel(batch))
 
     @pyro_method
     def protein_foreground_probability(self, batch: CellBatch, latents: dict[str, Tensor]) -> Tensor:
@@ -348,7 +346,7 @@ class TotalVI(SCVI):
             values of the latent sites.
         """
         mean_nt, heads = self._proteins(batch, latents)
-        mixture = self.protein_likelihood(mean_nt, heads, self._row_panel(batch)).base_dist
+        mixture = self.protein_likelihood(mean_nt, heads, self._panel(batch)).base_dist
         posterior_nt = mixture.foreground_probability(self._counts(batch))
         if batch.measured is None:
             return posterior_nt

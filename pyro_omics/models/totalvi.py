@@ -39,7 +39,8 @@ class TotalVI(SCVI):
             + (1 - \pi_{nt}) \, \mathrm{NB}(e_{st} \alpha_{nt} \beta_{nt}, \phi_t)
 
     with s the cell's batch, and alpha >= 1 and pi = P(background) outputs of the protein decoder at (z_n, s_n). The
-    efficiency e is a global latent, counted once per data set. The guide of u_nt is a network of (z_n, s_n).
+    efficiency e is a global latent, counted once per data set. The guide of u_nt is a network of (z_n, s_n): it
+    does not see the cell's own count, and knows a cell's background no better than its state's.
 
     Proteins that were not measured in a cell are left out of the likelihood and of the KL of u. Read from the model,
     they are imputed; those that the cell's whole batch lacks are read as in the batch that measured them in most cells.

@@ -111,7 +111,7 @@ class NegativeBinomialMixture(NegativeBinomial):
     .. math:: y_{nt} \sim \pi_{nt} \, \mathrm{NB}(\mathrm{mean}_{nt}, \theta)
         + (1 - \pi_{nt}) \, \mathrm{NB}(\alpha_{nt} \, \mathrm{mean}_{nt}, \theta)
 
-    with alpha = 1 + relu(foreground) and pi = sigmoid(background_logits), two outputs of the decoder.
+    with alpha = 1 + relu(1 + foreground) and pi = sigmoid(background_logits), two outputs of the decoder.
 
     Parameters
     ----------
@@ -141,4 +141,5 @@ class NegativeBinomialMixture(NegativeBinomial):
         return rate * torch.bernoulli(torch.sigmoid(-heads["background_logits"]))
 
     def _foreground(self, mean: Tensor, heads: dict[str, Tensor]) -> Tensor:
-        return mean * (1 + torch.relu(heads["foreground"]))
+        # Started at alpha = 2 or so: where relu's argument is negative in all cells, no gradient would bring it back.
+        return mean * (1 + torch.relu(1 + heads["foreground"]))

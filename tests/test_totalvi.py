@@ -138,7 +138,7 @@ def test_likelihoods_are_the_published_formulas(background, bound, dm):
     if bound:
         log_beta = log_beta + bound * torch.tanh(heads["background_shift"])
     mean = (s @ e) * torch.exp(log_beta)
-    alpha = 1 + heads["foreground"].clamp(min=0)
+    alpha = 1 + (1 + heads["foreground"]).clamp(min=0)
     pi = 1 / (1 + torch.exp(-heads["background_logits"]))
     phi = torch.exp(model.protein_likelihood.dispersion.log_theta.detach().double())
     y = batch.y.double()
@@ -428,7 +428,7 @@ def test_foreground_probability_is_bayes_rule(post):
         phi = model.protein_likelihood.dispersion.log_theta.exp().double()
         pi = torch.sigmoid(heads["background_logits"])
         background = pi * log_nb(batch.y.double(), mean, phi).exp()
-        fg = (1 - pi) * log_nb(batch.y.double(), (1 + heads["foreground"].clamp(min=0)) * mean, phi).exp()
+        fg = (1 - pi) * log_nb(batch.y.double(), (1 + (1 + heads["foreground"]).clamp(min=0)) * mean, phi).exp()
     np.testing.assert_allclose(ours, fg / (fg + background), rtol=2e-3, atol=1e-5)
     assert np.abs(ours.to_numpy() - (1 - pi).numpy()).max() > 0.1
 

@@ -157,7 +157,7 @@ class CellBackground(Background):
 
     with h an output of the protein decoder. Published totalVI has b = 0: its background is independent of z, so that
     the expected counts of all cells without a protein are the same. This one imputes better (on PBMC 10k, a median
-    Spearman of 0.58 for 0.53), and pays for it in what is called background: a foreground within a factor exp(b) of it
+    Spearman of 0.57 for 0.54), and pays for it in what is called background: a foreground within a factor exp(b) of it
     may be read as a shift of it. Use it to impute, and `Background` to call the foreground.
 
     Parameters

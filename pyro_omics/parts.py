@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pyro.nn import PyroModule
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_omics.batch import Sizes
 from pyro_omics.recipe import Recipe
@@ -63,6 +64,14 @@ def free_network(argument: str, network: nn.Module) -> nn.Module:
     if getattr(network, "_pyro_name", ""):
         raise ValueError(f"{argument} is a network of another model already: make a new one for each model")
     return network
+
+
+def check_heads(argument: str, heads: Mapping[str, Tensor], names: Iterable[str], width: str, n: int) -> None:
+    """Raise a ValueError unless a network's outputs have these names, each with n (``width`` in words) in a row."""
+    for name in names:
+        if name not in heads or heads[name].shape[-1] != n:
+            found = {head: tuple(value.shape) for head, value in heads.items()}
+            raise ValueError(f"the {argument} must return {name!r} of {width} in each row, and has {found}")
 
 
 def positive(**numbers: int) -> None:

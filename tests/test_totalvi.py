@@ -614,3 +614,14 @@ def test_globals_alone_take_one_minibatch(post, monkeypatch):
     monkeypatch.setattr(small, "_placed", lambda batch: passed.append(1) or placed(batch))
     assert small.samples("efficiency", num_samples=3).shape == (3, 2, T)
     assert len(passed) == 1
+
+
+def test_as_if_of_another_batch_a_cell_s_counts_say_nothing(post):
+    """Its own batch leaves P(foreground) as it was; another's takes the counts away, and 1 - pi is left."""
+    d2 = (post.dm.adata.obs["donor"] == "d2").to_numpy()
+    options = {"num_samples": 1, "seed": 2}
+    moved = post.protein_foreground_probability(transform_batch="d1", **options)
+    z = torch.as_tensor(post.samples("z", **options).values[0]).double()
+    pi = torch.sigmoid(protein_heads(post.model, z, torch.eye(2)[[0] * N].double())["background_logits"])
+    np.testing.assert_allclose(moved[d2], (1 - pi)[d2], rtol=1e-3, atol=1e-5)
+    pd.testing.assert_frame_equal(moved[~d2], post.protein_foreground_probability(**options)[~d2])

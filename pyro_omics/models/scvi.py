@@ -19,7 +19,7 @@ from pyro_omics.layers import BatchNorm, Covariates, Decoder, Encoder
 from pyro_omics.libraries import Library, Observed
 from pyro_omics.likelihoods import Likelihood, ZeroInflatedNegativeBinomial
 from pyro_omics.models.base import CountModel
-from pyro_omics.parts import free_network, part_of, positive
+from pyro_omics.parts import check_heads, free_network, part_of, positive
 from pyro_omics.priors import Prior, StandardNormal
 
 
@@ -126,12 +126,7 @@ class SCVI(CountModel):
     def decode(self, z_nk: Tensor, batch: CellBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Expression frequencies rho (n, g), which sum to 1 in each row, and the likelihood's heads."""
         heads = self.decoder(self.prior.transform(z_nk), self.covariates(batch))
-        for name in ("rho", *self.likelihood.heads):
-            if name not in heads or heads[name].shape[-1] != self.n_genes:
-                found = {head: tuple(value.shape) for head, value in heads.items()}
-                raise ValueError(
-                    f"the decoder must return {name!r} of {self.n_genes} genes in each row, and has {found}"
-                )
+        check_heads("decoder", heads, ("rho", *self.likelihood.heads), f"{self.n_genes} genes", self.n_genes)
         return torch.softmax(heads["rho"], -1), heads
 
     def encoder_covariates(self, batch: CellBatch) -> Tensor | None:

@@ -23,7 +23,7 @@ from pyro_omics.dispersions import PerGene
 from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
 from pyro_omics.likelihoods import Likelihood, NegativeBinomial, NegativeBinomialMixture
 from pyro_omics.models.scvi import SCVI
-from pyro_omics.parts import free_network, part_of
+from pyro_omics.parts import check_heads, free_network, part_of
 from pyro_omics.proteins import Background, Efficiency
 
 
@@ -181,12 +181,7 @@ class TotalVI(SCVI):
 
     def _protein_heads(self, z_nk: Tensor, batch: CellBatch) -> dict[str, Tensor]:
         heads = self.protein_decoder(self.prior.transform(z_nk), self.covariates(batch))
-        for name in self.protein_heads:
-            if name not in heads or heads[name].shape[-1] != self.n_proteins:
-                found = {head: tuple(value.shape) for head, value in heads.items()}
-                raise ValueError(
-                    f"the protein_decoder must return {name!r} of {self.n_proteins} proteins, and has {found}"
-                )
+        check_heads("protein_decoder", heads, self.protein_heads, f"{self.n_proteins} proteins", self.n_proteins)
         return heads
 
     # Batches that did not measure a protein --------------------------------------------------------------------------

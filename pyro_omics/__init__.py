@@ -5,9 +5,11 @@ import pyro as _pyro
 # Before any PyroModule is built: parameters live in their modules, and two models in one session share nothing.
 _pyro.settings.set(module_local_params=True)
 
-from pyro_omics import (  # noqa: E402  # noqa: E402
+from pyro_omics import (  # noqa: E402
+    baselines,
     dispersions,
     distributions,
+    effects,
     elbos,
     guides,
     layers,
@@ -20,8 +22,8 @@ from pyro_omics import (  # noqa: E402  # noqa: E402
     report,
     testing,
 )
-from pyro_omics.data import CellDataModule, datasets, simulate  # noqa: E402
-from pyro_omics.models import SCVI, TotalVI  # noqa: E402
+from pyro_omics.data import CellDataModule, DELDataModule, complete_grid, datasets, read_del, simulate  # noqa: E402
+from pyro_omics.models import SCVI, DELCount, HierarchicalDEL, TotalVI  # noqa: E402
 from pyro_omics.posterior import Posterior  # noqa: E402
 from pyro_omics.saving import load  # noqa: E402
 from pyro_omics.svi import SVIModule  # noqa: E402
@@ -30,13 +32,19 @@ from pyro_omics.version import __version__  # noqa: E402
 __all__ = [
     "SCVI",
     "CellDataModule",
+    "DELCount",
+    "DELDataModule",
+    "HierarchicalDEL",
     "Posterior",
     "SVIModule",
     "TotalVI",
     "__version__",
+    "baselines",
+    "complete_grid",
     "datasets",
     "dispersions",
     "distributions",
+    "effects",
     "elbos",
     "guides",
     "layers",
@@ -47,6 +55,7 @@ __all__ = [
     "plots",
     "priors",
     "proteins",
+    "read_del",
     "report",
     "simulate",
     "testing",

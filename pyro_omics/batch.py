@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,6 +61,42 @@ class CellBatch(NamedTuple):
         return self._replace(batch=torch.full_like(self.index, code), measured=measured)
 
 
+class DELBatch(NamedTuple):
+    """A minibatch of compounds of a DNA-encoded library; n is its number of rows.
+
+    Attributes
+    ----------
+    x
+        (n, r) counts in the target selections, as floats.
+    row
+        (n,) position in the AnnData.
+    index
+        (n,) training rows are numbered 0 .. n_obs - 1, held-out rows from n_obs on.
+    synthons
+        (n, cycles) code of each cycle's building block.
+    control
+        (n, r) counts in the control selections (matrix without target), or None.
+    pre
+        (n, r) counts before selection, or None.
+    features
+        (n, d) features of the compound, or None.
+    poses
+        (n, p, d) features of its docked poses, or None.
+    yields
+        (n, cycles) yield of each building block's reaction, in (0, 1), or None.
+    """
+
+    x: Tensor
+    row: Tensor
+    index: Tensor  # type: ignore[assignment]  # shadows tuple.index, which nobody calls on a batch
+    synthons: Tensor
+    control: Tensor | None = None
+    pre: Tensor | None = None
+    features: Tensor | None = None
+    poses: Tensor | None = None
+    yields: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Sizes(Recipe):
     """What a model must know of its data before it is made.
@@ -89,6 +125,11 @@ class Sizes(Recipe):
         dimension of z; set by the model, for the parts that it builds.
     """
 
+    # What a trained model cannot do without: the rest are starting values.
+    fixed: ClassVar[tuple[str, ...]] = (
+        "n_genes", "n_batches", "n_labels", "n_categories", "n_continuous", "n_proteins",
+    )  # fmt: skip
+
     n_obs: int
     n_genes: int
     n_batches: int = 1
@@ -105,6 +146,75 @@ class Sizes(Recipe):
         """Take lists for tuples, as JSON gives them."""
         for name in ("n_categories", "log_library", "protein_cells", "protein_background"):
             object.__setattr__(self, name, _tuples(getattr(self, name)))
+
+    def description(self) -> dict[str, Any]:
+        """The data's part of these, as plain data: arguments that make them again."""
+        return asdict(replace(self, n_latent=None))
+
+
+@dataclass(frozen=True)
+class DELSizes(Recipe):
+    """What a model must know of a DNA-encoded library's counts before it is made.
+
+    Attributes
+    ----------
+    n_obs
+        number of training rows: the plate's size.
+    cycles
+        names of the cycles.
+    n_synthons
+        number of building blocks of each cycle.
+    depth, control_depth, pre_depth
+        of each target, control and pre-selection sample, its mean count for a compound.
+    n_features
+        width of the features, 0 where there are none.
+    pose_shape
+        poses and their width, () where there are none.
+    known_yields
+        whether the data have the yields.
+    """
+
+    fixed: ClassVar[tuple[str, ...]] = (
+        "cycles", "n_synthons", "n_target", "n_control", "n_pre", "n_features", "pose_shape", "known_yields",
+    )  # fmt: skip
+
+    n_obs: int
+    cycles: tuple[str, ...]
+    n_synthons: tuple[int, ...]
+    depth: tuple[float, ...]
+    control_depth: tuple[float, ...] = ()
+    pre_depth: tuple[float, ...] = ()
+    n_features: int = 0
+    pose_shape: tuple[int, ...] = ()
+    known_yields: bool = False
+
+    def __post_init__(self) -> None:
+        """Take lists for tuples, as JSON gives them."""
+        for name in ("cycles", "n_synthons", "depth", "control_depth", "pre_depth", "pose_shape"):
+            object.__setattr__(self, name, _tuples(getattr(self, name)))
+
+    @property
+    def n_target(self) -> int:
+        """Number of target selections."""
+        return len(self.depth)
+
+    @property
+    def n_control(self) -> int:
+        """Number of control selections."""
+        return len(self.control_depth)
+
+    @property
+    def n_pre(self) -> int:
+        """Number of samples from before the selection."""
+        return len(self.pre_depth)
+
+    def of(self, n_columns: int) -> Sizes:
+        """The sizes that a likelihood of ``n_columns`` selections is built for."""
+        return Sizes(self.n_obs, n_columns)
+
+    def description(self) -> dict[str, Any]:
+        """These as plain data: arguments that make them again."""
+        return asdict(self)
 
 
 def _tuples(value: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
-from pyro_omics.batch import Sizes
+from pyro_omics.batch import DELSizes, Sizes
 from pyro_omics.models.base import PLATE, CountModel, Guide, is_local, latent_sites
 
 
@@ -131,13 +131,13 @@ def check_schema(trained: dict[str, Any], found: dict[str, Any], parts: tuple[st
         )
 
 
-def check_sizes(model: CountModel, found: Sizes) -> None:
+def check_sizes(model: CountModel, found: Sizes | DELSizes) -> None:
     """Raise where a model was made for data of other sizes than those that it is to be trained on."""
     made = getattr(model, "sizes", None)
-    known = ("n_genes", "n_batches", "n_labels", "n_categories", "n_continuous", "n_proteins")
-    names = known[:1] if made is None else known
+    # A model of one's own may say no more of itself than n_genes.
+    names = ("n_genes",) if made is None else found.fixed
     for name in names:
-        have, want = getattr(model if made is None else made, name, None), getattr(found, name)
+        have, want = getattr(model if made is None else made, name, None), getattr(found, name, None)
         if have is not None and have != want:
             raise ValueError(
                 f"the model was made for {name}={have}, and the data have {want}: make it from the DataModule that it "

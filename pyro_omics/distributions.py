@@ -39,12 +39,14 @@ class NegativeBinomial(TorchDistribution):
 
     def __init__(self, mu: Tensor, theta: Tensor, validate_args: bool | None = None) -> None:
         self.mu, self.theta = broadcast_all(mu, theta)
+        self._theta = torch.as_tensor(theta, dtype=self.mu.dtype, device=self.mu.device)
         super().__init__(self.mu.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeBinomial:
         """The same distribution over a larger batch shape."""
         new = self._get_checked_instance(NegativeBinomial, _instance)
         new.mu, new.theta = self.mu.expand(batch_shape), self.theta.expand(batch_shape)
+        new._theta = self._theta
         super(NegativeBinomial, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -70,12 +72,15 @@ class NegativeBinomial(TorchDistribution):
         """Natural log of the probability, elementwise."""
         if self._validate_args:
             self._validate_sample(value)
-        large = self.theta > STIRLING_FROM
+        # As it was given, before it was broadcast: means may have dimensions that counts and theta do not, and the
+        # gamma functions are what costs.
+        theta = self._theta
+        large = theta > STIRLING_FROM
         if not bool(large.any()):
-            return _log_nb(value, self.mu, self.theta)
+            return _log_nb(value, self.mu, theta)
         # Each branch sees harmless arguments where the other is taken: a NaN there would poison the gradient.
-        small = _log_nb(value, self.mu, self.theta.masked_fill(large, 1.0))
-        stirling = _log_nb_stirling(value, self.mu, self.theta.masked_fill(~large, STIRLING_FROM))
+        small = _log_nb(value, self.mu, theta.masked_fill(large, 1.0))
+        stirling = _log_nb_stirling(value, self.mu, theta.masked_fill(~large, STIRLING_FROM))
         return torch.where(large, stirling, small)
 
 

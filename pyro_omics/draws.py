@@ -66,11 +66,11 @@ class Draws:
         return {name: torch.stack([value[name] for value in values]).cpu() for name in names or values[0]}
 
     def moments(self, batch: Any, num: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (n, k) of the first local site, as the decoder sees it.
+        """Mean and standard deviation (n, k) of the latent site that is reported, as the decoder sees it.
 
         In closed form where the guide's distribution has one, else of the first ``num`` draws.
         """
-        site, prior = self.svi.model.local_sites[0], getattr(self.svi.model, "prior", None)
+        site, prior = self.svi.model.latent_site, getattr(self.svi.model, "prior", None)
         if not isinstance(prior, Prior) or type(prior).transform is Prior.transform:
             fn = self.guide(batch, 0).nodes[site]["fn"]
             try:

@@ -31,7 +31,8 @@ class Labels:
         """What the last dimensions of a site's value of this shape are; genes, if undeclared and of their number."""
         if site in self.axes:
             return self.axes[site]
-        return ("genes",) if len(shape) and shape[-1] == len(self.schema["genes"]) else ()
+        genes = self.schema.get("genes", ())
+        return ("genes",) if len(shape) and genes and shape[-1] == len(genes) else ()
 
     def columns(self, axis: str, wanted: Sequence[str] | None) -> np.ndarray:
         """Positions of the ``wanted`` names along an axis, all when None.

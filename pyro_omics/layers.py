@@ -253,6 +253,78 @@ class Branches(PyroModule, Recipe):
         return {name: out for decoder in self.decoders for name, out in decoder(z, cov).items()}
 
 
+class ResidualMLP(PyroModule, Recipe):
+    """A Linear to the hidden width, blocks x + dropout(relu(norm(Linear(x)))), and a Linear out of it.
+
+    Parameters
+    ----------
+    n_in, n_out
+        width of the input and of the output.
+    n_hidden, n_blocks
+        width and number of the residual blocks.
+    dropout
+        probability that a hidden unit is dropped in training.
+    norm
+        `BatchNorm`, `LayerNorm`, or None.
+
+    Source: He et al. 2016, CVPR (residual connections).
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_hidden: int = 128,
+        n_blocks: int = 2,
+        dropout: float = 0.1,
+        norm: type[nn.Module] | None = LayerNorm,
+    ) -> None:
+        super().__init__()
+        self.first = PyroModule[nn.Linear](n_in, n_hidden)
+        self.blocks = PyroModule[nn.ModuleList](
+            [FCLayers(n_hidden, n_hidden, dropout=dropout, norm=norm) for _ in range(n_blocks)]
+        )
+        self.last = PyroModule[nn.Linear](n_hidden, n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., n_in) to (..., n_out)."""
+        h = torch.relu(self.first(x))
+        for block in self.blocks:
+            h = h + block(h)
+        return self.last(h)
+
+
+class GatedAttention(PyroModule, Recipe):
+    r"""The weighted mean of a set, by weights that each member's own features give.
+
+    .. math:: a_p \propto \exp(w^\top (\tanh(V h_p) \odot \mathrm{sigmoid}(U h_p)))
+
+    Parameters
+    ----------
+    n_in
+        width of a member's features.
+    n_hidden
+        width of V h and U h.
+
+    Source: Ilse et al. 2018, ICML, equation 9.
+    """
+
+    def __init__(self, n_in: int, n_hidden: int = 64) -> None:
+        super().__init__()
+        self.value = PyroModule[nn.Linear](n_in, n_hidden)
+        self.gate = PyroModule[nn.Linear](n_in, n_hidden)
+        self.score = PyroModule[nn.Linear](n_hidden, 1)
+
+    def weights(self, h: Tensor) -> Tensor:
+        """The weights (..., p) of members (..., p, n_in), which sum to 1."""
+        gated = torch.tanh(self.value(h)) * torch.sigmoid(self.gate(h))
+        return torch.softmax(self.score(gated).squeeze(-1), -1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map (..., p, n_in) to the weighted mean (..., n_in)."""
+        return (self.weights(h).unsqueeze(-1) * h).sum(-2)
+
+
 class Classifier(PyroModule, Recipe):
     """Logits of classes from a latent, whose gradient reaches the latent reversed: the latent learns to hide the class.
 

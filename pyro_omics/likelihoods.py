@@ -6,6 +6,7 @@ and maps (mean, heads, batch) to a distribution. A new one is one class, and nee
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -46,13 +47,26 @@ class Poisson(Likelihood):
 
 
 class ZeroInflatedPoisson(Likelihood):
-    """x_ng = 0 with probability sigmoid(dropout_logits_ng), else Poisson(mean_ng)."""
+    """x_ng = 0 with probability sigmoid(dropout_logits_ng), else Poisson(mean_ng).
 
-    own_heads = ("dropout_logits",)
+    Parameters
+    ----------
+    gate
+        a fixed probability of the extra zero, in (0, 1), for every count; None takes the model's dropout logits.
+    """
+
+    def __init__(self, gate: float | None = None) -> None:
+        super().__init__()
+        self.gate = _checked_gate(gate)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The dropout logits, where the gate is not fixed."""
+        return ("dropout_logits",) if self.gate is None else ()
 
     def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
         """ZeroInflatedPoisson(mean, dropout_logits), event shape (g,)."""
-        return counts.ZeroInflatedPoisson(mean, heads["dropout_logits"]).to_event(1)
+        return counts.ZeroInflatedPoisson(mean, _gate_logits(self.gate, heads, mean)).to_event(1)
 
 
 class NegativeBinomial(Likelihood):
@@ -95,14 +109,23 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     ----------
     dispersion
         what theta is shared by; one theta for each gene when None.
+    gate
+        a fixed probability of the extra zero, in (0, 1), for every count; None takes the model's dropout logits.
     """
 
-    own_heads = ("dropout_logits",)
+    def __init__(self, dispersion: Dispersion | None = None, gate: float | None = None) -> None:
+        super().__init__(dispersion)
+        self.gate = _checked_gate(gate)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The dropout logits, where the gate is not fixed, and what the dispersion needs."""
+        return (("dropout_logits",) if self.gate is None else ()) + self.dispersion.heads
 
     def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
         """ZeroInflatedNegativeBinomial(mean, theta, dropout_logits), event shape (g,)."""
-        theta = self.dispersion(heads, batch)
-        return counts.ZeroInflatedNegativeBinomial(mean, theta, heads["dropout_logits"]).to_event(1)
+        theta, gate = self.dispersion(heads, batch), _gate_logits(self.gate, heads, mean)
+        return counts.ZeroInflatedNegativeBinomial(mean, theta, gate).to_event(1)
 
 
 class NegativeBinomialMixture(NegativeBinomial):
@@ -143,3 +166,13 @@ class NegativeBinomialMixture(NegativeBinomial):
     def _foreground(self, mean: Tensor, heads: dict[str, Tensor]) -> Tensor:
         # Started at alpha = 2 or so: where relu's argument is negative in all cells, no gradient would bring it back.
         return mean * (1 + torch.relu(1 + heads["foreground"]))
+
+
+def _checked_gate(gate: float | None) -> float | None:
+    if gate is not None and not 0 < gate < 1:
+        raise ValueError(f"gate is a probability in (0, 1), and is {gate}: without extra zeros, use a plain likelihood")
+    return gate
+
+
+def _gate_logits(gate: float | None, heads: dict[str, Tensor], mean: Tensor) -> Tensor:
+    return heads["dropout_logits"] if gate is None else torch.full_like(mean, math.log(gate / (1 - gate)))

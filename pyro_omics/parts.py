@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_omics.batch import Sizes
 from pyro_omics.recipe import Recipe
 
 P = TypeVar("P")
@@ -21,7 +20,7 @@ class Part(PyroModule, Recipe):
         super().__init__()
         self.built = False
 
-    def build(self, sizes: Sizes) -> None:
+    def build(self, sizes: Any) -> None:
         """Make the parameters for these sizes. A subclass that overrides it calls it first.
 
         Raises

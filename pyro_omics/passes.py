@@ -48,12 +48,14 @@ class Passes:
         self.schema: dict[str, Any] = svi.schema or dm.schema
         self.own_data = svi.schema is None or (svi.schema == dm.schema and svi.n_obs == dm.n_obs)
         self.data = dm.data if self.own_data else dm.aligned(self.schema)
-        n_genes = getattr(svi.model, "n_genes", len(self.schema["genes"]))
-        if n_genes != len(self.schema["genes"]):
+        genes = self.schema.get("genes")
+        n_genes = getattr(svi.model, "n_genes", None)
+        if genes is not None and n_genes not in (None, len(genes)):
             raise ValueError(
-                f"the model has {n_genes} genes and the data {len(self.schema['genes'])}, and the model was not "
-                "trained on a DataModule whose gene names could align them"
+                f"the model has {n_genes} genes and the data {len(genes)}, and the model was not trained on a "
+                "DataModule whose gene names could align them"
             )
+        self.width = len(genes or self.schema.get("targets", ())) or 1
         self.labels = Labels(self.schema, svi.model.axes)
 
     @property
@@ -64,12 +66,12 @@ class Passes:
     def _batches(self, split: str, n_passes: int, what: str, n_kept: int = 1) -> Iterator[Any]:
         """Minibatches on the model's device, with a progress bar when it will be long.
 
-        They are smaller than ``batch_size`` where ``n_kept`` numbers for each gene are held at once.
+        They are smaller than ``batch_size`` where ``n_kept`` numbers for each gene (or selection) are held at once.
         """
         rows = self.dm.rows(split)
         if not len(rows):
             raise ValueError(f"split={split!r} has no rows in this DataModule")
-        size = max(1, min(self.batch_size, HELD // (n_kept * len(self.schema["genes"]))))
+        size = max(1, min(self.batch_size, HELD // (n_kept * self.width)))
         total = math.ceil(len(rows) / size)
         batches = self.data.batches(rows, size)
         for batch in tqdm(batches, total=total, desc=what, disable=total * n_passes < LONG, delay=2, leave=False):

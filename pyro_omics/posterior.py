@@ -19,6 +19,7 @@ from pyro_omics.labels import dimension
 from pyro_omics.questions import Question
 from pyro_omics.scores import Scores
 from pyro_omics.summaries import Summary, check_draws, correlation, interval_bounds, summarise
+from pyro_omics.tables import REPORTS
 
 
 class Posterior(Scores):
@@ -47,10 +48,12 @@ class Posterior(Scores):
 
     def __dir__(self) -> list[str]:
         """Methods, and the model's own queries."""
-        return [*super().__dir__(), *self.model.queries]
+        return [*super().__dir__(), *self.model.queries, *self.model.tables]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """The model's query of that name, as a method: see `query` for the arguments that all of them take."""
+        """The model's query or table of that name, as a method: see `query` for what all queries take."""
+        if "svi" in self.__dict__ and name in self.model.tables:
+            return functools.partial(REPORTS[name], self)
         if name.startswith("__") or "svi" not in self.__dict__ or name not in self.model.queries:
             offered = list(self.model.queries) if "svi" in self.__dict__ else []
             raise AttributeError(f"Posterior has no {name!r}; the model's own queries are {offered}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -31,7 +31,7 @@ from pyro_omics.checks import (
 from pyro_omics.draws import drawing
 from pyro_omics.guides import Amortized
 from pyro_omics.kl import LatentValues, ScaleLatents
-from pyro_omics.models.base import CountModel, Guide
+from pyro_omics.models.base import CountModel, Guide, latent_sites
 from pyro_omics.saving import save
 
 
@@ -109,6 +109,8 @@ class SVIModule(pl.LightningModule):
             guide(batch)
             check_pair(model, guide, batch)
             check_particles(self.bound, model, batch)
+        if not latent_sites(model, batch):
+            rank_zero_info(f"{type(model).__name__} has no latent variables: training is maximum likelihood")
         # Registered once, as a pair: model and guide beside it would triple the keys of the state dict.
         self.elbo = pair
         self._n_names = len(list(pair.parameters()))
@@ -139,7 +141,7 @@ class SVIModule(pl.LightningModule):
         if dm is None or not hasattr(dm, "schema"):
             return
         if self.schema is not None:
-            check_schema(self.schema, dm.schema, ("genes", "levels", "continuous", "proteins"))
+            check_schema(self.schema, dm.schema, ("genes", "levels", "continuous", "proteins", "targets", "controls"))
         if stage == "fit":
             check_sizes(self.model, dm.sizes)
             if dm.n_obs != self.n_obs:
@@ -150,6 +152,7 @@ class SVIModule(pl.LightningModule):
             # Once on the data's own batch: what the model asks of them and they lack is said before training.
             with quietly(self.elbo):
                 check_pair(self.model, self.guide, dm.example_batch())
+            self.model.warm_start(self.guide, dm)
             self.schema = dm.schema
 
     def forward(self, batch: Any) -> Tensor:
@@ -236,7 +239,7 @@ class SVIModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the data's description beside the weights."""
         sizes = getattr(self.model, "sizes", None)
-        made_for = None if sizes is None else asdict(replace(sizes, n_latent=None))
+        made_for = None if sizes is None else sizes.description()
         checkpoint["pyro_omics"] = {"schema": self.schema, "n_obs": self.n_obs, "sizes": made_for}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

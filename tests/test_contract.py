@@ -39,7 +39,7 @@ LIKELIHOODS = subclasses(po.likelihoods.Likelihood, po.likelihoods)
 DISPERSIONS = subclasses(po.dispersions.Dispersion, po.dispersions)
 EFFICIENCIES = [po.proteins.Efficiency, *subclasses(po.proteins.Efficiency, po.proteins)]
 LIBRARIES = subclasses(po.libraries.Library, po.libraries)
-GUIDES = subclasses(pyro.nn.PyroModule, po.guides)
+GUIDES = [getattr(po.guides, name) for name in po.guides.__all__]
 MODELS = [getattr(po.models, name) for name in po.models.__all__ if name != "CountModel"]
 AUTOGUIDES = [
     AutoNormal,

@@ -675,7 +675,7 @@ def test_wrong_gene_mask(mask, message):
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_wrong_batch_size(batch_size):
-    with pytest.raises(ValueError, match=rf"batch_size is a number of cells, at least 1, and is {batch_size}"):
+    with pytest.raises(ValueError, match=rf"batch_size is a number of rows, at least 1, and is {batch_size}"):
         CellDataModule(cells(), batch_size=batch_size)
 
 

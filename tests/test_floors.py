@@ -7,11 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "pyro_omics"
 FLOORS = [
-    ["recipe", "version", "batch", "layers", "distributions", "parts"],
-    ["priors", "dispersions", "libraries", "likelihoods", "proteins", "elbos"],
+    ["recipe", "version", "batch", "layers", "distributions", "piecewise", "parts"],
+    ["priors", "dispersions", "libraries", "likelihoods", "proteins", "effects", "elbos"],
     ["models", "guides"],
     ["kl", "checks", "draws", "saving", "svi", "data"],
-    ["posterior", "passes", "scores", "questions", "labels", "summaries", "plots", "criticism", "baselines"],
+    ["posterior", "passes", "scores", "questions", "labels", "summaries", "plots", "criticism", "baselines", "tables"],
     ["cli", "testing", "report"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from anndata import AnnData
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.data import columns
 from pyro_omics.data.counts import CountMatrix, check_counts, matrix_of
 from pyro_omics.data.proteins import ProteinTable, background_start, check_training
 from pyro_omics.data.reading import check_keys, check_names, masked_genes, read
-from pyro_omics.data.splits import EpochSampler, hold_out_all, split_rows
+from pyro_omics.data.rows import RowDataModule, digest
+from pyro_omics.data.splits import hold_out_all, split_rows
 
 ARGUMENTS = {"batch": "batch_key", "label": "label_key", "categorical": "categorical_keys"}
 
 
-class CellDataModule(pl.LightningDataModule):
+class CellDataModule(RowDataModule):
     """Minibatches of cells from an AnnData, which is read once and never changed.
 
     Parameters
@@ -99,9 +98,7 @@ class CellDataModule(pl.LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
-        if int(batch_size) != batch_size or batch_size < 1:
-            raise ValueError(f"batch_size is a number of cells, at least 1, and is {batch_size}")
+        super().__init__(batch_size, seed, num_workers)
         check_keys(
             {
                 "layer": layer,
@@ -114,7 +111,7 @@ class CellDataModule(pl.LightningDataModule):
         )
         self.adata, of_mudata = read(adata)
         self.proteins = ProteinTable.read(self.adata, protein_obsm_key or of_mudata, protein_mask)
-        self.layer, self.batch_size, self.seed, self.num_workers = layer, batch_size, seed, num_workers
+        self.layer = layer
         self.keys: dict[str, Any] = {
             "batch_key": batch_key,
             "label_key": label_key,
@@ -298,48 +295,6 @@ class CellDataModule(pl.LightningDataModule):
         if sizes is not None:
             self.__dict__["sizes"] = Sizes(**sizes)
 
-    # Minibatches ----------------------------------------------------------------------------------------------------
-
-    def rows(self, split: str = "all") -> np.ndarray:
-        """Positions in the AnnData, ascending: ``"all"``, ``"training"`` or ``"validation"`` rows."""
-        return self.split.rows(split).numpy()
-
-    def example_batch(self) -> CellBatch:
-        """The first two training rows, or, of adopted data, which have none, the first two."""
-        rows = self.split.training if len(self.split.training) else self.split.rows("all")
-        return self.data[rows[:2]]
-
-    def _loader(self, rows: Tensor, shuffle: bool) -> DataLoader[Any]:
-        sampler = EpochSampler(rows, self.seed, shuffle)
-        return DataLoader(
-            self.data,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=_already_a_batch,  # type: ignore[arg-type]  # __getitems__ gives a batch, no list
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Training rows in an order drawn from (seed, epoch)."""
-        return self._loader(self.split.training, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Any] | Iterator[Any]:
-        """Held-out rows, in order."""
-        if not len(self.split.validation):
-            return iter(())  # an empty loader with a length has Lightning warn at each epoch
-        return self._loader(self.split.validation, shuffle=False)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """The held-out rows: those of validation, which nothing here tunes on unless you stop a fit by them."""
-        if not len(self.split.validation):
-            raise ValueError("no rows are held out to test on: give validation_size or validation_indices")
-        return self._loader(self.split.validation, shuffle=False)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """All rows, in AnnData's order."""
-        return self._loader(self.split.rows("all"), shuffle=False)
-
 
 class CellTensors(Dataset[CellBatch]):
     """The data as tensors: whole minibatches are indexed, never the AnnData.
@@ -377,14 +332,5 @@ class CellTensors(Dataset[CellBatch]):
             yield self[rows[start : start + batch_size]]
 
 
-def _already_a_batch(batch: CellBatch) -> CellBatch:
-    return batch
-
-
 def _numbers(obs: Any, argument: str, keys: Sequence[str]) -> Tensor:
     return torch.from_numpy(columns.numbers(obs, argument, keys))
-
-
-def digest(names: Iterable[str]) -> str:
-    """A short hash of names in their order, by which a model knows the rows that it was trained on."""
-    return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()[:16]

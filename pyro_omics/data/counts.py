@@ -67,7 +67,7 @@ def matrix_of(adata: AnnData, layer: str | None) -> Any:
     return adata.layers[layer]
 
 
-def check_counts(adata: AnnData, layer: str | None) -> None:
+def check_counts(adata: AnnData, layer: str | None, rows: str = "cells", columns: str = "genes") -> None:
     """Raise unless the matrix holds finite, non-negative integers, and at least one row and column of them.
 
     Raises
@@ -79,7 +79,7 @@ def check_counts(adata: AnnData, layer: str | None) -> None:
     matrix = matrix_of(adata, layer)
     if adata.isbacked:
         raise ValueError(f"{name} is on disk (a backed AnnData), and is read into memory here: pass adata.to_memory()")
-    for what, length in zip(("cells", "genes"), matrix.shape, strict=True):
+    for what, length in zip((rows, columns), matrix.shape, strict=True):
         if length == 0:
             raise ValueError(f"{name} has 0 {what} (shape {matrix.shape}): check how adata was filtered")
     problem = _problem(matrix)

@@ -11,14 +11,40 @@ import pooch
 import scipy.sparse as sp
 from anndata import AnnData
 
+from pyro_omics.data.del_reading import read_del
+
 DATA_FOLDER = "PYRO_OMICS_DATA"
 _TOTALVI = (
     "https://raw.githubusercontent.com/YosefLab/totalVI_reproducibility/"
     "27d65a9c49182f39df0c4325249bc7dc8e663dd0/data/raw_data/"
 )
+_DELDENOISER = (
+    "https://raw.githubusercontent.com/totient-bio/deldenoiser/380413841a5983b6a92c6567dd48266c26099a95/example/"
+)
 _FILES = {
     "pbmc10k_harmo_rna.csv.gz": (_TOTALVI, "77cacfec0e17dce2a9b00c479a07a162e29dc9263ff5dc4cb5235df4679baba9"),
     "pbmc10k_harmo_pro.csv.gz": (_TOTALVI, "184afe670d264b598e24cca73ccfd4f07c7bde696b8fb4cb53ba62d89b13f048"),
+    "UNCDEL003_53bp1.csv.gz": (
+        "https://raw.githubusercontent.com/Popov-Lab-UNC/DELi/b4cbec550b88cce6b2ddbee50ba9b643a680ead2/examples/"
+        "UNCDEL003_53bp1_Analyze/",
+        "7ed087d7308ce7dd1cdc7846e1a3ed43cf9a3451db2042ee1f93f71754978a30",
+    ),
+    "size20x20x20_preselection_readcount.tsv": (
+        _DELDENOISER + "input/",
+        "40164a71e8eea5afc2453c4fc3adaad72eb12e2d8420504ba30acece4f9f0416",
+    ),
+    "size20x20x20_postselection_readcount.tsv": (
+        _DELDENOISER + "input/",
+        "1a663252e46fcbc5df433541b5819195ce7240a89ad44742a160321df643c0a7",
+    ),
+    "size20x20x20_yields.tsv": (
+        _DELDENOISER + "input/",
+        "8423758f7b3d43bef98fdd00a9ce6d896a252a8a5409b2fca93a44b71c5f2ddd",
+    ),
+    "size20x20x20_fullcycles.tsv": (
+        _DELDENOISER + "true/",
+        "3df1f8e10fa1a0d1932485522a1bf218fdb94d7a01c7d3042b09077b5fbb2a96",
+    ),
 }
 
 
@@ -99,4 +125,69 @@ def pbmc10k_citeseq() -> AnnData:
     protein.columns = [str(name).removesuffix("_TotalSeqB") for name in protein.columns]
     protein.index = adata.obs_names
     adata.obsm["protein_counts"] = protein.astype(np.float32)
+    return adata
+
+
+def uncdel003() -> AnnData:
+    """A DNA-encoded library on 53BP1: 58,080 compounds, three selections, UMI counts; real, with no control arm.
+
+    UNCDEL003, 33 x 40 x 44 building blocks made for readers of methylated lysine. 4,209 compounds were sequenced; the
+    others are zeros. Building block C006 (methyl piperazine) was validated by experiment. One file, 0.3 MB, is looked
+    for in the folder that PYRO_OMICS_DATA names before it is downloaded.
+
+    Most compounds were seen in one selection alone, some there with tens of UMIs: replicates agree by building block
+    (correlations of 0.8 to 0.98 of their sums), and hardly by compound (0.1). RDKit does not parse the SMILES of the
+    119 compounds with A005, whose ammonium is written without its charge: replace "[N](C)(C)" by "[N+](C)(C)".
+
+    Returns
+    -------
+    AnnData; ``obs`` has the building blocks ``A``, ``B``, ``C`` and, of compounds that were sequenced, ``smiles``;
+    all three selections are "target".
+
+    Raises
+    ------
+    ValueError
+        Where the file is not the expected one.
+
+    Source: github.com/Popov-Lab-UNC/DELi; doi 10.1021/acs.jmedchem.3c01192.
+    """
+    return read_del(fetch("UNCDEL003_53bp1.csv.gz"), layout="deli", complete=True)
+
+
+def deldenoiser_20x20x20() -> AnnData:
+    """A simulated library of 20 x 20 x 20 compounds with truncated products, before and after selection.
+
+    Counts of a truncated product go to the compound whose tag it carries, so that counts alone do not tell binders
+    from building blocks that bind when truncated. Four files, 0.5 MB, are looked for in the folder that
+    PYRO_OMICS_DATA names before they are downloaded.
+
+    Returns
+    -------
+    AnnData; ``obs`` has the building blocks (lanes) ``A``, ``B``, ``C``, the true yield of each one's reaction,
+    ``yield_A``, ``yield_B``, ``yield_C``, and of the full-cycle compound the true ``log10_K`` and ``survival_rate``;
+    one selection is "pre-selection", one "target".
+
+    Raises
+    ------
+    ValueError
+        Where a file is not the expected one.
+
+    Source: github.com/totient-bio/deldenoiser; Komar & Kalinic 2020, ACS Combinatorial Science 22, 410.
+    """
+    name = "size20x20x20_{}.tsv"
+    yields, truth, before, after = (
+        pd.read_csv(fetch(name.format(part)), sep="\t")
+        for part in ("yields", "fullcycles", "preselection_readcount", "postselection_readcount")
+    )
+    lanes = {f"cycle_{i + 1}_lane": key for i, key in enumerate("ABC")}
+    counts = {"pre-selection_1": before, "target_1": after}
+    for column, table in counts.items():
+        truth = truth.merge(table.rename(columns={"readcount": column}), on=list(lanes), validate="one_to_one")
+    truth = truth.rename(columns=lanes)
+    adata = read_del(truth[[*lanes.values(), *counts]], layout="plain", complete=False)
+    for i, key in enumerate(lanes.values()):
+        of_lane = yields[yields["cycle"] == i + 1].set_index("lane")["yield"]
+        adata.obs[f"yield_{key}"] = of_lane.loc[truth[key]].to_numpy()
+    for column in ("log10_K", "survival_rate"):
+        adata.obs[column] = truth[column].to_numpy()
     return adata

@@ -1,7 +1,9 @@
 """Models: Pyro programs over a batch of counts."""
 
 from pyro_omics.models.base import CountModel
+from pyro_omics.models.del_count import DELCount
+from pyro_omics.models.hierarchical_del import HierarchicalDEL
 from pyro_omics.models.scvi import SCVI
 from pyro_omics.models.totalvi import TotalVI
 
-__all__ = ["SCVI", "CountModel", "TotalVI"]
+__all__ = ["SCVI", "CountModel", "DELCount", "HierarchicalDEL", "TotalVI"]

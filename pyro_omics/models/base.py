@@ -46,11 +46,14 @@ class CountModel(PyroModule, Recipe):
         same name.
     axes
         name of a site -> what its last dimensions are, such as ``("genes",)``, for the labels of draws.
+    tables
+        names of the reports in `tables` that its queries are enough for; `Posterior` offers each under the same name.
     """
 
     local_sites: tuple[str, ...] = ()
     queries: ClassVar[dict[str, str | tuple[str, ...]]] = {}
-    axes: ClassVar[dict[str, tuple[str, ...]]] = {}
+    axes: Mapping[str, tuple[str, ...]] = {}
+    tables: ClassVar[tuple[str, ...]] = ()
     n_genes: int
 
     def __init__(self, n_obs: int) -> None:
@@ -77,9 +80,14 @@ class CountModel(PyroModule, Recipe):
             )
         wanted = inspect.signature(cls.__init__).parameters
         known = {"sizes": dm.sizes, **{field.name: getattr(dm.sizes, field.name) for field in fields(dm.sizes)}}
-        known.pop("n_latent")
+        known.pop("n_latent", None)
         filled = {name: value for name, value in known.items() if name in wanted and name not in options}
         return cls(**filled, **options)
+
+    @property
+    def latent_site(self) -> str:
+        """The local site that `Posterior.latent` reports: the first."""
+        return self.local_sites[0]
 
     @property
     def latent_key(self) -> str:
@@ -168,6 +176,17 @@ class CountModel(PyroModule, Recipe):
             the values that the guide drew in this step, with their gradient.
         """
         return None
+
+    def warm_start(self, guide: Guide, dm: Any) -> None:
+        """Give the guide (or the model) a better start than its own, once, before training, from the data.
+
+        Parameters
+        ----------
+        guide
+            the model's guide, made.
+        dm
+            the DataModule that is trained on: ``dm.data`` are its rows, ``dm.rows("training")`` those to use.
+        """
 
     def default_guide(self) -> Callable[[CountModel], Guide] | None:
         """The guide that suits the model, a callable model -> guide; None is the `Amortized` guide."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -72,7 +72,7 @@ class SCVI(CountModel):
         "normalized_expression": "genes",
         "denoised_samples": "genes",
     }
-    axes: ClassVar[dict[str, tuple[str, ...]]] = {"x": ("genes",)}
+    axes: Mapping[str, tuple[str, ...]] = {"x": ("genes",)}
 
     def __init__(
         self,

@@ -86,7 +86,7 @@ class TotalVI(SCVI):
         "protein_foreground_probability": "proteins",
         "protein_background": "proteins",
     }
-    axes: ClassVar[dict[str, tuple[str, ...]]] = {
+    axes: Mapping[str, tuple[str, ...]] = {
         "x": ("genes",),
         "y": ("proteins",),
         "background": ("proteins",),

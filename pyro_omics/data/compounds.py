@@ -1,0 +1,339 @@
+"""`DELDataModule`: counts of a DNA-encoded library in, minibatches of compounds out."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pyro_omics.batch import DELBatch, DELSizes
+from pyro_omics.data import columns
+from pyro_omics.data.counts import CountMatrix, check_counts, matrix_of
+from pyro_omics.data.cycles import check_duplicates, codes_of, levels_of, synthon_columns
+from pyro_omics.data.reading import read
+from pyro_omics.data.rows import RowDataModule, digest
+from pyro_omics.data.splits import hold_out_all, split_rows
+
+TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")
+ARMS = ("target", "control", "pre")
+
+
+class DELDataModule(RowDataModule):
+    """Minibatches of compounds from an AnnData: one row a compound, one column a selection.
+
+    Parameters
+    ----------
+    adata
+        AnnData, or the path of one (.h5ad, .zarr) or of a count table, read by `read_del`. obs has the building block
+        of each cycle; var has a column "condition", and X the counts, of unique molecules where these are known.
+    layer
+        the layer with the counts; None for X.
+    synthon_keys
+        columns of obs: the building block of each cycle; "A", "B", "C" and so on, as far as there are any, when None.
+    target, control, pre
+        values of ``var["condition"]``: selections with the target, with the matrix alone, and samples from before the
+        selection. A library may lack the last two. Selections of other conditions are left out.
+    selections
+        names of the selections to use (var_names); all when None.
+    feature_key
+        entry of obsm: features of the compounds, such as "fingerprint", (n, d).
+    pose_key
+        entry of obsm: features of docked poses, (n, p, d).
+    yield_keys
+        columns of obs: the yield, in (0, 1), of each cycle's reaction with the compound's building block.
+    batch_size
+        compounds in a minibatch.
+    validation_size
+        share of the compounds held out, drawn with ``seed``; none by default, since each compound's enrichment is asked
+        for.
+    validation_indices
+        the compounds held out, as positions, instead.
+    seed
+        of the split and of the order of the training rows.
+    num_workers
+        worker processes of the loaders.
+
+    Attributes
+    ----------
+    n_obs
+        number of training rows.
+    sizes
+        `batch.DELSizes`.
+    schema
+        the data's description: names of selections, building blocks of each cycle.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        For data that are no counts, or do not have what an argument names: before any training.
+
+    Warns
+    -----
+    UserWarning
+        Where there is one target selection only: nothing then tells the noise of replicates from enrichment.
+    """
+
+    def __init__(
+        self,
+        adata: AnnData | str | Path,
+        layer: str | None = None,
+        synthon_keys: Sequence[str] | None = None,
+        target: str = "target",
+        control: str = "control",
+        pre: str = "pre-selection",
+        selections: Sequence[str] | None = None,
+        feature_key: str | None = None,
+        pose_key: str | None = None,
+        yield_keys: Sequence[str] | None = None,
+        batch_size: int = 1024,
+        validation_size: float = 0.0,
+        validation_indices: Sequence[int] | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed, num_workers)
+        self.adata, self.layer = _read(adata), layer
+        self.keys: dict[str, Any] = {"feature_key": feature_key, "pose_key": pose_key, "yield_keys": yield_keys}
+        check_counts(self.adata, layer, rows="compounds", columns="selections")
+        self.cycles = synthon_columns(self.adata, synthon_keys)
+        self.conditions = dict(zip(ARMS, (target, control, pre), strict=True))
+        arms = _arms(self.adata, (target, control, pre), selections)
+        self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
+        levels = {cycle: levels_of(self.adata.obs, cycle) for cycle in self.cycles}
+        self.schema: dict[str, Any] = {
+            "targets": arms["target"],
+            "controls": arms["control"],
+            "pre-selections": arms["pre"],
+            "cycles": list(self.cycles),
+            "levels": levels,
+            "scores": ["score"],
+            "yields": yield_keys is not None,
+            "training compounds": digest(self.adata.obs_names[self.split.training.numpy()]),
+        }
+        self.n_obs = len(self.split.training)
+        self.data = self._tensors(self.schema)
+        check_duplicates(self.adata, self.cycles, self.data.fields["synthons"])
+        self._check_arms()
+
+    def _check_arms(self) -> None:
+        totals = self.data.totals(self.split.rows("all"))
+        names = [name for arm in ("targets", "controls", "pre-selections") for name in self.schema[arm]]
+        if empty := [name for name, total in zip(names, totals, strict=True) if total == 0]:
+            raise ValueError(
+                f"the selections {empty} have no counts at all: they failed or were not sequenced; leave them out, "
+                f"selections={[name for name in names if name not in empty]}"
+            )
+        if len(self.schema["targets"]) == 1:
+            warnings.warn(
+                f"there is one target selection, {names[0]!r}: nothing tells the noise between replicates from "
+                "enrichment, and intervals rest on the prior's",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    @functools.cached_property
+    def sizes(self) -> DELSizes:
+        """What a model must know of these data before it is made."""
+        rows = self.split.training if len(self.split.training) else self.split.validation
+        depth = self._depth(rows)
+        t, c = len(self.schema["targets"]), len(self.schema["controls"])
+        features, poses = self.data.fields["features"], self.data.fields["poses"]
+        return DELSizes(
+            n_obs=self.n_obs,
+            cycles=tuple(self.schema["cycles"]),
+            n_synthons=tuple(len(self.schema["levels"][cycle]) for cycle in self.schema["cycles"]),
+            depth=depth[:t],
+            control_depth=depth[t : t + c],
+            pre_depth=depth[t + c :],
+            n_features=0 if features is None else features.shape[-1],
+            pose_shape=() if poses is None else tuple(poses.shape[1:]),
+            known_yields=self.schema["yields"],
+        )
+
+    def _depth(self, rows: Tensor) -> tuple[float, ...]:
+        """Mean count of a compound in each selection: of what was sequenced, where ``var["depth"]`` tells."""
+        names = [name for arm in ("targets", "controls", "pre-selections") for name in self.schema[arm]]
+        if "depth" in self.adata.var:
+            depth = self.adata.var["depth"].astype(float).loc[names].to_numpy()
+            if not (np.isfinite(depth) & (depth > 0)).all():
+                raise ValueError(f'adata.var["depth"] must be numbers of reads above 0, and is {depth.tolist()}')
+            return tuple(depth / self.adata.n_obs)
+        return tuple((self.data.totals(rows) / len(rows)).tolist())
+
+    def _tensors(self, schema: dict[str, Any]) -> CompoundTensors:
+        obs = self.adata.obs
+        codes = [codes_of(obs, cycle, schema["levels"][cycle]) for cycle in schema["cycles"]]
+        fields: dict[str, Any] = {"synthons": torch.from_numpy(np.stack(codes, 1)), "yields": None}
+        fields["features"] = self._feature("feature_key", 2)
+        fields["poses"] = self._feature("pose_key", 3)
+        if self.keys["yield_keys"] is not None:
+            fields["yields"] = _yields(obs, self.keys["yield_keys"], schema["cycles"])
+        widths = [len(schema[arm]) for arm in ("targets", "controls", "pre-selections")]
+        names = [name for arm in ("targets", "controls", "pre-selections") for name in schema[arm]]
+        matrix = sp.csr_matrix(matrix_of(self.adata, self.layer))
+        position = self.adata.var_names.get_indexer(names)
+        return CompoundTensors(CountMatrix(matrix[:, position]), widths, fields, self.split.index)
+
+    def _feature(self, argument: str, ndim: int) -> Any:
+        key = self.keys[argument]
+        if key is None:
+            return None
+        if key not in self.adata.obsm:
+            raise ValueError(f"{argument}={key!r} is not in adata.obsm: there are {list(self.adata.obsm)}")
+        values = self.adata.obsm[key]
+        if sp.issparse(values):
+            return CountMatrix(values)
+        array = np.asarray(values)
+        if array.ndim != ndim:
+            raise ValueError(f"{argument}={key!r} must have {ndim} dimensions, and has the shape {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{argument}={key!r} has {int((~np.isfinite(array)).sum())} values that are not finite")
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+    def aligned(self, schema: dict[str, Any]) -> CompoundTensors:
+        """All compounds as a model of another ``schema`` must see them: its selections and building blocks, by name.
+
+        Raises
+        ------
+        ValueError
+            Where selections or cycles of the schema are missing here, or building blocks occur that it does not know.
+        """
+        names = [name for arm in ("targets", "controls", "pre-selections") for name in schema[arm]]
+        if missing := [name for name in names if name not in self.adata.var_names]:
+            raise ValueError(
+                f"the model's selections {missing} are not in adata.var_names: {list(self.adata.var_names)}"
+            )
+        if schema["cycles"] != self.schema["cycles"]:
+            raise ValueError(
+                f"the model was trained with the cycles {schema['cycles']}, and these data have "
+                f"{self.schema['cycles']}: pass synthon_keys={schema['cycles']}"
+            )
+        if schema["yields"] and self.keys["yield_keys"] is None:
+            raise ValueError("the model was trained with known yields, and these data name none: pass yield_keys")
+        return self._tensors(schema)
+
+    def adopt(self, schema: dict[str, Any], n_obs: int, sizes: dict[str, Any] | None = None) -> None:
+        """Become data for a model that was trained on others: aligned to its ``schema``, and all rows held out.
+
+        Parameters
+        ----------
+        schema, n_obs
+            the model's.
+        sizes
+            fields of the `batch.DELSizes` that the model was made for, where it is to be made again.
+
+        Raises
+        ------
+        ValueError
+            As `aligned` does.
+        """
+        data = self.aligned(schema)
+        self.split = hold_out_all(self.adata.n_obs, n_obs)
+        data.index = self.split.index
+        self.data, self.schema, self.n_obs = data, schema, n_obs
+        self.__dict__.pop("sizes", None)  # they were of the data before
+        if sizes is not None:
+            self.__dict__["sizes"] = DELSizes(**sizes)
+
+
+class CompoundTensors(Dataset[DELBatch]):
+    """The data as tensors: whole minibatches are indexed, never the AnnData.
+
+    Parameters
+    ----------
+    counts
+        (n, selections): targets, then controls, then pre-selections.
+    widths
+        how many of each.
+    fields
+        the other fields of `batch.DELBatch`, over all rows.
+    index
+        (n,) see there.
+    """
+
+    def __init__(self, counts: CountMatrix, widths: list[int], fields: dict[str, Any], index: Tensor) -> None:
+        self.counts, self.widths, self.fields, self.index = counts, widths, fields, index
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.counts.shape[0]
+
+    def __getitem__(self, rows: Any) -> DELBatch:
+        """The minibatch of the rows at these positions."""
+        at = torch.as_tensor(rows, dtype=torch.long).reshape(-1)
+        fields = {name: None if field is None else _rows(field, at) for name, field in self.fields.items()}
+        arms = self.counts.rows(at).split(self.widths, -1)
+        counts = {name: arm if arm.shape[-1] else None for name, arm in zip(("x", "control", "pre"), arms, strict=True)}
+        return DELBatch(row=at, index=self.index[at], **counts, **fields)  # type: ignore[arg-type]
+
+    def __getitems__(self, rows: list[int]) -> DELBatch:
+        """What a DataLoader asks for: a minibatch at once."""
+        return self[rows]
+
+    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[DELBatch]:
+        """Minibatches over ``rows``, in order."""
+        for start in range(0, len(rows), batch_size):
+            yield self[rows[start : start + batch_size]]
+
+    def totals(self, rows: Tensor) -> Tensor:
+        """Sum of each selection over ``rows``, in double precision."""
+        mask = torch.zeros(len(self), dtype=torch.float64)
+        mask[rows] = 1.0
+        row = torch.repeat_interleave(torch.arange(len(self)), self.counts.indptr.diff())
+        weighted = self.counts.values.double() * mask[row]
+        return torch.zeros(sum(self.widths), dtype=torch.float64).index_add_(0, self.counts.indices, weighted)
+
+
+def _rows(field: Any, at: Tensor) -> Tensor:
+    if isinstance(field, CountMatrix):
+        return field.rows(at)
+    return field[at] if field.dtype == torch.long else field[at].float()
+
+
+def _read(adata: Any) -> AnnData:
+    if isinstance(adata, str | Path) and Path(adata).suffix in TABLES:
+        from pyro_omics.data.del_reading import read_del
+
+        return read_del(adata)
+    return read(adata)[0]
+
+
+def _arms(adata: AnnData, conditions: tuple[str, str, str], selections: Sequence[str] | None) -> dict[str, list[str]]:
+    """The names of the selections of each arm."""
+    if "condition" not in adata.var:
+        raise ValueError(
+            'adata.var has no column "condition": say of each selection what it is, adata.var["condition"] = '
+            f'["target", "control", ...], for the selections {list(adata.var_names)[:10]}'
+        )
+    if unlabelled := list(adata.var_names[adata.var["condition"].isna()]):
+        raise ValueError(f'adata.var["condition"] is missing for the selections {unlabelled}: say what they are')
+    chosen = list(adata.var_names) if selections is None else list(selections)
+    if unknown := [name for name in chosen if name not in adata.var_names]:
+        raise ValueError(f"selections names {unknown}, which are not in adata.var_names: {list(adata.var_names)}")
+    condition = adata.var["condition"].astype(str).loc[chosen]
+    found = dict(zip(ARMS, ([*condition.index[condition == name]] for name in conditions), strict=True))
+    if not found["target"]:
+        raise ValueError(
+            f"no selection has the condition target={conditions[0]!r}: adata.var['condition'] has "
+            f"{sorted(set(condition))}; name the one to analyse, target=..."
+        )
+    return found
+
+
+def _yields(obs: pd.DataFrame, keys: Sequence[str], cycles: Sequence[str]) -> Tensor:
+    if len(keys) != len(cycles):
+        raise ValueError(f"yield_keys must name a column for each of the cycles {list(cycles)}, and is {list(keys)}")
+    values = columns.numbers(obs, "yield_keys", keys)
+    if not ((values > 0) & (values < 1)).all():
+        raise ValueError(f"yield_keys: yields must lie in (0, 1), and reach {values.min():g} .. {values.max():g}")
+    return torch.from_numpy(values)

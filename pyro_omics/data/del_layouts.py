@@ -1,0 +1,218 @@
+"""Which columns of a DEL table hold what: selections and their conditions, building blocks, ids, SMILES."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from pyro_omics.data.del_conditions import CONDITIONS, Selection, labelled, numbered, some
+
+IDS = ("DEL_ID", "molecule_hash", "compound_id", "compound", "id", "Unnamed: 0")  # the last: an index, as CSV
+UMI, READS = "corrected", "raw"  # DELi's prefixes
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is read of a table; ``synthons`` maps a column of obs to the table's."""
+
+    selections: list[Selection]
+    synthons: dict[str, str]
+    id: str | None
+    smiles: str | None
+
+    def counts(self) -> list[str]:
+        """The table's columns of numbers."""
+        return [one.column for one in self.selections]
+
+    def text(self) -> list[str]:
+        """The table's columns of text."""
+        return [name for name in (*self.synthons.values(), self.id, self.smiles) if name is not None]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published form of table.
+
+    Parameters
+    ----------
+    needs
+        what it is recognised by, for errors.
+    counts
+        patterns of count columns, each with its condition; groups: ``replicate``, ``name``, ``kind``, ``protein``.
+    synthons
+        the pattern of building-block columns that it must have; None: any of `FAMILIES`, or none.
+    """
+
+    needs: str
+    counts: dict[str, str | None]
+    synthons: str | None = None
+
+
+LANES, DELI_BLOCKS = r"cycle_(\d+)_lane", r"ID_([A-Z])"
+FAMILIES = ("([A-Z])", DELI_BLOCKS, r"cycle_?(\d+)", LANES, r"bb_?(\d+)", r"bb_?(\d+)_?id", r"synthon_?(\d+)")
+LAYOUTS = {
+    "deldock": Layout(
+        "'<protein>_exp_r1' and '<protein>_beads_r1'",
+        {
+            r"(?P<protein>.+)_exp_r(?P<replicate>\d+)": "target",
+            r".+_beads_r(?P<replicate>\d+)": "control",
+        },
+    ),
+    "kindel": Layout(
+        "'seq_target_1', 'seq_matrix_1', 'seq_load'",
+        {
+            r"seq_target_(?P<replicate>\d+)": "target",
+            r"seq_matrix_(?P<replicate>\d+)": "control",
+            r"seq_load": "pre-selection",
+        },
+    ),
+    "deli": Layout(
+        "'ID_A', 'ID_B' and 'corrected_<selection>' or 'raw_<selection>'",
+        {rf"(?P<kind>{UMI}|{READS})_(?P<name>.+)": "target"},
+        DELI_BLOCKS,
+    ),
+    "deldenoiser": Layout("'cycle_1_lane', 'cycle_2_lane' and 'readcount'", {"readcount": None}, LANES),
+    "plain": Layout(
+        "'target_1', 'control_1', 'pre-selection_1', or the columns that conditions= names",
+        {
+            rf"{condition}_(?P<replicate>\d+)": condition.replace("[-_]?", "-")
+            for condition in ("target", "control", "pre[-_]?selection", "competitor")
+        },
+    ),
+}
+
+
+def recognise(
+    head: pd.DataFrame,
+    layout: str | None,
+    conditions: Mapping[str, str] | None,
+    synthon_keys: Sequence[str] | None,
+    counts: str,
+) -> Columns:
+    """The columns of a table, from its first rows.
+
+    Raises
+    ------
+    ValueError
+        Where no layout fits, several do, or a column that is asked for is not there; see `read_del`.
+    """
+    names = [str(name) for name in head.columns]
+    conditions = dict(conditions or {})
+    fitting = _fitting(names)
+    if layout is None:
+        layout = _only(fitting, names, head, conditions)
+    elif layout not in fitting and layout != "plain":
+        raise ValueError(f"layout={layout!r} is known by {LAYOUTS[layout].needs}, and the columns are {some(names)}")
+    blocks = _synthons(names, LAYOUTS[layout].synthons, synthon_keys, conditions)
+    found = _selections(names, layout, UMI if counts == "umi" else READS)
+    # Of DELi's, the other columns are sums, or the same samples' reads.
+    selections = labelled(found, [] if layout == "deli" else names, conditions)
+    if not selections or any(selection.condition is None for selection in selections):
+        raise ValueError(
+            f"layout={layout!r}: the names of the counts do not say what they were selected on. {_how(head, blocks)}"
+        )
+    if both := [one.column for one in selections if one.column in blocks.values()]:
+        raise ValueError(f"{both[0]!r} is among the building blocks and among the counts: it is one or the other")
+    taken = {*blocks.values(), *(selection.column for selection in selections)}
+    lower = {name.lower(): name for name in names}
+    return Columns(numbered(selections), blocks, _id(head, taken), lower.get("smiles"))
+
+
+def _matches(names: Sequence[str], pattern: str) -> list[re.Match[str]]:
+    return [match for name in names if (match := re.fullmatch(pattern, name))]
+
+
+def _fitting(names: list[str]) -> list[str]:
+    """The layouts that fit."""
+    return [
+        name
+        for name, layout in LAYOUTS.items()
+        if any(_matches(names, pattern) for pattern in layout.counts)
+        and (layout.synthons is None or _matches(names, layout.synthons))
+    ]
+
+
+def _only(fitting: list[str], names: list[str], head: pd.DataFrame, conditions: Mapping[str, str]) -> str:
+    """The one layout that fits."""
+    if not fitting and conditions:
+        return "plain"
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ValueError(f"several layouts fit the columns: {', '.join(fitting)}; say which, layout={fitting[0]!r}")
+    sought = "; ".join(f"{name}: {layout.needs}" for name, layout in LAYOUTS.items())
+    raise ValueError(
+        f"no layout fits the columns {some(names)}. Looked for {sought}. {_how(head, _synthons(names, None, None, {}))}"
+    )
+
+
+def _selections(names: list[str], layout: str, kind: str) -> list[Selection]:
+    """The layout's selections, in the order of the columns; of DELi's, those of one kind."""
+    found = {}
+    for pattern, condition in LAYOUTS[layout].counts.items():
+        for match in _matches(names, pattern):
+            groups, column = match.groupdict(), match.string
+            if groups.get("kind", kind) == kind:
+                name, replicate, protein = (groups.get(one) for one in ("name", "replicate", "protein"))
+                found[column] = Selection(column, name or column, condition, replicate, protein)
+    if layout == "deli" and not found:
+        raise ValueError(
+            f"no column begins with '{kind}_': DELi calls UMI counts '{UMI}_<selection>' (counts='umi') and reads "
+            f"'{READS}_<selection>' (counts='raw')"
+        )
+    return [found[name] for name in names if name in found]
+
+
+def _synthons(
+    names: list[str], pattern: str | None, synthon_keys: Sequence[str] | None, conditions: Mapping[str, str]
+) -> dict[str, str]:
+    """Columns of obs and the table's: the ones named, under their names; else those recognised, as A, B, C, ..."""
+    if synthon_keys is not None:
+        if lacking := [key for key in synthon_keys if key not in names]:
+            raise ValueError(f"synthon_keys: {lacking[0]!r} is not a column: there are {some(names)}")
+        return {key: key for key in synthon_keys}
+    free = [name for name in names if name not in conditions]
+    families = [_family(free, one) for one in ([pattern] if pattern else FAMILIES)]
+    families = [family for family in families if len(family) > 1]
+    if len(families) > 1:
+        raise ValueError(
+            f"building blocks could be the columns {' or '.join(map(str, families))}: say which, "
+            f"synthon_keys={families[0]}"
+        )
+    return {chr(ord("A") + i): name for i, name in enumerate(families[0])} if families else {}
+
+
+def _family(names: list[str], pattern: str) -> list[str]:
+    """Columns that differ in the cycle's letter or number, in its order; letters run from A without a gap."""
+    cycles = {match[1]: match.string for match in _matches(names, pattern)}
+    if all(cycle.isdigit() for cycle in cycles):
+        return [cycles[cycle] for cycle in sorted(cycles, key=int)]
+    letters = [chr(ord("A") + i) for i in range(26)]
+    run = next((i for i, letter in enumerate(letters) if letter not in cycles), 26)
+    return [cycles[letter] for letter in letters[:run]]
+
+
+def _id(head: pd.DataFrame, taken: set[str]) -> str | None:
+    lower = {str(name).lower(): str(name) for name in head.columns if name not in taken}
+    found = [lower[name.lower()] for name in IDS if name.lower() in lower]
+    # Rows that were numbered when the table was written name nothing.
+    return next((name for name in found if name != IDS[-1] or not pd.api.types.is_numeric_dtype(head[name])), None)
+
+
+def _how(head: pd.DataFrame, blocks: Mapping[str, str]) -> str:
+    """How to pass ``conditions``, with the columns that look like counts."""
+    like = [
+        str(name)
+        for name in head.columns
+        if name not in (*blocks.values(), *IDS)
+        and pd.api.types.is_numeric_dtype(head[name])
+        and (head[name].dropna() >= 0).all()
+        and (head[name].dropna() % 1 == 0).all()
+    ]
+    if not like:
+        return "No column holds whole numbers, as counts would be"
+    labels = ", ".join(f"{name!r}: {label!r}" for name, label in zip(like, CONDITIONS, strict=False))
+    return f"Columns that look like counts: {some(like)}; say what they are, conditions={{{labels}}}"

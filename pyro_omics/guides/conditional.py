@@ -1,0 +1,62 @@
+"""`Conditional`: the local latents' exact posterior given the global ones, worked out by the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_omics.guides.mean_field import GammaMeanField
+from pyro_omics.models.base import CountModel
+from pyro_omics.recipe import Recipe
+
+
+class Conditional(PyroModule, Recipe):
+    r"""A guide over the global latents; for each row's own, their posterior given those and the row's counts.
+
+    .. math:: q(f, g_{1..n}) = q(f) \prod_n p(g_n \mid f, x_n)
+
+    The ELBO is then that of the global latents alone, with the local ones summed out. There is nothing to learn for a
+    row, so that a held-out one is as good as a training one.
+
+    Parameters
+    ----------
+    model
+        a model that can work its local sites out: ``conditional(site, batch, latents)`` gives the distribution of one
+        of ``local_sites`` given the global latents and the local ones before it.
+    rest
+        callable from a program to a guide over its global latents; `GammaMeanField` when None.
+
+    Raises
+    ------
+    TypeError
+        For a model that cannot.
+
+    Source: collapsed variational inference, e.g. Hensman et al. 2012, arXiv:1206.5162.
+    """
+
+    def __init__(self, model: CountModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
+        super().__init__()
+        if not hasattr(model, "conditional"):
+            raise TypeError(
+                f"{type(model).__name__} has no method conditional(site, batch, latents) to work its local sites out "
+                "by: use guides.Amortized, or write one"
+            )
+        self._model = (model,)
+        self.rest = (rest or GammaMeanField)(poutine.block(model, hide=list(model.local_sites)))
+
+    @property
+    def model(self) -> CountModel:
+        """The model that the guide is for."""
+        return self._model[0]
+
+    def forward(self, batch: Any) -> None:
+        """Sample the global latents, then each row's own given them."""
+        latents: dict[str, Tensor] = dict(self.rest(batch))
+        with self.model.plate(batch):
+            for name in self.model.local_sites:
+                latents[name] = pyro.sample(name, self.model.conditional(name, batch, latents))

@@ -1,0 +1,352 @@
+"""Coordinate ascent in a Poisson superposition with Gamma priors: the warm start of `HierarchicalDEL`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_omics.models.base import Guide
+from pyro_omics.models.superposition import Subset, amount, at, of_members
+
+if TYPE_CHECKING:
+    from pyro_omics.models.hierarchical_del import HierarchicalDEL
+
+Gammas = tuple[Tensor, Tensor]  # shape, rate
+LEAST = 0.05  # of a prior's mean: below, effects that are there could not come back
+BURN_IN = 20  # sweeps before the priors' means move
+CHUNK = 65_536  # rows read at once
+
+
+class Tally:
+    """The compounds with counts, whose replicates are summed: what memory goes to.
+
+    Parameters
+    ----------
+    dm
+        the DataModule, whose training rows are read in chunks.
+
+    Attributes
+    ----------
+    codes
+        (k, cycles).
+    x, control, pre
+        (k,) totals over replicates.
+    totals
+        of each selection: lists of tensors (r,).
+    """
+
+    def __init__(self, dm: Any) -> None:
+        parts = []
+        rows = dm.rows("training")
+        for batch in dm.data.batches(rows, CHUNK):
+            sums = [torch.zeros(len(batch.index)) if arm is None else arm.sum(-1) for arm in _arms(batch)]
+            some = torch.stack(sums).sum(0) > 0
+            # In double precision: shares of small counts add up over a library.
+            parts.append([batch.synthons[some], *(total[some].double() for total in sums), *_yields(batch, some)])
+        self.codes, self.x, self.control, self.pre, *yields = (torch.cat(part) for part in zip(*parts, strict=True))
+        self.yields = list(yields[0].unbind(-1)) if yields else None
+        self.n_rows = len(rows)
+
+    def by_member(self, values: Tensor, subset: Subset, sizes: tuple[int, ...]) -> Tensor:
+        """Sums of (k,) values over the compounds of each member of a subset."""
+        shape = [sizes[i] for i in subset]
+        flat = torch.zeros(len(values), dtype=torch.long)
+        for i, size in zip(subset, shape, strict=True):
+            flat = flat * size + self.codes[:, i]
+        return torch.zeros(math.prod(shape), dtype=values.dtype).index_add_(0, flat, values).reshape(shape)
+
+
+def _arms(batch: Any) -> tuple[Tensor | None, ...]:
+    return batch.x, batch.control, batch.pre
+
+
+def _yields(batch: Any, some: Tensor) -> list[Tensor]:
+    return [] if batch.yields is None else [batch.yields[some].double()]
+
+
+class CoordinateAscent:
+    r"""Mean-field optimum of the model with Poisson counts, replicates summed.
+
+    Each count is split over its sources in proportion to exp E log of their rates, and a source's Gamma is then its
+    prior with its counts added to the shape and its exposure to the rate. A sweep costs what the compounds with counts
+    cost; sums over all others are products of sums over building blocks, as in a full grid. Yields move to their mode.
+
+    Parameters
+    ----------
+    model
+        gives priors and sizes.
+    tally
+        the counts.
+
+    Source: Gopalan et al. 2015, UAI, algorithm 1.
+    """
+
+    def __init__(self, model: HierarchicalDEL, tally: Tally) -> None:
+        self.model, self.tally, self.sizes = model, tally, model.sizes.n_synthons
+        self.n_cycles = len(self.sizes)
+        self.full = tuple(range(self.n_cycles))
+        self.fill = tally.n_rows / math.prod(self.sizes)  # below 1 where a library is no full grid
+        self.depths = [max(float(arm.sum()) / tally.n_rows, 1e-6) for arm in (tally.x, tally.control, tally.pre)]
+        self.abundance = [self._start(i) for i in range(self.n_cycles)]
+        self.yields = [torch.full((size,), 0.7, dtype=torch.float64) for size in self.sizes]
+        if tally.yields is not None:
+            self.yields = [self._mean_yield(i, y) for i, y in enumerate(tally.yields)]
+        self.depths[0] = self._background()
+        self.means = {str(k): float(prior.mean) for k, prior in model.truncates.items()}
+        self.means |= {"own": model.own.mean, "matrix": 1.0 if model.matrix is None else model.matrix.mean}
+        self.own: Gammas = self._broad(0.1 * tally.x, "own")
+        self.matrix: Gammas | None = None
+        if model.matrix is not None:
+            self.matrix = self._broad(0.1 * tally.control, "matrix")
+        self.effects: dict[Subset, Gammas] = {}
+        for subset in model.subsets:
+            counts = tally.by_member(tally.x, subset, self.sizes)
+            exposure = of_members(subset, self._factors(subset)) * self.fill
+            # Only what stands out: what all members share is the background's.
+            above = (counts - self.depths[0] * of_members(subset, self.abundance) * self.fill).clamp(min=0)
+            self.effects[subset] = self._broad(0.3 * above, str(len(subset)), exposure)
+
+    def _start(self, i: int) -> Tensor:
+        """A building block's abundance by the counts that do not bind, where there are such."""
+        tally = self.tally
+        counts = tally.pre if tally.pre.any() else tally.control if tally.control.any() else None
+        if counts is None:
+            return torch.ones(self.sizes[i], dtype=torch.float64)
+        totals = tally.by_member(counts, (i,), self.sizes)
+        return (totals + 1) / (totals + 1).mean()
+
+    def _background(self) -> float:
+        """Reads of a compound of which little binds: a low quantile of the means of the largest truncates' members."""
+        largest = [s for s in self.model.subsets if len(s) == self.model.order] or [(i,) for i in self.full]
+        means = []
+        for subset in largest:
+            counts = self.tally.by_member(self.tally.x, subset, self.sizes)
+            means.append((counts / (of_members(subset, self.abundance) * self.fill)).flatten())
+        return max(float(torch.cat(means).quantile(0.25)), 0.01 * self.depths[0])
+
+    def _mean_yield(self, i: int, y: Tensor) -> Tensor:
+        total = self.tally.by_member(y, (i,), self.sizes)
+        number = self.tally.by_member(torch.ones_like(y), (i,), self.sizes)
+        return torch.where(number > 0, total / number.clamp(min=1), y.mean())
+
+    def _prior(self, level: str) -> tuple[float, float]:
+        part = {"own": self.model.own, "matrix": self.model.matrix}.get(level) or self.model.truncates[level]
+        return part.shape, part.shape / self.means[level]
+
+    def _broad(self, counts: Tensor, level: str, exposure: Tensor | float = 1.0) -> Gammas:
+        shape, rate = self._prior(level)
+        return shape + counts, torch.full_like(counts, rate) + self.depths[0] * exposure
+
+    # One sweep ------------------------------------------------------------------------------------------------------
+
+    def run(self, sweeps: int) -> CoordinateAscent:
+        """Sweep over all blocks, ``sweeps`` times."""
+        for sweep in range(sweeps):
+            self._split()
+            self._update_effects()
+            self._update_yields()
+            self._update_abundance()
+            if sweep >= BURN_IN:
+                self._update_means()
+        return self
+
+    def _split(self) -> None:
+        """Each compound's counts over their sources."""
+        codes = self.tally.codes
+        y = self._row_yields()
+        shares = {s: amount(s, y) * at(_exp_log(gammas), s, codes) for s, gammas in self.effects.items()}
+        own = self.row_amount(y) * _exp_log(self.own)
+        matrix = torch.zeros_like(own) if self.matrix is None else _exp_log(self.matrix)
+        per_share = self.tally.x / (1 + own + matrix + sum(shares.values(), torch.zeros_like(own)))
+        self.own_counts = per_share * own
+        self.matrix_counts = per_share * matrix + self.tally.control * matrix / (1 + matrix)
+        self.counts = {s: self.tally.by_member(per_share * share, s, self.sizes) for s, share in shares.items()}
+        self.rest_counts = {  # by the building blocks of the cycles that failed
+            (s, i): self.tally.by_member(per_share * share, (i,), self.sizes)
+            for s, share in shares.items() for i in self.full if i not in s
+        }  # fmt: skip
+
+    def _row_yields(self) -> list[Tensor]:
+        if self.tally.yields is not None:
+            return self.tally.yields
+        return [y[self.tally.codes[:, i]] for i, y in enumerate(self.yields)]
+
+    def row_amount(self, y: list[Tensor]) -> Tensor:
+        """The share (k,) of the full product."""
+        if not self.model.subsets and self.tally.yields is None:
+            return torch.ones_like(self.tally.x)
+        return amount(self.full, y)
+
+    def row_abundance(self) -> Tensor:
+        """The product (k,) of the building blocks' abundances."""
+        return math.prod(u[self.tally.codes[:, i]] for i, u in enumerate(self.abundance))  # type: ignore[return-value]
+
+    def _factors(self, subset: Subset) -> list[Tensor]:
+        pairs = enumerate(zip(self.abundance, self.yields, strict=True))
+        return [u * (y if i in subset else 1 - y) for i, (u, y) in pairs]
+
+    def _update_effects(self) -> None:
+        depth, control, _ = self.depths
+        exposure = self.row_abundance()
+        shape, rate = self._prior("own")
+        self.own = shape + self.own_counts, rate + depth * exposure * self.row_amount(self._row_yields())
+        if self.matrix is not None:
+            shape, rate = self._prior("matrix")
+            self.matrix = shape + self.matrix_counts, rate + (depth + control) * exposure
+        for subset, counts in self.counts.items():
+            shape, rate = self._prior(str(len(subset)))
+            amounts = of_members(subset, self._factors(subset)) * self.fill
+            self.effects[subset] = shape + counts, rate + depth * amounts
+
+    def _update_yields(self) -> None:
+        """Newton steps on the logits of the yields, whose level is their prior's."""
+        if self.tally.yields is not None or not self.model.subsets:
+            return
+        for i in self.full:
+            worked, failed = self._yield_terms(i)
+            logit = torch.logit(self.yields[i])
+            (n1, a1), (n0, a0) = worked, failed
+            n1, n0 = n1 + YIELD_PRIOR[0], n0 + YIELD_PRIOR[1]
+            for _ in range(3):
+                y = torch.sigmoid(logit)
+                gradient = n1 * (1 - y) - n0 * y - (a1 - a0) * y * (1 - y)
+                curvature = (n1 + n0) * y * (1 - y) + (a1 - a0).abs() * y * (1 - y)
+                logit = logit + (gradient / curvature.clamp(min=1e-6)).clamp(-1, 1)
+            self.yields[i] = torch.sigmoid(logit.clamp(-4, 4))
+
+    def _yield_terms(self, i: int) -> tuple[Gammas, Gammas]:
+        """Counts, and exposures at a yield of 1, of the products in which cycle i worked; at 0, in which it failed."""
+        y = self.yields[i]
+        own_mean = self.own[0] / self.own[1]
+        full = self.row_abundance() * amount(self.full, self._row_yields()) * own_mean
+        n1 = self.tally.by_member(self.own_counts, (i,), self.sizes)
+        a1 = self.tally.by_member(full, (i,), self.sizes) / y
+        n0, a0 = torch.zeros_like(n1), torch.zeros_like(n1)
+        for subset, gammas in self.effects.items():
+            rates = gammas[0] / gammas[1] * of_members(subset, self._factors(subset)) * self.fill
+            if i in subset:
+                n1 = n1 + _onto(self.counts[subset], subset, i)
+                a1 = a1 + _onto(rates, subset, i) / y
+            else:
+                factor = self._factors(subset)[i]
+                n0 = n0 + self.rest_counts[subset, i]
+                a0 = a0 + rates.sum() * (factor / factor.sum()) / (1 - y)
+        depth = self.depths[0]
+        return (n1, depth * a1), (n0, depth * a0)
+
+    def _update_abundance(self) -> None:
+        tally, (depth, control, pre) = self.tally, self.depths
+        e = self.row_abundance()
+        own = depth * e * self.row_amount(self._row_yields()) * self.own[0] / self.own[1]
+        if self.matrix is not None:
+            own = own + (depth + control) * e * self.matrix[0] / self.matrix[1]
+        flat = depth + (control if tally.control.any() else 0) + (pre if tally.pre.any() else 0)
+        for i in self.full:
+            observed = tally.by_member(tally.x + tally.control + tally.pre, (i,), self.sizes)
+            expected = flat * of_members((i,), self.abundance) * self.fill + tally.by_member(own, (i,), self.sizes)
+            for subset, gammas in self.effects.items():
+                rates = depth * gammas[0] / gammas[1] * of_members(subset, self._factors(subset)) * self.fill
+                if i in subset:
+                    expected = expected + _onto(rates, subset, i)
+                else:
+                    factor = self._factors(subset)[i]
+                    expected = expected + rates.sum() * factor / factor.sum()
+            u = (ABUNDANCE_PRIOR + observed) / (ABUNDANCE_PRIOR + expected / self.abundance[i])
+            self.abundance[i] = u / u.mean()
+        self._update_depths()
+
+    def _update_depths(self) -> None:
+        tally = self.tally
+        e = self.row_abundance()
+        base = float(of_members((0,), self.abundance).sum()) * self.fill
+        own = float((e * self.row_amount(self._row_yields()) * self.own[0] / self.own[1]).sum())
+        matrix = 0.0 if self.matrix is None else float((e * self.matrix[0] / self.matrix[1]).sum())
+        shared = sum(
+            float((g[0] / g[1] * of_members(s, self._factors(s))).sum()) * self.fill for s, g in self.effects.items()
+        )
+        self.depths = [
+            float(tally.x.sum()) / (base + own + matrix + shared),
+            float(tally.control.sum()) / (base + matrix),
+            float(tally.pre.sum()) / base,
+        ]
+
+    def _update_means(self) -> None:
+        """The priors' means, where they are learned, to the mean of what they are priors of."""
+        unseen = self.tally.n_rows - len(self.tally.x)
+        for level, gammas in (("own", self.own), ("matrix", self.matrix)):
+            part = getattr(self.model, level)
+            if part is None or "mean" not in part.learned or gammas is None:
+                continue
+            shape, _ = self._prior(level)
+            rest = unseen * shape / float(gammas[1].mean())  # of compounds without counts
+            self.means[level] = max((float((gammas[0] / gammas[1]).sum()) + rest) / self.tally.n_rows, LEAST)
+        for level, prior in self.model.truncates.items():
+            if "mean" in prior.learned:
+                means = [(g[0] / g[1]).flatten() for s, g in self.effects.items() if str(len(s)) == level]
+                self.means[level] = max(float(torch.cat(means).mean()), LEAST)
+
+
+YIELD_PRIOR = (7.0, 3.0)
+ABUNDANCE_PRIOR = 10.0
+
+
+def _exp_log(gammas: Gammas) -> Tensor:
+    """Exp E log of Gammas."""
+    return (torch.digamma(gammas[0]) - gammas[1].log()).exp()
+
+
+def _onto(table: Tensor, subset: Subset, i: int) -> Tensor:
+    """Sums of a subset's table over all cycles but i."""
+    others = [axis for axis, j in enumerate(subset) if j != i]
+    return table.sum(others) if others else table
+
+
+def warm_start(model: HierarchicalDEL, guide: Guide, dm: Any, sweeps: int = 50) -> None:
+    """Set a guide's globals, and the means of the model's priors, to the optimum of `CoordinateAscent`."""
+    with torch.no_grad():
+        fit = CoordinateAscent(model, Tally(dm)).run(sweeps)
+        for level, prior in {**model.truncates, "own": model.own, "matrix": model.matrix}.items():
+            if prior is not None and "mean" in prior.learned:
+                prior.log_mean.fill_(math.log(fit.means[level]))
+        for site, start in starts(model, fit).items():
+            start_at(guide, site, start)
+
+
+def starts(model: HierarchicalDEL, fit: CoordinateAscent) -> dict[str, Any]:
+    """What the globals' factors start at: Gammas, and for yields Normals of their logits."""
+    found: dict[str, Any] = {model.site(s): dist.Gamma(*(p.float() for p in g)) for s, g in fit.effects.items()}
+    arms = zip(("depth", "control_depth", "pre_depth"), fit.depths, ("x", "control", "pre"), strict=True)
+    for name, pooled, arm in arms:
+        known = torch.tensor(getattr(model.sizes, name))
+        if len(known):
+            total = float(getattr(fit.tally, arm).sum())
+            share = known / known.sum()
+            concentration = (total * share).clamp(min=1.0)
+            found[name] = dist.Gamma(concentration, concentration / (pooled * share))
+    everything = fit.tally.x + fit.tally.control + fit.tally.pre
+    for i, cycle in enumerate(model.sizes.cycles):
+        counts = ABUNDANCE_PRIOR + fit.tally.by_member(everything, (i,), model.sizes.n_synthons)
+        found[f"abundance_{cycle}"] = dist.Gamma(counts.float(), (counts / fit.abundance[i]).float())
+        if model.subsets and not model.sizes.known_yields:
+            found[f"yield_{cycle}"] = dist.Normal(torch.logit(fit.yields[i]).float(), 0.1)
+    return found
+
+
+def start_at(guide: Any, site: str, start: dist.Gamma | dist.Normal) -> None:
+    """Move one site's factor of a guide that has one there: `guides.GammaMeanField`, or an AutoNormal."""
+    guide = getattr(guide, "rest", guide)
+    if hasattr(guide, "factor"):
+        guide.factor(site).start_at(start)
+    elif hasattr(guide, "locs") and hasattr(guide, "scales"):
+        loc, scale = start, None
+        if isinstance(start, dist.Gamma):  # as a LogNormal with the same moments of the log
+            loc = torch.digamma(start.concentration) - start.rate.log()
+            scale = torch.polygamma(1, start.concentration).sqrt()
+        else:
+            loc, scale = start.loc, start.scale.expand_as(start.loc)
+        setattr(guide.locs, site, loc)
+        setattr(guide.scales, site, scale)

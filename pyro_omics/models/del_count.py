@@ -1,0 +1,165 @@
+"""DELCount: rates of target and matrix binding as functions of a compound's features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule, pyro_method
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from pyro_omics.batch import DELBatch, DELSizes
+from pyro_omics.layers import GatedAttention, LayerNorm, ResidualMLP
+from pyro_omics.likelihoods import Likelihood, ZeroInflatedPoisson
+from pyro_omics.models.arms import Arm
+from pyro_omics.models.base import CountModel
+from pyro_omics.models.hierarchical_del import example_compounds
+from pyro_omics.parts import part_of, positive
+
+SPREAD = 0.5  # of the log of a latent depth around the known one
+RANGE = 12.0  # of log rates: beyond, an untrained network's exp leaves float32
+
+
+class DELCount(CountModel):
+    r"""Counts of a DNA-encoded library from its compounds' features: the DEL-Dock model.
+
+    .. math::
+        \lambda^M_n &= \exp f(\mathrm{features}_n), \quad
+        \lambda^T_n = \exp g(\textstyle\sum_p a_p h_p) \\
+        c_{nr} &\sim \mathrm{ZIP}(d_r \lambda^M_n, \pi^M_r), \quad
+        x_{nr} \sim \mathrm{ZIP}(b \, d_r (\lambda^M_n + \lambda^T_n), \pi^T_r)
+
+    with d_r the mean count of a compound in the sample, so that lambda^M is about 1 on average, and b the share of the
+    target selections' reads that is background. f and g are residual networks; where there are docked poses, g sees
+    the mean of their features h by gated attention, beside the compound's own. Without features the compound's building
+    blocks are what the networks see, one-hot; without controls lambda^M is 1.
+
+    It has no latent variables unless the depths are: training is then maximum likelihood, intervals are points, and
+    probabilities 0 or 1.
+
+    Parameters
+    ----------
+    sizes
+        what is known of the data; ``DELCount.from_data(dm)`` fills it in.
+    likelihood
+        of the counts; `likelihoods.ZeroInflatedPoisson` when None, whose gates are learned, one for each sample, or
+        fixed by its argument ``gate``.
+    n_hidden, n_blocks
+        width and number of the residual blocks of each network.
+    dropout
+        of the networks.
+    norm
+        `layers.LayerNorm`, `layers.BatchNorm`, or None.
+    latent_depth
+        whether the depths are latent, LogNormal(log d_r, 0.5), instead of known.
+
+    Raises
+    ------
+    ValueError
+        For a part that belongs to another model already.
+
+    Source: Shmilovich et al. 2023, ACS Omega 8, 29143 (arXiv:2212.00136).
+    """
+
+    queries: ClassVar[dict[str, str | tuple[str, ...]]] = {"log_enrichment": "scores", "matrix_binding": "scores"}
+    tables: ClassVar[tuple[str, ...]] = ("enrichment", "hits", "synthons")
+    axes: Mapping[str, tuple[str, ...]] = {
+        "x": ("targets",),
+        "control": ("controls",),
+        "depth": ("targets",),
+        "control_depth": ("controls",),
+    }
+
+    def __init__(
+        self,
+        sizes: DELSizes,
+        likelihood: Likelihood | None = None,
+        n_hidden: int = 128,
+        n_blocks: int = 2,
+        dropout: float = 0.1,
+        norm: type[nn.Module] | None = LayerNorm,
+        latent_depth: bool = False,
+    ) -> None:
+        super().__init__(n_obs=sizes.n_obs)
+        positive(n_hidden=n_hidden, n_blocks=n_blocks + 1)
+        self.sizes, self.latent_depth = sizes, latent_depth
+        chosen = part_of("likelihood", ZeroInflatedPoisson() if likelihood is None else likelihood, Likelihood)
+        self.target = Arm(chosen, sizes, sizes.n_target)
+        n_in = sizes.n_features or sum(sizes.n_synthons)
+        network: dict[str, Any] = {"n_hidden": n_hidden, "n_blocks": n_blocks, "dropout": dropout, "norm": norm}
+        self.control = Arm(chosen, sizes, sizes.n_control) if sizes.n_control else None
+        self.matrix_rate = ResidualMLP(n_in, 1, **network) if sizes.n_control else None
+        self.pose = None
+        if sizes.pose_shape:
+            self.pose = PyroModule[nn.Linear](sizes.pose_shape[-1], n_hidden)
+            self.attention = GatedAttention(n_hidden)
+        self.target_rate = ResidualMLP(n_in + (n_hidden if sizes.pose_shape else 0), 1, **network)
+        self.log_background = nn.Parameter(torch.tensor(-0.1))
+        with torch.no_grad():
+            self.target_rate.last.bias.fill_(-3.0)  # most compounds do not bind
+
+    def forward(self, batch: DELBatch) -> None:
+        """The generative program over a minibatch."""
+        latents = {}
+        for name in ("depth", "control_depth"):
+            known = getattr(self.sizes, name)
+            if self.latent_depth and known:
+                prior = dist.LogNormal(self._vector(known).log(), SPREAD).to_event(1)
+                latents[name] = pyro.sample(name, prior)
+        with self.plate(batch):
+            matrix_n, target_n = self.rates(batch)
+            depth = latents.get("depth", self._vector(self.sizes.depth))
+            mean = self.log_background.exp() * depth * (matrix_n + target_n).unsqueeze(-1)
+            pyro.sample("x", self.target(mean, batch), obs=batch.x)
+            if self.control is not None:
+                depth = latents.get("control_depth", self._vector(self.sizes.control_depth))
+                pyro.sample("control", self.control(depth * matrix_n.unsqueeze(-1), batch), obs=batch.control)
+
+    def _vector(self, values: tuple[float, ...]) -> Tensor:
+        return self.log_background.new_tensor(values)
+
+    def rates(self, batch: DELBatch) -> tuple[Tensor, Tensor]:
+        """lambda^M and lambda^T, (n,) each."""
+        features = self.inputs(batch)
+        matrix = torch.ones_like(batch.x[:, 0])
+        if self.matrix_rate is not None:
+            matrix = _rate(self.matrix_rate(features))
+        if self.pose is not None:
+            features = torch.cat([features, self.attention(torch.relu(self.pose(batch.poses)))], -1)
+        return matrix, _rate(self.target_rate(features))
+
+    def inputs(self, batch: DELBatch) -> Tensor:
+        """What the networks see of the compound: its features, or its building blocks one-hot."""
+        if batch.features is not None:
+            return batch.features
+        codes = zip(batch.synthons.unbind(-1), self.sizes.n_synthons, strict=True)
+        return torch.cat([functional.one_hot(code, size) for code, size in codes], -1).to(batch.x.dtype)
+
+    def example_batch(self) -> DELBatch:
+        """Two compounds of the first building blocks."""
+        return example_compounds(self.sizes)
+
+    def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
+        """ClippedAdam at learning rate 1e-3."""
+        return partial(ClippedAdam, lr=1e-3)
+
+    @pyro_method
+    def log_enrichment(self, batch: DELBatch, latents: dict[str, Tensor]) -> Tensor:
+        """Natural log of 1 + lambda^T, (n, 1): the mean of lambda^M, the background, is 1."""
+        return torch.log1p(self.rates(batch)[1]).unsqueeze(-1)
+
+    @pyro_method
+    def matrix_binding(self, batch: DELBatch, latents: dict[str, Tensor]) -> Tensor:
+        """Natural log of lambda^M, (n, 1)."""
+        return self.rates(batch)[0].log().unsqueeze(-1)
+
+
+def _rate(log_rate: Tensor) -> Tensor:
+    return log_rate.squeeze(-1).clamp(-RANGE, RANGE).exp()

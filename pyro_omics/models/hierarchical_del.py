@@ -1,0 +1,364 @@
+"""HierarchicalDEL: counts of a DNA-encoded library as a superposition of all products that carry a tag."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule, pyro_method
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyro_omics.batch import DELBatch, DELSizes
+from pyro_omics.dispersions import PerGene
+from pyro_omics.distributions import NegativeBinomial
+from pyro_omics.effects import SparseGamma
+from pyro_omics.guides.conditional import Conditional
+from pyro_omics.likelihoods import Likelihood, Poisson
+from pyro_omics.likelihoods import NegativeBinomial as NegativeBinomialLikelihood
+from pyro_omics.models.arms import Arm
+from pyro_omics.models.base import CountModel, Guide
+from pyro_omics.models.coordinate_ascent import warm_start
+from pyro_omics.models.quadrature import edges
+from pyro_omics.models.superposition import amount, at, truncates
+from pyro_omics.parts import part_of
+from pyro_omics.piecewise import Quadrature
+
+Latents = dict[str, Tensor]
+ABUNDANCE = 10.0  # Gamma shape of a building block's abundance: a standard deviation of a third of its mean
+SMALLEST = 1e-20
+YIELD = (7.0, 3.0)  # Beta of a reaction's yield: mean 0.7, standard deviation 0.14
+
+
+class HierarchicalDEL(CountModel):
+    r"""Additive superposition of what carries a compound's tag (design: Poisson superposition with sparse Gammas).
+
+    A tag (a, b, c) is carried by the full product and, where a reaction failed, by truncates. Each survives the
+    selection at the library's background rate, or above it by a factor 1 + f:
+
+    .. math::
+        u_i &\sim \mathrm{Gamma}(10, 10), \quad y_i \sim \mathrm{Beta}(7, 3), \quad
+        w_S = \prod_{i \in S} y_i \prod_{i \notin S} (1 - y_i) \\
+        f_S, m_n, g_n &\sim \mathrm{Gamma}(\mathrm{shape}, \mathrm{shape} / \mathrm{mean}) \\
+        e_n &= u_a u_b u_c \\
+        c_{nr} &\sim \mathrm{NB}(d_r \, e_n (1 + m_n), \theta_r) \\
+        x_{nr} &\sim \mathrm{NB}(d_r \, e_n (1 + m_n + \textstyle\sum_S w_S f_S + w_{abc} \, g_n), \theta_r)
+
+    with u the abundance and y the yield of each building block, S the cycles that worked (S not empty, not all), m the
+    compound's binding to the matrix, g its own excess over the background, and d the reads of a background compound in
+    each selection. Counts p from before the selection, where there are any, are NB(d e_n, kappa), and e_n becomes its
+    posterior mean given them, e_n (kappa + p_n) / (kappa + d e_n).
+
+    What is asked for is log(1 + g), the natural log of the compound's own survival over the background. Only the ratios
+    of (1 - y) are told by counts; the level of the yields is the prior's, unless they are known.
+
+    Parameters
+    ----------
+    sizes
+        what is known of the data; ``HierarchicalDEL.from_data(dm)`` fills it in.
+    own, truncate, matrix
+        the sparse priors of g, f and m: `effects.SparseGamma`.
+    order
+        how many building blocks a truncate may have and be modelled: 2 for mono- and disynthons. A large library may
+        leave disynthons to its compounds, order=1.
+    likelihood
+        of the counts; when None, `likelihoods.NegativeBinomial` with log theta = 2 at the start, or, where there is one
+        target selection only, `likelihoods.Poisson`.
+    warm_start
+        whether coordinate ascent finds the start, before training.
+
+    Raises
+    ------
+    ValueError
+        For a part that belongs to another model already, and an order that is none.
+
+    Source: Komar and Kalinic 2020, ACS Combinatorial Science 22, 410 (truncates that share a tag); Gopalan et al. 2015,
+    UAI (coordinate ascent in Poisson superpositions).
+    """
+
+    queries: ClassVar[dict[str, str | tuple[str, ...]]] = {
+        "log_enrichment": "scores",
+        "p_enriched": "scores",
+        "log_tag_enrichment": "scores",
+        "matrix_binding": "scores",
+    }
+    tables: ClassVar[tuple[str, ...]] = ("enrichment", "hits", "synthons")
+    # None where the data have no such arm.
+    matrix: Any
+    control: Any
+    log_kappa: Any
+
+    def __init__(
+        self,
+        sizes: DELSizes,
+        own: SparseGamma | None = None,
+        truncate: SparseGamma | None = None,
+        matrix: SparseGamma | None = None,
+        order: int = 2,
+        likelihood: Likelihood | None = None,
+        warm_start: bool = True,
+    ) -> None:
+        super().__init__(n_obs=sizes.n_obs)
+        n_cycles = len(sizes.cycles)
+        if not 0 <= order < n_cycles:
+            raise ValueError(f"order is a number of building blocks, from 0 to {n_cycles - 1} here, and is {order}")
+        self.sizes, self.order, self.starts_warm = sizes, order, warm_start
+        self.subsets = [subset for subset in truncates(n_cycles) if len(subset) <= order]
+        self.own = _sparse("own", own)
+        self.truncates = PyroModule[nn.ModuleDict]({str(k): _sparse("truncate", truncate) for k in range(1, order + 1)})
+        self.matrix = _sparse("matrix", matrix) if sizes.n_control else None
+        for part in (self.own, *self.truncates.values(), *([] if self.matrix is None else [self.matrix])):
+            part.build(sizes)
+        self.local_sites = ("own",) if self.matrix is None else ("matrix", "own")
+        chosen = part_of("likelihood", self._noise() if likelihood is None else likelihood, Likelihood)
+        self.target = Arm(chosen, sizes, sizes.n_target)
+        self.control = Arm(chosen, sizes, sizes.n_control) if sizes.n_control else None
+        self.log_kappa = nn.Parameter(torch.tensor(3.0)) if sizes.n_pre else None
+        self.axes = self._axes()
+
+    def _noise(self) -> Likelihood:
+        # One replicate says nothing of the noise between replicates: its overdispersion would be fitted to the binders.
+        return NegativeBinomialLikelihood(PerGene(start=2.0)) if self.sizes.n_target > 1 else Poisson()
+
+    def _axes(self) -> dict[str, tuple[str, ...]]:
+        cycles = self.sizes.cycles
+        axes: dict[str, tuple[str, ...]] = {"x": ("targets",), "control": ("controls",), "pre": ("pre-selections",)}
+        axes |= {f"{name}_{cycle}": (cycle,) for cycle in cycles for name in ("abundance", "yield")}
+        axes |= {self.site(subset): tuple(cycles[i] for i in subset) for subset in self.subsets}
+        return axes | {"depth": ("targets",), "control_depth": ("controls",), "pre_depth": ("pre-selections",)}
+
+    def site(self, subset: tuple[int, ...]) -> str:
+        """The name of the site of a truncate's effects."""
+        return "_".join(("effect", *(self.sizes.cycles[i] for i in subset)))
+
+    @property
+    def latent_site(self) -> str:
+        """The compound's own excess survival, g."""
+        return "own"
+
+    @property
+    def latent_key(self) -> str:
+        """Where the compound's own effect is written in an AnnData's obsm."""
+        return "X_own_excess"
+
+    # The program ----------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: DELBatch) -> None:
+        """The generative program over a minibatch."""
+        latents = self.shared()
+        with self.plate(batch):
+            if self.matrix is not None:
+                latents["matrix"] = pyro.sample("matrix", self.matrix())
+            latents["own"] = pyro.sample("own", self.own())
+            if batch.pre is not None:
+                pyro.sample("pre", self.pre_counts(batch, latents), obs=batch.pre)
+            if self.control is not None:
+                pyro.sample("control", self.control_counts(batch, latents), obs=batch.control)
+            pyro.sample("x", self.target_counts(batch, latents), obs=batch.x)
+
+    def shared(self) -> Latents:
+        """Sample the latents of the library: depths, abundances, yields, and the effects of truncates."""
+        latents: Latents = {}
+        for name in ("depth", "control_depth", "pre_depth"):
+            if known := getattr(self.sizes, name):
+                latents[name] = pyro.sample(name, dist.Exponential(1 / self._vector(known)).to_event(1))
+        for cycle, size in zip(self.sizes.cycles, self.sizes.n_synthons, strict=True):
+            shape = self._vector([ABUNDANCE] * size)
+            latents[f"abundance_{cycle}"] = pyro.sample(f"abundance_{cycle}", dist.Gamma(shape, shape).to_event(1))
+            if self.subsets and not self.sizes.known_yields:
+                prior = dist.Beta(*(self._vector([number] * size) for number in YIELD)).to_event(1)
+                latents[f"yield_{cycle}"] = pyro.sample(f"yield_{cycle}", prior)
+        for subset in self.subsets:
+            sizes = [self.sizes.n_synthons[i] for i in subset]
+            prior = self.truncates[str(len(subset))]().expand(sizes).to_event(len(sizes))
+            latents[self.site(subset)] = pyro.sample(self.site(subset), prior)
+        return latents
+
+    def _vector(self, values: Any) -> Tensor:
+        return self.own.log_mean.new_tensor(list(values))
+
+    def pre_counts(self, batch: DELBatch, latents: Latents) -> TorchDistribution:
+        """The counts from before the selection (n, r)."""
+        mean = latents["pre_depth"] * self.abundance(batch, latents).unsqueeze(-1)
+        return NegativeBinomial(mean, self.log_kappa.exp()).to_event(1)
+
+    def control_counts(self, batch: DELBatch, latents: Latents) -> TorchDistribution:
+        """The counts of the control selections, (..., n, r)."""
+        exposure = self.exposure(batch, latents) * (1 + latents["matrix"])
+        return self.control(latents["control_depth"] * exposure.unsqueeze(-1), batch)
+
+    def target_counts(self, batch: DELBatch, latents: Latents) -> TorchDistribution:
+        """The counts of the target selections, (..., n, r)."""
+        return self.target(self.target_mean(batch, latents), batch)
+
+    def target_mean(self, batch: DELBatch, latents: Latents) -> Tensor:
+        """Expected counts of the target selections, (..., n, r)."""
+        beside = self.beside(batch, latents)
+        exposure = self.exposure(batch, latents) * (beside + self.full_amount(batch, latents) * latents["own"])
+        return latents["depth"] * exposure.unsqueeze(-1)
+
+    def abundance(self, batch: DELBatch, latents: Latents) -> Tensor:
+        """The product of the building blocks' abundances, (n,)."""
+        product = torch.ones_like(batch.x[:, 0])
+        for i, cycle in enumerate(self.sizes.cycles):
+            product = product * latents[f"abundance_{cycle}"][batch.synthons[:, i]]
+        return product
+
+    def exposure(self, batch: DELBatch, latents: Latents) -> Tensor:
+        """The abundance (n,), given the counts from before the selection where there are any."""
+        e_n = self.abundance(batch, latents)
+        if batch.pre is None:
+            return e_n
+        kappa = self.log_kappa.exp()
+        return e_n * (kappa + batch.pre.sum(-1)) / (kappa + latents["pre_depth"].sum() * e_n)
+
+    def yields(self, batch: DELBatch, latents: Latents) -> list[Tensor]:
+        """Each cycle's yield, known or latent, (n,)."""
+        if batch.yields is not None:
+            return list(batch.yields.unbind(-1))
+        return [latents[f"yield_{cycle}"][batch.synthons[:, i]] for i, cycle in enumerate(self.sizes.cycles)]
+
+    def full_amount(self, batch: DELBatch, latents: Latents) -> Tensor:
+        """The share (n,) of a tag's molecules that are the full product."""
+        if not self.subsets and batch.yields is None:
+            return torch.ones_like(batch.x[:, 0])
+        return amount(tuple(range(len(self.sizes.cycles))), self.yields(batch, latents))
+
+    def beside(self, batch: DELBatch, latents: Latents) -> Tensor:
+        """What a tag's reads come from beside the compound itself (n,), the background being 1."""
+        total = 1 + latents["matrix"] if self.matrix is not None else torch.ones_like(batch.x[:, 0])
+        return total + self.truncated(batch, latents)
+
+    def truncated(self, batch: DELBatch, latents: Latents) -> Tensor:
+        """What the truncates with a compound's tag add, (n,), in multiples of the background."""
+        total = torch.zeros_like(batch.x[:, 0])
+        yields = self.yields(batch, latents) if self.subsets else []
+        for subset in self.subsets:
+            total = total + amount(subset, yields) * at(latents[self.site(subset)], subset, batch.synthons)
+        return total
+
+    # The guide's half -----------------------------------------------------------------------------------------------
+
+    def conditional(self, site: str, batch: DELBatch, latents: Latents) -> TorchDistribution:
+        """The posterior (n,) of "matrix", or of "own" given it, given the latents of the library: by quadrature."""
+        return self._matrix_given(batch, latents) if site == "matrix" else self._own_given(batch, latents, 16, 17)
+
+    def _own_given(self, batch: DELBatch, latents: Latents, wide: int, narrow: int) -> Quadrature:
+        """The posterior of g; its evidence is that of the target's counts (..., n)."""
+        none = {**latents, "own": torch.zeros_like(batch.x[:, 0])}
+        with torch.no_grad():
+            unit = latents["depth"].sum() * self.exposure(batch, latents) * self.full_amount(batch, latents)
+            cells = edges(*self._peak(self.target_counts(batch, none), batch.x, unit), wide, narrow)
+        exposure_nr = latents["depth"] * self.exposure(batch, latents).unsqueeze(-1)
+        beside, amount_n = self.beside(batch, latents), self.full_amount(batch, latents)
+
+        def log_joint(own: Tensor) -> Tensor:
+            mean = exposure_nr * (beside + amount_n * own).unsqueeze(-1)
+            return self.own().log_prob(own) + self.target(mean, batch).log_prob(batch.x)
+
+        return Quadrature(cells, log_joint, self.own.concentration)
+
+    def _matrix_given(self, batch: DELBatch, latents: Latents) -> Quadrature:
+        """The posterior of m, g being summed out of what the target's counts say of it."""
+        control: Any = batch.control
+        none = {**latents, "matrix": torch.zeros_like(batch.x[:, 0])}
+        with torch.no_grad():
+            unit = latents["control_depth"].sum() * self.exposure(batch, latents)
+            cells = edges(*self._peak(self.control_counts(batch, none), control, unit), 8, 9)
+
+        def log_joint(matrix: Tensor) -> Tensor:
+            given = {**latents, "matrix": matrix}
+            log_control = self.control_counts(batch, given).log_prob(control)
+            return self.matrix().log_prob(matrix) + log_control + self._own_given(batch, given, 7, 8).log_evidence
+
+        return Quadrature(cells, log_joint, self.matrix.concentration)
+
+    @staticmethod
+    def _peak(fn: TorchDistribution, x: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Where a latent's likelihood peaks, and how broadly, by moments.
+
+        ``unit`` is what one unit of the latent adds to the expected total of the counts ``x``; ``fn`` has it at 0.
+        """
+        total = x.sum(-1)
+        # Relative variance beyond counting noise, as it is at the mean.
+        excess = ((fn.variance - fn.mean).clamp(min=0).sum(-1)) / fn.mean.sum(-1).square().clamp(min=1e-12)
+        return (total - fn.mean.sum(-1)) / unit, (total + 1 + excess * total.square()).sqrt() / unit
+
+    def default_guide(self) -> Callable[[CountModel], Guide]:
+        """`guides.Conditional`: Gammas over the library's latents, each compound's summed out."""
+        return Conditional
+
+    def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
+        """ClippedAdam at learning rate 0.02."""
+        return partial(ClippedAdam, lr=0.02)
+
+    def warm_start(self, guide: Guide, dm: Any) -> None:
+        """Start the guide at the optimum of coordinate ascent in the Poisson model, if asked to."""
+        if self.starts_warm:
+            warm_start(self, guide, dm)
+
+    def example_batch(self) -> DELBatch:
+        """Two compounds of the first building blocks."""
+        return example_compounds(self.sizes)
+
+    # Queries --------------------------------------------------------------------------------------------------------
+
+    @pyro_method
+    def log_enrichment(self, batch: DELBatch, latents: Latents) -> Tensor:
+        """Natural log of the compound's own survival over the background, log(1 + g), (n, 1)."""
+        own = latents["own"]
+        # Sparse priors go below the smallest float32, where draws stop.
+        return torch.log1p(own.where(own > SMALLEST, 0.0)).unsqueeze(-1)
+
+    @pyro_method
+    def p_enriched(self, batch: DELBatch, latents: Latents, threshold: float = math.log(2)) -> Tensor:
+        """Probability (n, 1) that log_enrichment exceeds ``threshold``, given the latents but the compound's own.
+
+        In closed form, as far as it goes: the average over draws is much closer than the share of draws above.
+        """
+        if threshold < 0:
+            raise ValueError(f"threshold is a log enrichment over the background, 0 or more, and is {threshold}")
+        return 1 - self._own_given(batch, latents, 16, 17).cdf(math.expm1(threshold)).unsqueeze(-1)
+
+    @pyro_method
+    def log_tag_enrichment(self, batch: DELBatch, latents: Latents) -> Tensor:
+        """Natural log of all that carries the tag and binds the target, over the background, (n, 1)."""
+        own = self.full_amount(batch, latents) * latents["own"]
+        return torch.log1p(own + self.truncated(batch, latents)).unsqueeze(-1)
+
+    @pyro_method
+    def matrix_binding(self, batch: DELBatch, latents: Latents) -> Tensor:
+        """Natural log of the compound's survival without target over the background, log(1 + m), (n, 1)."""
+        return torch.log1p(latents.get("matrix", torch.zeros_like(batch.x[:, 0]))).unsqueeze(-1)
+
+
+def _sparse(argument: str, prior: SparseGamma | None) -> SparseGamma:
+    if prior is None:
+        # Under a mean-field guide the shape of a few effects is fitted badly: to where none of them is sparse.
+        return SparseGamma(learned=("mean",)) if argument == "truncate" else SparseGamma()
+    prior = part_of(argument, prior, SparseGamma)
+    return SparseGamma(prior.shape, prior.mean, prior.learned)
+
+
+def example_compounds(sizes: DELSizes) -> DELBatch:
+    """Two compounds (one, if there is only one) with a count of 1 in each selection, of the first building blocks."""
+    n = min(2, sizes.n_obs)
+    rows = torch.arange(n)
+    return DELBatch(
+        x=torch.ones(n, sizes.n_target),
+        row=rows,
+        index=rows,
+        synthons=torch.zeros(n, len(sizes.cycles), dtype=torch.long),
+        control=torch.ones(n, sizes.n_control) if sizes.n_control else None,
+        pre=torch.ones(n, sizes.n_pre) if sizes.n_pre else None,
+        features=torch.ones(n, sizes.n_features) if sizes.n_features else None,
+        poses=torch.ones(n, *sizes.pose_shape) if sizes.pose_shape else None,
+        yields=torch.full((n, len(sizes.cycles)), 0.7) if sizes.known_yields else None,
+    )

@@ -1,0 +1,68 @@
+"""Products of a split-and-pool synthesis that carry the same tag: their names, amounts and sums over a library."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Subset = tuple[int, ...]
+
+
+def truncates(n_cycles: int) -> list[Subset]:
+    """The cycles that worked, for every truncated product that has a building block at all."""
+    return [s for k in range(1, n_cycles) for s in itertools.combinations(range(n_cycles), k)]
+
+
+def amount(subset: Subset, yields: Sequence[Tensor]) -> Tensor:
+    r"""The share of a tag's molecules in which just the cycles of ``subset`` worked, (...).
+
+    .. math:: w_S = \prod_{i \in S} y_i \prod_{i \notin S} (1 - y_i)
+
+    Parameters
+    ----------
+    subset
+        S, positions of cycles.
+    yields
+        of each cycle, (...) in (0, 1).
+    """
+    return math.prod(y if i in subset else 1 - y for i, y in enumerate(yields))  # type: ignore[return-value]
+
+
+def outer(factors: Sequence[Tensor]) -> Tensor:
+    """The outer product of vectors, (n_0, n_1, ...)."""
+    product = factors[0]
+    for factor in factors[1:]:
+        product = product.unsqueeze(-1) * factor
+    return product
+
+
+def of_members(subset: Subset, factors: Sequence[Tensor]) -> Tensor:
+    """Sums over a full library, for each member of ``subset``, of the product of one factor for each cycle.
+
+    Parameters
+    ----------
+    subset
+        S, positions of cycles.
+    factors
+        for each cycle, a number for each building block.
+
+    Returns
+    -------
+    (sizes of the cycles of S) tensor.
+    """
+    rest = math.prod(float(f.sum()) for i, f in enumerate(factors) if i not in subset)
+    return outer([factors[i] for i in subset]) * rest
+
+
+def at(table: Tensor, subset: Subset, codes: Tensor) -> Tensor:
+    """A compound's entry of the table of a subset's effects: (..., sizes of S) and (n, cycles) give (..., n)."""
+    if len(subset) == 1:
+        return table[..., codes[:, subset[0]]]
+    flat = torch.zeros_like(codes[:, 0])
+    for i, size in zip(subset, table.shape[-len(subset) :], strict=True):
+        flat = flat * size + codes[:, i]
+    return table.flatten(-len(subset))[..., flat]

@@ -255,8 +255,9 @@ class CoordinateAscent:
                 else:
                     factor = self._factors(subset)[i]
                     expected = expected + rates.sum() * factor / factor.sum()
-            u = (ABUNDANCE_PRIOR + observed) / (ABUNDANCE_PRIOR + expected / self.abundance[i])
-            self.abundance[i] = u / u.mean()
+            if self.model.knows_abundance:
+                u = (ABUNDANCE_PRIOR + observed) / (ABUNDANCE_PRIOR + expected / self.abundance[i])
+                self.abundance[i] = u / u.mean()
         self._update_depths()
 
     def _update_depths(self) -> None:
@@ -330,7 +331,8 @@ def starts(model: HierarchicalDEL, fit: CoordinateAscent) -> dict[str, Any]:
     everything = fit.tally.x + fit.tally.control + fit.tally.pre
     for i, cycle in enumerate(model.sizes.cycles):
         counts = ABUNDANCE_PRIOR + fit.tally.by_member(everything, (i,), model.sizes.n_synthons)
-        found[f"abundance_{cycle}"] = dist.Gamma(counts.float(), (counts / fit.abundance[i]).float())
+        if model.knows_abundance:
+            found[f"abundance_{cycle}"] = dist.Gamma(counts.float(), (counts / fit.abundance[i]).float())
         if model.subsets and not model.sizes.known_yields:
             found[f"yield_{cycle}"] = dist.Normal(torch.logit(fit.yields[i]).float(), 0.1)
     return found

@@ -56,6 +56,8 @@ class HierarchicalDEL(CountModel):
     each selection. Counts p from before the selection, where there are any, are NB(d e_n, kappa), and e_n becomes its
     posterior mean given them, e_n (kappa + p_n) / (kappa + d e_n).
 
+    Without counts of either, nothing tells abundance from binding, and every building block's abundance is 1.
+
     What is asked for is log(1 + g), the natural log of the compound's own survival over the background. Only the ratios
     of (1 - y) are told by counts; the level of the yields is the prior's, unless they are known.
 
@@ -134,6 +136,11 @@ class HierarchicalDEL(CountModel):
         axes |= {self.site(subset): tuple(cycles[i] for i in subset) for subset in self.subsets}
         return axes | {"depth": ("targets",), "control_depth": ("controls",), "pre_depth": ("pre-selections",)}
 
+    @property
+    def knows_abundance(self) -> bool:
+        """Whether any counts tell a building block's abundance from its binding."""
+        return bool(self.sizes.n_control or self.sizes.n_pre)
+
     def site(self, subset: tuple[int, ...]) -> str:
         """The name of the site of a truncate's effects."""
         return "_".join(("effect", *(self.sizes.cycles[i] for i in subset)))
@@ -170,8 +177,9 @@ class HierarchicalDEL(CountModel):
             if known := getattr(self.sizes, name):
                 latents[name] = pyro.sample(name, dist.Exponential(1 / self._vector(known)).to_event(1))
         for cycle, size in zip(self.sizes.cycles, self.sizes.n_synthons, strict=True):
-            shape = self._vector([ABUNDANCE] * size)
-            latents[f"abundance_{cycle}"] = pyro.sample(f"abundance_{cycle}", dist.Gamma(shape, shape).to_event(1))
+            if self.knows_abundance:
+                shape = self._vector([ABUNDANCE] * size)
+                latents[f"abundance_{cycle}"] = pyro.sample(f"abundance_{cycle}", dist.Gamma(shape, shape).to_event(1))
             if self.subsets and not self.sizes.known_yields:
                 prior = dist.Beta(*(self._vector([number] * size) for number in YIELD)).to_event(1)
                 latents[f"yield_{cycle}"] = pyro.sample(f"yield_{cycle}", prior)
@@ -207,7 +215,7 @@ class HierarchicalDEL(CountModel):
     def abundance(self, batch: DELBatch, latents: Latents) -> Tensor:
         """The product of the building blocks' abundances, (n,)."""
         product = torch.ones_like(batch.x[:, 0])
-        for i, cycle in enumerate(self.sizes.cycles):
+        for i, cycle in enumerate(self.sizes.cycles if self.knows_abundance else ()):
             product = product * latents[f"abundance_{cycle}"][batch.synthons[:, i]]
         return product
 

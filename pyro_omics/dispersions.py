@@ -79,7 +79,7 @@ class PerGeneBatch(_Table):
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
         """The theta of each row's batch, (n, g)."""
-        return _rows(self.log_theta, batch.batch).exp()
+        return _rows(self.log_theta, getattr(batch, "batch", None)).exp()
 
 
 class PerGeneLabel(_Table):
@@ -98,7 +98,7 @@ class PerGeneLabel(_Table):
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
         """The theta of each row's label, (n, g)."""
-        return _rows(self.log_theta, batch.label).exp()
+        return _rows(self.log_theta, getattr(batch, "label", None)).exp()
 
 
 class PerGeneCell(Dispersion):

@@ -85,6 +85,27 @@ def dm():
     )
 
 
+@pytest.fixture(scope="module")
+def library():
+    """A small DNA-encoded library with every kind of sample, features and poses."""
+    adata, _ = po.simulate.del_library(cycles=(5, 4, 3), n_pre=1, seed=1)
+    rng = np.random.default_rng(0)
+    adata.obsm["fingerprint"] = rng.integers(0, 2, (60, 8)).astype(np.uint8)
+    adata.obsm["poses"] = rng.normal(size=(60, 3, 5)).astype(np.float32)
+    return po.DELDataModule(adata, feature_key="fingerprint", pose_key="poses", batch_size=16, validation_size=0.1)
+
+
+def hierarchical_del(library, **options):
+    return po.HierarchicalDEL.from_data(library, **options)
+
+
+def del_count(library, **options):
+    return po.DELCount.from_data(library, n_hidden=8, **options)
+
+
+DEL_BUILDERS = [hierarchical_del, del_count]
+
+
 def scvi(dm, **options):
     return po.SCVI.from_data(dm, n_latent=3, n_hidden=8, **options)
 
@@ -105,8 +126,9 @@ def test_registries_are_not_empty():
 
 
 @pytest.mark.parametrize("model", MODELS, ids=names(MODELS))
-def test_models(model, dm):
-    po.testing.check_model(model.from_data(dm), dm)
+def test_models(model, dm, library):
+    data = library if model in (po.DELCount, po.HierarchicalDEL) else dm
+    po.testing.check_model(model.from_data(data), data)
 
 
 @pytest.mark.parametrize("build", BUILDERS)
@@ -161,7 +183,69 @@ def test_backgrounds(learned, shared, dm):
 @pytest.mark.parametrize("guide", GUIDES, ids=names(GUIDES))
 @pytest.mark.parametrize("build", [*BUILDERS, lambda dm, **_: PoissonFactors(dm.n_obs, dm.n_genes)])
 def test_guides(guide, build, dm):
-    po.testing.check_model(build(dm, library=po.libraries.Latent()), dm, guide=guide)
+    model = build(dm, library=po.libraries.Latent())
+    if guide is po.guides.Conditional:
+        with pytest.raises(TypeError, match="has no method conditional"):
+            po.SVIModule(model, guide=guide)
+    else:
+        po.testing.check_model(model, dm, guide=guide)
+
+
+@pytest.mark.parametrize("guide", [*GUIDES, lambda model: AutoNormal(model, create_plates=model.plate)],
+                         ids=[*names(GUIDES), "AutoNormal"])  # fmt: skip
+def test_guides_of_libraries(guide, library):
+    po.testing.check_model(hierarchical_del(library), library, guide=guide)
+
+
+@pytest.mark.parametrize("rest", AUTOGUIDES, ids=names(AUTOGUIDES))
+def test_autoguides_on_a_librarys_globals(rest, library):
+    if isinstance(rest, partial) and rest.func is AutoIAFNormal:
+        rest = partial(AutoIAFNormal, hidden_dim=[128])  # no fewer than there are latents
+    po.testing.check_model(hierarchical_del(library), library, guide=partial(po.guides.Conditional, rest=rest))
+
+
+@pytest.mark.parametrize("build", DEL_BUILDERS)
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=names(LIKELIHOODS))
+def test_likelihoods_of_libraries(likelihood, build, library):
+    po.testing.check_model(build(library, likelihood=likelihood()), library)
+
+
+@pytest.mark.parametrize("build", DEL_BUILDERS)
+@pytest.mark.parametrize(
+    "likelihood", [po.likelihoods.ZeroInflatedPoisson, po.likelihoods.ZeroInflatedNegativeBinomial]
+)
+def test_fixed_gates(likelihood, build, library):
+    model = build(library, likelihood=likelihood(gate=0.1))
+    assert not list(model.target.heads)
+    po.testing.check_model(model, library)
+
+
+@pytest.mark.parametrize("dispersion", DISPERSIONS, ids=names(DISPERSIONS))
+def test_dispersions_of_libraries(dispersion, library):
+    likelihood = po.likelihoods.NegativeBinomial(dispersion=dispersion())
+    po.testing.check_model(hierarchical_del(library, likelihood=likelihood), library)
+
+
+@pytest.mark.parametrize("options", [{"order": 1}, {"order": 0}, {"own": po.effects.SparseGamma(0.1, 2.0, ())}],
+                         ids=["no disynthons", "no truncates", "fixed prior"])  # fmt: skip
+def test_levels_of_libraries(options, library):
+    po.testing.check_model(hierarchical_del(library, **options), library)
+
+
+@pytest.mark.parametrize("options", [{"latent_depth": True}, {"norm": po.layers.BatchNorm}, {"norm": None}],
+                         ids=["latent depth", "batch norm", "no norm"])  # fmt: skip
+def test_networks_of_libraries(options, library):
+    po.testing.check_model(del_count(library, **options), library)
+
+
+@pytest.mark.parametrize("arms", [{"n_control": 0}, {"n_control": 0, "n_pre": 1}, {"n_target": 2, "n_control": 1}],
+                         ids=["target alone", "target and pre-selection", "target and control"])  # fmt: skip
+@pytest.mark.parametrize("cycles", [(4, 5), (3, 4, 3), (3, 2, 3, 2)], ids=["two", "three", "four"])
+@pytest.mark.parametrize("build", DEL_BUILDERS)
+def test_arms_and_cycles(build, cycles, arms):
+    adata, _ = po.simulate.del_library(cycles=cycles, seed=2, **arms)
+    data = po.DELDataModule(adata)
+    po.testing.check_model(build(data), data)
 
 
 @pytest.mark.parametrize("build", [totalvi, lambda dm: PoissonFactors(dm.n_obs, dm.n_genes)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -14,6 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from pyro_omics.distributions import masked
 from pyro_omics.models.base import PLATE, is_local, latent_sites
 from pyro_omics.recipe import Recipe
 
@@ -46,7 +46,8 @@ class GammaMeanField(PyroModule, Recipe):
         self._program = (model,)
         self.factors = PyroModule[nn.ModuleDict]()
         self._names: dict[str, str] = {}  # of sites -> of factors, which may have no dots
-        self._sizes: dict[str, int] = {}  # of the plate, for local sites
+        self._local: list[str] = []
+        self._size = 0  # of the plate
 
     def _make(self, batch: Any) -> None:
         """One factor for each latent site, as it is at the prior's mean."""
@@ -54,10 +55,11 @@ class GammaMeanField(PyroModule, Recipe):
             fn, shape = site["fn"], site["value"].shape
             if is_local(site):
                 (frame,) = (frame for frame in site["cond_indep_stack"] if frame.name == PLATE)
-                self._sizes[name] = frame.full_size
-                shape = torch.Size((frame.full_size, *shape[1:]))
+                self._size = frame.full_size
+                self._local.append(name)
+                shape = torch.Size((self._size, *shape[1:]))
             self._names[name] = name.replace(".", "__")
-            self.factors[self._names[name]] = _factor(fn, shape, site["value"])
+            self.factors[self._names[name]] = _factor(fn, site["value"], shape)
 
     def factor(self, site: str) -> GammaFactor | NormalFactor:
         """The factor of a latent site."""
@@ -72,20 +74,23 @@ class GammaMeanField(PyroModule, Recipe):
         """Sample every latent; returns their values."""
         if not self._names:
             self._make(batch)
-        return {name: self._sample(name, batch) for name in self._names}
+        values = {name: pyro.sample(name, self.factor(name)()) for name in self._names if name not in self._local}
+        if self._local:
+            with self._plate(batch):
+                values |= {name: pyro.sample(name, self._rows(name, batch)) for name in self._local}
+        return values
 
-    def _sample(self, name: str, batch: Any) -> Tensor:
-        rows = None
-        if name in self._sizes:
-            rows = batch.index
-            if len(rows) and int(rows.max()) >= self._sizes[name]:
-                raise ValueError(
-                    f"GammaMeanField has a table of {self._sizes[name]} training rows for {name!r}, and these are "
-                    "held-out rows: use guides.Conditional or guides.Amortized, or hold no rows out"
-                )
-        plate = nullcontext() if rows is None else pyro.plate(PLATE, self._sizes[name], subsample=rows)
-        with plate:
-            return pyro.sample(name, self.factor(name)(rows))
+    def _rows(self, name: str, batch: Any) -> TorchDistribution:
+        informed = getattr(self._program[0], "informed", lambda *_: None)(name, batch)
+        return masked(self.factor(name)(batch.index), informed)
+
+    def _plate(self, batch: Any) -> pyro.plate:
+        if len(batch.index) and int(batch.index.max()) >= self._size:
+            raise ValueError(
+                f"GammaMeanField has a table of {self._size} training rows for {self._local}, and these are held-out "
+                "rows: use guides.Conditional or guides.Amortized, or hold no rows out"
+            )
+        return pyro.plate(PLATE, self._size, subsample=batch.index)
 
 
 class GammaFactor(PyroModule):
@@ -152,23 +157,28 @@ class NormalFactor(PyroModule):
         self.log_scale.copy_(fn.scale.expand_as(self.log_scale).log())
 
 
-def _factor(fn: Any, shape: torch.Size, value: Tensor) -> GammaFactor | NormalFactor:
+def _factor(fn: Any, value: Tensor, shape: torch.Size) -> GammaFactor | NormalFactor:
+    """A factor with the prior's moments; ``value`` (a draw) gives them where the prior has none."""
     support = fn.support
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
+    mean = _moment(fn, "mean", value)
     if support in (dist.constraints.positive, dist.constraints.nonnegative):
-        mean = _finite(fn, "mean", value).clamp(min=1e-6)
-        concentration = (mean.square() / _finite(fn, "variance", mean.square()).clamp(min=1e-12)).clamp(1e-2, 1e4)
-        return GammaFactor(concentration.expand(shape).clone(), (concentration / mean).expand(shape), fn.event_dim)
-    loc = biject_to(support).inv(_finite(fn, "mean", value))
-    return NormalFactor(loc[:1].expand(shape) if loc.shape != shape else loc, support, fn.event_dim)
+        mean = mean.clamp(min=1e-6)
+        variance = _moment(fn, "variance", mean.square()).clamp(min=1e-12)
+        concentration = (mean.square() / variance).clamp(1e-2, 1e4)
+        return GammaFactor(*_tables(shape, concentration, concentration / mean), fn.event_dim)
+    return NormalFactor(*_tables(shape, biject_to(support).inv(mean)), support, fn.event_dim)
 
 
-def _finite(fn: Any, moment: str, instead: Tensor) -> Tensor:
-    """A moment of the prior, (1 row if it is local): of a draw where it has none."""
+def _tables(shape: torch.Size, *starts: Tensor) -> list[Tensor]:
+    """The starts at full size: of a row's own latents, all rows start as the first."""
+    return [(start if start.shape == shape else start[:1]).expand(shape).clone() for start in starts]
+
+
+def _moment(fn: Any, name: str, instead: Tensor) -> Tensor:
     try:
-        value = getattr(fn, moment)
+        value = getattr(fn, name).expand(instead.shape)
     except NotImplementedError:
         value = instead
-    value = value.expand(instead.shape)
     return value.where(value.isfinite(), instead).detach()

@@ -68,7 +68,7 @@ class HierarchicalDEL(CountModel):
     own, truncate, matrix
         the sparse priors of g, f and m: `effects.SparseGamma`.
     order
-        how many building blocks a truncate may have and be modelled: 2 for mono- and disynthons. A large library may
+        how many building blocks a truncate may have to be modelled; mono- and disynthons when None. A large library may
         leave disynthons to its compounds, order=1.
     likelihood
         of the counts; when None, `likelihoods.NegativeBinomial` with log theta = 2 at the start, or, where there is one
@@ -103,12 +103,13 @@ class HierarchicalDEL(CountModel):
         own: SparseGamma | None = None,
         truncate: SparseGamma | None = None,
         matrix: SparseGamma | None = None,
-        order: int = 2,
+        order: int | None = None,
         likelihood: Likelihood | None = None,
         warm_start: bool = True,
     ) -> None:
         super().__init__(n_obs=sizes.n_obs)
         n_cycles = len(sizes.cycles)
+        order = min(2, n_cycles - 1) if order is None else order
         if not 0 <= order < n_cycles:
             raise ValueError(f"order is a number of building blocks, from 0 to {n_cycles - 1} here, and is {order}")
         self.sizes, self.order, self.starts_warm = sizes, order, warm_start

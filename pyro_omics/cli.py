@@ -1,7 +1,8 @@
-"""The command line: ``pyro-omics fit | validate | test | predict``, by Lightning's CLI."""
+"""The command line: ``pyro-omics fit | validate | test | predict``, by Lightning's CLI, and ``pyro-omics del``."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
@@ -16,7 +17,10 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from pyro_omics import del_cli
 from pyro_omics.batch import Sizes
+from pyro_omics.data.rows import RowDataModule
+from pyro_omics.models import CountModel
 from pyro_omics.report import Report, in_place
 from pyro_omics.svi import SVIModule
 
@@ -27,9 +31,28 @@ Data, model and guide are classes, chosen by name and filled in by their argumen
   --model.model pyro_omics.SCVI --model.model.n_latent 20 the model
   --model.model.likelihood pyro_omics.likelihoods.NegativeBinomial
   --model.guide pyro_omics.guides.Amortized --model.guide.rest pyro.infer.autoguide.AutoMultivariateNormal
+  --data pyro_omics.DELDataModule --data.adata counts.csv --model.model pyro_omics.HierarchicalDEL
   --model.optimizer pyro.optim.clipped_adam.ClippedAdam --model.optimizer.lr 4e-3
   --print_config                                          print the whole configuration, and stop
   --model.model.help pyro_omics.SCVI                      the arguments of a class"""
+DEFAULTS = {"data": "pyro_omics.CellDataModule", "model.model": "pyro_omics.SCVI"}
+DESCRIPTION = """Probabilistic models of count data in biology. For a DNA-encoded library, `pyro-omics del COUNTS.csv
+--out FOLDER` goes from a table of counts to a hit list: see `pyro-omics del --help`."""
+OTHER = "choose a model (--model.model) that goes with the data (--data), or the other way round"
+LINKED = tuple(field.name for field in fields(Sizes) if field.name != "n_latent")
+
+
+class OmicsParser(LightningArgumentParser):
+    """A parser in which a class that is chosen instead of a default one has its own defaults."""
+
+    def get_defaults(self, *args: Any, **kwargs: Any) -> Any:
+        """The defaults; of the default classes, the name alone."""
+        # Else the default class' values would be taken over by each argument of the same name, as if they were given.
+        defaults = super().get_defaults(*args, **kwargs)
+        for key in DEFAULTS:
+            if key in defaults:
+                defaults[key].pop("init_args", None)
+        return defaults
 
 
 class OmicsCLI(LightningCLI):
@@ -47,23 +70,22 @@ class OmicsCLI(LightningCLI):
         parser.add_lightning_class_args(Report, "report")
         parser.set_defaults(
             {
-                "data": {"class_path": "pyro_omics.CellDataModule"},
-                "model.model": {"class_path": "pyro_omics.SCVI"},
+                **{key: {"class_path": name} for key, name in DEFAULTS.items()},
                 "trainer.logger": False,
             }
         )
         parser.link_arguments("out", "trainer.default_root_dir")
         # A model takes what it names of these; a link to an argument that it does not have is passed over.
         parser.link_arguments("data.sizes", "model.model.init_args.sizes", apply_on="instantiate")
-        for field in fields(Sizes):
-            if field.name != "n_latent":
-                target = f"model.model.init_args.{field.name}"
-                parser.link_arguments("data.sizes", target, compute_fn=_field(field.name), apply_on="instantiate")
+        for name in LINKED:
+            target = f"model.model.init_args.{name}"
+            parser.link_arguments("data.sizes", target, compute_fn=_field(name), apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
         """Make the parts; data that are asked about a checkpoint are aligned to what it was trained on."""
+        parser = self._parser(self.subcommand)
+        parser.add_instantiator(_sized, CountModel, subclasses=True)
         if self.subcommand != "fit" and self.trained is not None:
-            parser = self._parser(self.subcommand)
             parser.add_instantiator(_adopting(self.trained), pl.LightningDataModule, subclasses=True)
         super().instantiate_classes()
 
@@ -102,6 +124,24 @@ class OmicsCLI(LightningCLI):
         config = self.config[self.subcommand]
         self._parser(self.subcommand).save(config, path, skip_none=False, overwrite=True, multifile=False)
 
+    def before_validate(self) -> None:
+        """Refuse data of which no row is held out: Lightning would say nothing."""
+        if isinstance(self.datamodule, RowDataModule) and not len(self.datamodule.rows("validation")):
+            raise ValueError(
+                "no rows are held out to validate on: give data.validation_size or data.validation_indices, to the fit "
+                "too"
+            )
+
+    def before_predict(self) -> None:
+        """Refuse a model without a latent to predict."""
+        made = getattr(self.model, "elbo", None)  # not before its data, of a model without an example batch
+        if made is not None and not made.model.local_sites:
+            name = type(made.model).__name__
+            raise ValueError(
+                f"{name} has no local sites, so its rows have no latent to predict: ask a Posterior for its queries, "
+                f"{list(made.model.queries)}"
+            )
+
     def after_predict(self) -> None:
         """Write the data with their latent."""
         predictions = self.trainer.predict_loop.predictions
@@ -119,12 +159,28 @@ class OmicsCLI(LightningCLI):
         return Path(self.config[self.subcommand].out)
 
 
-def _field(name: str) -> Callable[[Sizes], Any]:
-    def size(sizes: Sizes) -> Any:
-        return getattr(sizes, name)
+def _field(name: str) -> Callable[[Any], Any]:
+    def size(sizes: Any) -> Any:
+        return getattr(sizes, name, None)
 
     size.__name__ = name  # what --help shows
     return size
+
+
+def _sized(cls: type, *args: Any, **kwargs: Any) -> Any:
+    """A model, whose sizes are linked from the data: None stands for what the data do not have.
+
+    Raises
+    ------
+    ValueError
+        For a model that cannot do without.
+    """
+    kwargs = {name: value for name, value in kwargs.items() if value is not None or name not in LINKED}
+    wanted = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    required = (name for name in LINKED if name in wanted and wanted[name].default is inspect.Parameter.empty)
+    if absent := [name for name in required if name not in kwargs]:
+        raise ValueError(f"{cls.__name__} asks for {', '.join(absent)}, which these data do not have: {OTHER}")
+    return cls(*args, **kwargs)
 
 
 def _description(checkpoint: str) -> dict[str, Any]:
@@ -151,6 +207,8 @@ def _adopting(trained: dict[str, Any]) -> Any:
 
 def _plainly(message: str) -> str:
     """What went wrong, without jsonargparse's account of each type that a value was tried as."""
+    if sizes := re.match(r"Not a valid subclass of (\w*Sizes)\. Got value: (\w*Sizes)\(", message):
+        return f"the model asks for {sizes[1]}, and these data have {sizes[2]}: {OTHER}"
     if not message.startswith("Does not validate against any of the Union subtypes"):
         return message
     tried = re.findall(r"^  - (.*(?:\n    .*)*)", message, flags=re.MULTILINE)
@@ -159,6 +217,7 @@ def _plainly(message: str) -> str:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; errors of the input end it with their message alone (JSONARGPARSE_DEBUG=1 for more)."""
+    given = sys.argv[1:] if args is None else args
     # As with `python script.py`: classes of one's own are found in the working folder.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -166,26 +225,34 @@ def main(args: list[str] | None = None) -> None:
     for message in ("Checkpoint directory .* exists and is not empty", "The dirpath has changed from"):
         warnings.filterwarnings("ignore", message=message)
     try:
-        OmicsCLI(
-            SVIModule,
-            pl.LightningDataModule,
-            subclass_mode_data=True,
-            save_config_callback=None,  # written after the fit, with the results that it made
-            seed_everything_default=0,
-            parser_kwargs={
-                "prog": "pyro-omics",
-                "description": "Probabilistic models of count data in biology.",
-                **{name: {"usage": USAGE.format(name=name)} for name in ("fit", "validate", "test", "predict")},
-            },
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-        )
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        if given[:1] == ["del"]:
+            del_cli.main(given[1:])
+        else:
+            _lightning(args)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         foreign = isinstance(error, RuntimeError) and "loading state_dict" not in str(error)
         if foreign or os.environ.get("JSONARGPARSE_DEBUG"):
             raise
         sys.exit(f"pyro-omics: error: {_plainly(str(error))}")
+
+
+def _lightning(args: list[str] | None) -> None:
+    OmicsCLI(
+        SVIModule,
+        pl.LightningDataModule,
+        subclass_mode_data=True,
+        save_config_callback=None,  # written after the fit, with the results that it made
+        seed_everything_default=0,
+        parser_class=OmicsParser,
+        parser_kwargs={
+            "prog": "pyro-omics",
+            "description": DESCRIPTION,
+            **{name: {"usage": USAGE.format(name=name)} for name in ("fit", "validate", "test", "predict")},
+        },
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=args,
+    )
 
 
 if __name__ == "__main__":

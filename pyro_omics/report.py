@@ -5,40 +5,37 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from matplotlib.figure import Figure
 
 from pyro_omics import plots
 from pyro_omics.posterior import Posterior
 from pyro_omics.svi import SVIModule
 from pyro_omics.version import __version__
 
+UNIT = "nats per observation"
 
-class Report(pl.Callback):
-    """Follows a training, and writes what came of it.
 
-    Parameters
-    ----------
-    color
-        column of obs that the UMAP is coloured by; None for one colour.
-    umap
-        whether to draw a UMAP of the latent.
-    num_particles
-        of the importance-weighted log-likelihood of the held-out cells; 0 leaves it out.
-    """
+class History(pl.Callback):
+    """Follows a training: the figures of each epoch, and the time."""
 
-    def __init__(self, color: str | None = None, umap: bool = True, num_particles: int = 25) -> None:
-        self.color, self.umap, self.num_particles = color, umap, num_particles
+    def __init__(self) -> None:
         self.history: dict[str, list[float]] = {"train_elbo": [], "val_elbo": []}
         self.started = time.monotonic()
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a column that does not exist, before the training and not after."""
-        obs = getattr(getattr(getattr(trainer, "datamodule", None), "adata", None), "obs", None)
-        if self.color is not None and obs is not None and self.color not in obs:
-            raise ValueError(f"report.color={self.color!r} is not a column of adata.obs: there are {list(obs.columns)}")
+    @property
+    def curves(self) -> dict[str, list[float]]:
+        """The figures that were logged: name -> its value after each epoch."""
+        return {name: values for name, values in self.history.items() if values}
+
+    @property
+    def seconds(self) -> float:
+        """Since the training started."""
+        return round(time.monotonic() - self.started, 2)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -50,44 +47,86 @@ class Report(pl.Callback):
             if name in trainer.callback_metrics:
                 values.append(float(trainer.callback_metrics[name]))
 
+
+class Report(History):
+    """Follows a training, and writes what came of it.
+
+    Parameters
+    ----------
+    color
+        column of obs that the UMAP is coloured by; None for one colour.
+    umap
+        whether to draw a UMAP of the latent, where it has two dimensions or more.
+    num_particles
+        of the importance-weighted log-likelihood of the held-out rows; 0 leaves it out.
+    """
+
+    def __init__(self, color: str | None = None, umap: bool = True, num_particles: int = 25) -> None:
+        super().__init__()
+        self.color, self.umap, self.num_particles = color, umap, num_particles
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a column that does not exist, before the training and not after."""
+        obs = getattr(getattr(getattr(trainer, "datamodule", None), "adata", None), "obs", None)
+        if self.color is not None and obs is not None and self.color not in obs:
+            raise ValueError(f"report.color={self.color!r} is not a column of adata.obs: there are {list(obs.columns)}")
+
     def write(self, svi: SVIModule, dm: Any, trainer: pl.Trainer, folder: Path) -> list[Path]:
-        """Write the saved model, an .h5ad with the latent, metrics and pictures; returns their paths."""
-        seconds = time.monotonic() - self.started
+        """Write the saved model, an .h5ad with the latent, the model's tables, metrics and pictures.
+
+        What a model does not have is left out: the latent and the UMAP of one without local sites, the UMAP of one
+        whose latent is a single number.
+
+        Returns
+        -------
+        Their paths.
+        """
+        seconds = self.seconds
         folder.mkdir(parents=True, exist_ok=True)
         posterior = Posterior(svi, dm)
         adata = dm.adata.copy()
-        posterior.annotate(adata)
-        basis = svi.model.latent_key
+        figures = {"training_curve.png": plots.training_curve(self.curves)}
+        if svi.model.local_sites:
+            posterior.annotate(adata)
+            basis = svi.model.latent_key
+            if self.umap and adata.obsm[basis].shape[1] > 1:
+                figures["umap.png"] = plots.umap(adata, basis, self.color)
+        tables = {f"{name}.csv": getattr(posterior, name)() for name in svi.model.tables}
         metrics = json.dumps(self._metrics(posterior, trainer, seconds), indent=1)
-        figures = {"training_curve.png": plots.training_curve({k: v for k, v in self.history.items() if v})}
-        if self.umap:
-            figures["umap.png"] = plots.umap(adata, basis, self.color)
         paths = [svi.save(folder / "model")]
         paths.append(in_place(folder / "adata.h5ad", adata.write_h5ad))
-        for name, figure in figures.items():
-            paths.append(in_place(folder / name, lambda path, figure=figure: figure.savefig(path, dpi=150)))
+        paths += [in_place(folder / name, table.to_csv) for name, table in tables.items()]
+        paths += draw(figures, folder)
         paths.append(in_place(folder / "metrics.json", lambda path: path.write_text(metrics)))
         return paths
 
     def _metrics(self, posterior: Posterior, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
         dm = posterior.dm
-        metrics: dict[str, Any] = {name: values[-1] for name, values in self.history.items() if values}
+        metrics: dict[str, Any] = {name: values[-1] for name, values in self.curves.items()}
         held_out = len(dm.rows("validation"))
         if self.num_particles and held_out:
             likelihood = posterior.log_likelihood("validation", num_particles=self.num_particles)
             metrics["val_log_likelihood"] = float(likelihood.mean())
             metrics["num_particles"] = self.num_particles
+        sizes = dm.sizes.description()
         return {
             **metrics,
-            "unit": "nats per cell",
-            "n_obs": dm.n_obs,
+            "unit": UNIT,
             "n_validation": held_out,
-            "n_genes": dm.n_genes,
+            **{name: size for name, size in sizes.items() if name.startswith("n_") and size},
             "epochs": trainer.current_epoch,
-            "seconds": round(seconds, 2),
+            "seconds": seconds,
             "model": type(posterior.model).__name__,
             "pyro_omics": __version__,
         }
+
+
+def draw(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write figures into a folder, by name; returns their paths."""
+    return [
+        in_place(folder / name, lambda path, figure=figure: figure.savefig(path, dpi=150))
+        for name, figure in figures.items()
+    ]
 
 
 def in_place(path: Path, write: Any) -> Path:

@@ -10,10 +10,10 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quiet = "max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False"
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     namespace = {}
     for block in blocks:
-        exec(compile(block.replace("max_epochs=200", quiet), "README.md", "exec"), namespace)
+        exec(compile(block.replace("max_epochs=200", quiet).replace("max_epochs=100", quiet), "README.md", "exec"), namespace)
     assert namespace["protein"].notna().all().all()
     assert "X_scvi" in namespace["adata"].obsm
     assert namespace["svi"].guide.rest is not None

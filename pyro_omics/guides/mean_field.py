@@ -167,13 +167,13 @@ def _factor(fn: Any, value: Tensor, shape: torch.Size) -> GammaFactor | NormalFa
         mean = mean.clamp(min=1e-6)
         variance = _moment(fn, "variance", mean.square()).clamp(min=1e-12)
         concentration = (mean.square() / variance).clamp(1e-2, 1e4)
-        return GammaFactor(*_tables(shape, concentration, concentration / mean), fn.event_dim)
-    return NormalFactor(*_tables(shape, biject_to(support).inv(mean)), support, fn.event_dim)
+        return GammaFactor(_table(concentration, shape), _table(concentration / mean, shape), fn.event_dim)
+    return NormalFactor(_table(biject_to(support).inv(mean), shape), support, fn.event_dim)
 
 
-def _tables(shape: torch.Size, *starts: Tensor) -> list[Tensor]:
-    """The starts at full size: of a row's own latents, all rows start as the first."""
-    return [(start if start.shape == shape else start[:1]).expand(shape).clone() for start in starts]
+def _table(start: Tensor, shape: torch.Size) -> Tensor:
+    """The start at full size: of a row's own latents, all rows start as the first."""
+    return (start if start.shape == shape else start[:1]).expand(shape).clone()
 
 
 def _moment(fn: Any, name: str, instead: Tensor) -> Tensor:

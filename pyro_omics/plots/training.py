@@ -1,4 +1,4 @@
-"""Figures of a training and of a posterior. Each function returns a matplotlib Figure and shows nothing."""
+"""Figures of a training, and of the latent that came of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def training_curve(history: Mapping[str, Sequence[float]]) -> Figure:
         # The first epochs are far below the rest, and would flatten it.
         margin = 0.1 * (max(later) - min(later)) + 1e-6
         axes.set_ylim(min(later) - margin, max(later) + margin)
-    axes.set(xlabel="epoch", ylabel="ELBO per cell (nats; higher is better)")
+    axes.set(xlabel="epoch", ylabel="ELBO per observation (nats; higher is better)")
     axes.legend(frameon=False)
     return figure
 

@@ -1,0 +1,216 @@
+"""``pyro-omics del``: from a table of a DNA-encoded library's counts to a hit list, with its tables and figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pytorch_lightning as pl
+from anndata import AnnData
+from jsonargparse import ArgumentParser
+
+from pyro_omics import del_report, plots
+from pyro_omics.data import DELDataModule, read_del
+from pyro_omics.data.reading import read_path
+from pyro_omics.models import HierarchicalDEL
+from pyro_omics.posterior import Posterior
+from pyro_omics.report import UNIT, History, draw, in_place
+from pyro_omics.svi import SVIModule
+from pyro_omics.tables import detectable
+from pyro_omics.version import __version__
+
+ANNDATA = (".h5ad", ".zarr")
+DESCRIPTION = """Find the binders of a DNA-encoded library: read a table of counts, fit HierarchicalDEL, and write the
+hit list, all compounds ranked, building blocks and pairs of them, the fitted model, figures and metrics.
+
+  pyro-omics del counts.csv --out runs/del
+  pyro-omics del counts.csv --conditions sample1=target,sample2=target,beads=control --synthon_keys bb1,bb2,bb3"""
+
+
+def main(args: list[str]) -> None:
+    """Run the command with these arguments.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        For input that is wrong: before any training.
+    """
+    parser = ArgumentParser(
+        prog="pyro-omics del", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", action="config", help="a YAML file with these options; those given here go before")
+    parser.add_function_arguments(analyse, as_positional=True)
+    # jsonargparse takes what comes last: with the file first, options go before it wherever they stand.
+    file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    file.add_argument("--config", action="append", default=[])
+    files, rest = file.parse_known_args(args)
+    config = parser.parse_args([*(f"--config={name}" for name in files.config), *rest])
+    options = parser.instantiate_classes(config).as_dict()
+    options.pop("config")
+    folder = analyse(**options)
+    saved = in_place(folder / "config.yaml", lambda path: parser.save(config, path, skip_none=False, multifile=False))
+    print(f"  {saved}")
+
+
+def analyse(
+    table: str,
+    out: str = "runs/del",
+    conditions: dict[str, str] | str | None = None,
+    layout: Literal["deldock", "kindel", "deli", "deldenoiser", "plain"] | None = None,
+    counts: Literal["umi", "raw"] = "umi",
+    synthon_keys: list[str] | str | None = None,
+    fdr: float = 0.1,
+    threshold: float = 2.0,
+    max_epochs: int = 100,
+    seed: int = 0,
+) -> Path:
+    """Fit HierarchicalDEL, with its defaults, to a table of counts, and write what it says.
+
+    Parameters
+    ----------
+    table
+        the counts: one row per compound, one column per selection (.csv, .tsv, .txt, also .gz, or .parquet; see
+        pyro_omics.read_del), or an .h5ad or .zarr as pyro_omics.DELDataModule takes it.
+    out
+        the folder of the results. A path ending in .csv is that of the hit list, and the rest goes into the folder of
+        the same name without .csv.
+    conditions
+        what columns of the table were selected on, where their names do not say it: COLUMN=CONDITION,..., each
+        "target", "control", "pre-selection" or another word; or a mapping.
+    layout
+        the form of the table, where it is not to be recognised by its columns.
+    counts
+        "umi": molecules; "raw": reads.
+    synthon_keys
+        the columns of building blocks, COLUMN,..., or a list; those that are recognised when not given.
+    fdr
+        false discovery rate of the hit list.
+    threshold
+        how many fold above the background a compound must be enriched to count as a hit.
+    max_epochs
+        passes over the compounds.
+    seed
+        of the order of the compounds, the training, and the draws from the posterior.
+
+    Returns
+    -------
+    The folder.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        For input that is wrong: before any training.
+    """
+    _check(fdr, threshold, max_epochs)
+    folder, hit_list = _places(out)
+    notes: list[str] = []
+    with del_report.noting(notes):
+        adata = _read(table, _mapping(conditions), layout, counts, _list(synthon_keys))
+        dm = DELDataModule(adata, synthon_keys=_list(synthon_keys), seed=seed)
+    del_report.print_selections(dm)
+    folder.mkdir(parents=True, exist_ok=True)  # where it cannot be made, better now than after the training
+    svi, history = _fitted(dm, max_epochs, seed)
+    seconds, posterior = history.seconds, Posterior(svi, dm)
+    with del_report.noting(notes):
+        hits = posterior.hits(fdr, math.log(threshold), seed=seed)
+    found = del_report.tables(posterior, hits, math.log(threshold), seed)
+    figures = del_report.figures(posterior, found, seed)
+    figures["training_curve.png"] = plots.training_curve(history.curves)
+    metrics = {
+        "table": table,
+        "n_compounds": adata.n_obs,
+        "selections": adata.var["condition"].value_counts(sort=False).to_dict(),
+        "n_hits": len(hits),
+        "fdr": fdr,
+        "threshold": threshold,
+        "detectable_fold": detectable(dm),
+        "train_elbo": history.curves["train_elbo"][-1],
+        "unit": UNIT,
+        "epochs": max_epochs,
+        "seconds": seconds,
+        "seed": seed,
+        "notes": notes,
+        "model": type(svi.model).__name__,
+        "pyro_omics": __version__,
+    }
+    places = {"hits": hit_list, **{name: folder / f"{name}.csv" for name in ("compounds", "synthons", "disynthons")}}
+    paths = [_csv(path, found[name]) for name, path in places.items()]
+    paths.append(svi.save(folder / "model"))
+    paths += draw(figures, folder)
+    paths.append(in_place(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=1))))
+    del_report.print_hits(found, fdr, threshold)
+    print(f"\nThe results are in {folder}\n" + "\n".join(f"  {path}" for path in paths))
+    return folder
+
+
+# Input ----------------------------------------------------------------------------------------------------------------
+
+
+def _check(fdr: float, threshold: float, max_epochs: int) -> None:
+    if not 0 < fdr < 1:
+        raise ValueError(f"fdr is a rate in (0, 1), such as 0.1, and is {fdr}")
+    if not 1 <= threshold < math.inf:
+        raise ValueError(f"threshold is a fold enrichment over the background, 1 or more, and is {threshold}")
+    if max_epochs < 1:
+        raise ValueError(f"max_epochs is a number of passes over the compounds, at least 1, and is {max_epochs}")
+
+
+def _places(out: str) -> tuple[Path, Path]:
+    """The folder of the results, and the path of the hit list; nothing is made yet."""
+    path = Path(out).expanduser()
+    folder = path.with_suffix("") if path.suffix == ".csv" else path
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out={out!r}: {folder} is a file, and a folder is needed there: name another")
+    if (model := folder / "model").exists() and not (model / "config.json").is_file():
+        raise ValueError(f"out={out!r}: {model} exists and is no saved model: name another folder")
+    return folder, path if path.suffix == ".csv" else folder / "hits.csv"
+
+
+def _mapping(conditions: Mapping[str, str] | str | None) -> Mapping[str, str] | None:
+    if not isinstance(conditions, str):
+        return conditions
+    pairs = [pair.rpartition("=")[::2] for pair in conditions.split(",")]
+    if not all(column and condition for column, condition in pairs):
+        raise ValueError(f"conditions={conditions!r}: write COLUMN=CONDITION,COLUMN=CONDITION")
+    return dict(pairs)
+
+
+def _list(keys: Sequence[str] | str | None) -> list[str] | None:
+    return keys.split(",") if isinstance(keys, str) else None if keys is None else list(keys)
+
+
+def _read(table: str, conditions: Any, layout: Any, counts: Any, synthon_keys: list[str] | None) -> AnnData:
+    if Path(table).suffix not in ANNDATA:
+        return read_del(table, layout, conditions, synthon_keys, counts=counts)
+    for argument, value, default in (
+        ("conditions", conditions, None),
+        ("layout", layout, None),
+        ("counts", counts, "umi"),
+    ):
+        if value != default:
+            raise ValueError(
+                f"{argument}={value!r} says how a table is read, and {table!r} is an AnnData: leave it out (conditions "
+                'are in adata.var["condition"])'
+            )
+    return read_path(table)[0]
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def _fitted(dm: DELDataModule, max_epochs: int, seed: int) -> tuple[SVIModule, History]:
+    pl.seed_everything(seed, verbose=False)
+    svi, history = SVIModule(HierarchicalDEL.from_data(dm)), History()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "limit_val_batches": 0}
+    with del_report.without_lightning():
+        pl.Trainer(max_epochs=max_epochs, accelerator="cpu", callbacks=[history], **quiet).fit(svi, dm)
+    return svi, history
+
+
+def _csv(path: Path, table: pd.DataFrame) -> Path:
+    return in_place(path, lambda fresh: table.to_csv(fresh, float_format="%.6g"))

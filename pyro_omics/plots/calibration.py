@@ -1,0 +1,100 @@
+"""Whether counts fall where a model's posterior predictive distribution says they do."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from anndata import AnnData
+from matplotlib.figure import Figure
+from scipy import stats
+
+from pyro_omics.data.reading import dense
+
+COVERAGE = 0.95
+
+
+def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: int = 0) -> Figure:
+    r"""Histogram of the randomised probability integral transform of counts, one line for each selection.
+
+    .. math:: u_{nr} = \frac{\#\{s : x^s_{nr} < x_{nr}\} + v_{nr} \, (\#\{s : x^s_{nr} = x_{nr}\} + 1)}{S + 1},
+        \quad v_{nr} \sim \mathrm{Uniform}(0, 1)
+
+    with x the observed counts and x^s their S draws. If both come from the same distribution u is uniform, whatever S:
+    it spreads the rank of x among S + 1 exchangeable counts evenly, ties included. A histogram of independent u lies
+    within the band with a probability of 95%, all its bars together (Bonferroni over the bars of the binomial's
+    interval).
+
+    A slope says that counts are predicted too high (bars on the left) or too low (on the right); a U, that the
+    predictions are too narrow; a hump, that they are too wide. A slight hump is no fault where each row's own latent
+    has seen the counts that it predicts. Where most counts are 0 by either, u is nearly uniform by its v alone: rows of
+    high counts are then told better by themselves, ``calibration(adata[rows], draws.sel(obs=adata.obs_names[rows]))``,
+    chosen by anything but these counts.
+
+    Parameters
+    ----------
+    observed
+        counts in X.
+    draws
+        of the same counts, as ``Posterior.predictive()`` gives them: (sample, obs, selection), labelled by names, by
+        which the observed ones are found. Where it gives several sites, one of them, such as
+        ``Posterior.predictive()["x"]``.
+    bins
+        number of bars.
+    seed
+        of v.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For draws without those dimensions or names, and names that are not in ``observed``.
+
+    Source: Czado, Gneiting and Held 2009, Biometrics 65, 1254 (randomised transform of counts); Talts et al. 2018,
+    arXiv:1804.06788 (ranks among draws).
+    """
+    if not isinstance(draws, xr.DataArray):
+        raise TypeError(
+            f"draws must be one DataArray, and is a {type(draws).__name__}: of several sites pass one, draws['x']"
+        )
+    if bins < 2:
+        raise ValueError(f"bins is a number of bars, at least 2, and is {bins}")
+    names, x_nr = _observed(observed, draws)
+    rng = np.random.default_rng(seed)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for r, name in enumerate(names):
+        u_n = _transform(x_nr[:, r], draws.values[:, :, r], rng)
+        number, edges = np.histogram(u_n, bins, (0.0, 1.0))
+        axes.stairs(number * bins / len(u_n), edges, label=name)
+    axes.axhspan(*_band(len(x_nr), bins), color="0.9", zorder=0, label=f"{COVERAGE:.0%} of calibrated histograms")
+    axes.axhline(1, color="0.6", linewidth=1, zorder=1)
+    axes.set(xlabel="rank of the observed count among its predictions", ylabel="density", xlim=(0, 1))
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def _observed(observed: AnnData, draws: xr.DataArray) -> tuple[list[str], np.ndarray]:
+    """The names of the selections drawn, and their counts (n, r)."""
+    if draws.ndim != 3 or draws.dims[:2] != ("sample", "obs"):
+        raise ValueError(f"draws must have the dimensions (sample, obs, selection), and has {draws.dims}")
+    for axis in draws.dims[1:]:
+        if axis not in draws.coords:
+            raise ValueError(f"draws has no names along {axis!r}: pass what Posterior.predictive() gives")
+    rows, columns = (draws.coords[axis].values for axis in draws.dims[1:])
+    for known, names in ((observed.obs_names, rows), (observed.var_names, columns)):
+        if (unknown := known.get_indexer(names) < 0).any():
+            raise ValueError(f"draws has {names[unknown][0]!r}, which is not in observed: pass the data it predicts")
+    at = observed.obs_names.get_indexer(rows), observed.var_names.get_indexer(columns)
+    return [str(name) for name in columns], dense(observed.X[at[0]][:, at[1]])
+
+
+def _transform(x_n: np.ndarray, draws_sn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    below, tied = (draws_sn < x_n).sum(0), (draws_sn == x_n).sum(0)
+    return (below + rng.random(len(x_n)) * (tied + 1)) / (len(draws_sn) + 1)
+
+
+def _band(n: int, bins: int) -> tuple[float, float]:
+    """The densities between which all bars of a histogram of n uniform numbers lie with probability `COVERAGE`."""
+    tail = (1 - COVERAGE) / bins / 2
+    lower, upper = stats.binom.ppf([tail, 1 - tail], n, 1 / bins) * bins / n
+    return float(lower), float(upper)

@@ -1,0 +1,122 @@
+"""Figures of what is enriched: where hits lie in the library's cube, and which building blocks they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.figure import Figure
+
+from pyro_omics.data.cycles import codes_of, levels_of, synthon_columns
+from pyro_omics.plots.selections import positions
+
+NAMED = 12  # building blocks of a cycle up to which an axis has their names, above which it has their numbers
+
+STEMS = 100  # compounds up to which each stands on a line from the floor
+
+
+def cube(adata: AnnData, table: pd.DataFrame, synthon_keys: Sequence[str] | None = None) -> Figure:
+    """Compounds as points in the cube of building blocks, larger and brighter the more they are enriched.
+
+    Compounds that share one building block lie in a plane, those that share two on a line. An axis has a cycle's
+    building blocks, numbered from 1 in the order of their names ("A2" before "A10").
+
+    Parameters
+    ----------
+    adata
+        the library, with the building block of each cycle in obs.
+    table
+        the compounds to draw, by its index, with their ``log_enrichment``: a hit list, as ``Posterior.hits()`` gives
+        it. It may be empty.
+    synthon_keys
+        columns of obs, two or three; "A", "B", "C" as far as there are any, when None.
+
+    Returns
+    -------
+    A figure in three dimensions, or in two for two cycles.
+
+    Raises
+    ------
+    ValueError
+        For more than three cycles, keys that are not in obs, or compounds that are not in ``adata``.
+    """
+    keys = synthon_columns(adata, synthon_keys)
+    if len(keys) > 3:
+        raise ValueError(
+            f"cube draws two or three cycles, and synthon_keys has {len(keys)}, {list(keys)}: name three of them, such "
+            f"as synthon_keys={list(keys[:3])}"
+        )
+    if "log_enrichment" not in table:
+        raise ValueError(f"table has no column 'log_enrichment': pass Posterior.hits(); it has {list(table.columns)}")
+    # The strongest are drawn last, on top.
+    table = table.sort_values("log_enrichment", kind="stable")
+    obs = adata.obs.iloc[positions(adata, table)]
+    levels = [levels_of(adata.obs, key) for key in keys]
+    at = [codes_of(obs, key, level) + 1 for key, level in zip(keys, levels, strict=True)]
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes: Any = figure.add_subplot(projection="3d" if len(keys) == 3 else None)
+    value = table["log_enrichment"].to_numpy()
+    largest = 100 * min(1.0, (STEMS / max(len(value), 1)) ** 0.5)  # many would hide each other
+    size = largest * (0.1 + 0.9 * np.clip(value, 0, None) / max(value.max(initial=0.0), 1e-12))
+    solid = {"depthshade": False} if len(keys) == 3 else {}  # else distance would pass for less enrichment
+    points = axes.scatter(*at, c=value, s=size, **solid)
+    if len(keys) == 3 and 0 < len(table) <= STEMS:
+        axes.stem(*at, bottom=0.5, linefmt="0.8", markerfmt=" ", basefmt=" ")
+    for name, key, level in zip("xyz", keys, levels, strict=False):
+        _cycle(axes, name, key, level)
+    if len(table):
+        figure.colorbar(points, ax=axes, label="log enrichment (natural)", shrink=0.7)
+    axes.set_title(f"{len(table):,} hits" if len(table) else "no hits")
+    return figure
+
+
+def synthon_forest(table: pd.DataFrame, top: int = 20) -> Figure:
+    """The most enriched building blocks, or pairs of them, with their 90% intervals: the best on top.
+
+    The scale is the natural log of what a building block's compounds bring over the background, which is 0.
+
+    Parameters
+    ----------
+    table
+        as ``Posterior.synthons()`` gives it: ``log_enrichment``, ``lower`` and ``upper``, the names in the index.
+    top
+        how many.
+
+    Raises
+    ------
+    ValueError
+        Where a column is missing, there is no row, or ``top`` is not positive.
+    """
+    needed = ["log_enrichment", "lower", "upper"]
+    if not set(needed) <= set(table.columns) or table.empty:
+        raise ValueError(
+            f"table must have rows, and the columns {needed}, as Posterior.synthons() gives it; it has {len(table)} "
+            f"rows and {list(table.columns)}"
+        )
+    if top < 1:
+        raise ValueError(f"top is a number of building blocks, at least 1, and is {top}")
+    best = table.sort_values("log_enrichment", ascending=False, kind="stable").head(top)
+    figure = Figure(figsize=(6, 1 + 0.27 * len(best)), layout="constrained")
+    axes = figure.subplots()
+    y = np.arange(len(best))
+    # Not errorbar: the mean of a skewed posterior may lie outside its interval.
+    axes.hlines(y, best["lower"], best["upper"], color="0.5")
+    axes.scatter(best["log_enrichment"], y, color="tab:blue", zorder=3)
+    axes.axvline(0, color="0.8", linewidth=1, zorder=0)
+    axes.set_yticks(y, [" ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in best.index])
+    axes.invert_yaxis()
+    axes.set_xlabel("log enrichment (natural; bars: 90% intervals)")
+    shown = f"the best {len(best)} of {len(table):,}" if len(best) < len(table) else f"all {len(table):,}"
+    axes.set_title(f"{' and '.join(map(str, table.index.names))}: {shown}")
+    return figure
+
+
+def _cycle(axes: Any, name: str, key: str, levels: list[str]) -> None:
+    """One axis of the cube."""
+    getattr(axes, f"set_{name}lim")(0.5, len(levels) + 0.5)
+    getattr(axes, f"set_{name}label")(f"{key} ({len(levels)} building blocks)")
+    if len(levels) <= NAMED:
+        getattr(axes, f"set_{name}ticks")(np.arange(1, len(levels) + 1), levels)

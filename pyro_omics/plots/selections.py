@@ -1,0 +1,172 @@
+"""Figures of the counts of a selection: target against control, and replicates against each other."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from scipy import stats
+
+from pyro_omics.data.aggregation import pooled_counts
+
+HIT = "tab:red"
+
+
+def target_against_control(
+    adata: AnnData, table: pd.DataFrame, target: str = "target", control: str = "control"
+) -> Figure:
+    """Counts of each compound with the target against those without, the hits marked.
+
+    Counts are summed over the replicates of a condition, and divided by the mean over all compounds: 1 is the count of
+    an average compound, and the line is equality. Compounds with the same two counts are one point, whose shade says
+    how many they are. The axes are linear up to a count of 1, and logarithmic above.
+
+    Where no selection has the condition ``control``, counts are drawn against their rank instead, with what a library
+    without binders would show: the quantiles of a Poisson variable of the same mean.
+
+    Parameters
+    ----------
+    adata
+        counts (n, selections) in X, and ``var["condition"]``.
+    table
+        the compounds to mark, by its index: a hit list, as ``Posterior.hits()`` gives it. It may be empty.
+    target, control
+        conditions.
+
+    Raises
+    ------
+    ValueError
+        Where X holds no counts, no selection is a target, or the table has compounds that are not in ``adata``.
+    """
+    rows = positions(adata, table)
+    counts = pooled_counts(adata, "target", target)
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    if (adata.var["condition"].astype(str) == control).any():
+        against = pooled_counts(adata, "control", control)
+        _against(figure, axes, against, counts, rows)
+        axes.set_xlabel(f"counts, {control} (multiples of the mean)")
+    else:
+        _by_rank(axes, counts, rows)
+        axes.set_xlabel("rank of the compound")
+    axes.set_ylabel(f"counts, {target} (multiples of the mean)")
+    axes.set_title(f"{len(counts):,} compounds, {len(rows):,} hits")
+    axes.legend(frameon=False)
+    return figure
+
+
+def replicate_agreement(adata: AnnData, condition: str = "target") -> Figure:
+    """Log counts of the replicates of a condition, each pair against each other, with their correlation.
+
+    Drawn is log(1 + count), natural, of each compound; r is Pearson's correlation of these over all compounds.
+    Compounds with the same two counts are one point, whose shade says how many they are. Where most compounds have a
+    count or two, replicates hardly agree on them; whether they agree on building blocks is seen by
+    ``replicate_agreement(baselines.aggregate(adata, "A"))``.
+
+    Parameters
+    ----------
+    adata
+        counts (n, selections) in X, and ``var["condition"]``.
+    condition
+        whose selections are compared.
+
+    Returns
+    -------
+    A figure of r (r - 1) / 2 panels for r replicates. With one replicate there is none, and the figure says so.
+
+    Raises
+    ------
+    ValueError
+        Where X holds no counts, no selection has the condition, or one has no counts.
+    """
+    pooled_counts(adata, "condition", condition)  # says what is wrong with the conditions
+    names = list(adata.var_names[adata.var["condition"].astype(str) == condition])
+    if len(names) == 1:
+        return message(f"One selection only is {condition!r} ({names[0]}):\nthere is no replicate to compare it with.")
+    logs = {name: np.log1p(pooled_counts(adata[:, [name]], "condition", condition)) for name in names}
+    size = 1 + 2.6 * (len(names) - 1)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    panels = figure.subplots(len(names) - 1, len(names) - 1, squeeze=False)
+    norm = LogNorm(1, adata.n_obs + 1)  # one scale for all panels
+    for (j, first), (i, second) in itertools.combinations(enumerate(names), 2):
+        axes = panels[i - 1, j]
+        (x, y), number = _distinct(logs[first], logs[second])
+        shades = axes.scatter(x, y, c=number, norm=norm, s=12)
+        axes.set(xlabel=f"log(1 + {first})", ylabel=f"log(1 + {second})")
+        axes.set_title(_correlation(logs[first], logs[second]))
+    for row, column in zip(*np.triu_indices(len(names) - 1, 1), strict=True):
+        panels[row, column].remove()
+    figure.colorbar(shades, ax=figure.axes, label="compounds")
+    return figure
+
+
+def positions(adata: AnnData, table: pd.DataFrame) -> np.ndarray:
+    """The rows of ``adata`` that a table's compounds are.
+
+    Raises
+    ------
+    ValueError
+        Where there are none of that name.
+    """
+    rows = adata.obs_names.get_indexer(table.index)
+    if (rows < 0).any():
+        raise ValueError(
+            f"table has {int((rows < 0).sum())} compounds that are not in adata.obs_names, such as "
+            f"{table.index[rows < 0][0]!r}: pass the AnnData that the table was made of, and the compounds as its index"
+        )
+    return rows
+
+
+def message(text: str) -> Figure:
+    """A figure that only says something."""
+    figure = Figure(figsize=(6, 2), layout="constrained")
+    figure.text(0.5, 0.5, text, ha="center", va="center")
+    return figure
+
+
+def _against(figure: Figure, axes: Any, control: np.ndarray, target: np.ndarray, rows: np.ndarray) -> None:
+    units = control.mean(), target.mean()
+    (x, y), number = _distinct(control / units[0], target / units[1])
+    shades = axes.scatter(x, y, c=number, norm=LogNorm(1, number.max() + 1), s=12)
+    figure.colorbar(shades, ax=axes, label="compounds")
+    axes.set_xscale("symlog", linthresh=1 / units[0], linscale=0.5)
+    axes.set_yscale("symlog", linthresh=1 / units[1], linscale=0.5)
+    # By points: the two axes turn logarithmic at different places, so that equality is no straight line.
+    line = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 200) * max(x.max(), y.max())])
+    axes.plot(line, line, color="0.5", linewidth=1, label="as in the control")
+    _mark(axes, control[rows] / units[0], target[rows] / units[1])
+
+
+def _by_rank(axes: Any, target: np.ndarray, rows: np.ndarray) -> None:
+    mean, n = target.mean(), len(target)
+    rank = np.empty(n, dtype=np.int64)
+    rank[np.argsort(-target, kind="stable")] = np.arange(1, n + 1)
+    axes.plot(np.arange(1, n + 1), np.sort(target)[::-1] / mean, color="0.4", label="counts")
+    some = np.unique(np.geomspace(1, n, 500).astype(np.int64))
+    expected = stats.poisson.isf((some - 0.5) / n, mean) / mean
+    axes.plot(some, expected, color="tab:blue", linewidth=1, label="without binders (Poisson)")
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=1 / mean, linscale=0.5)
+    _mark(axes, rank[rows], target[rows] / mean)
+
+
+def _mark(axes: Any, x: np.ndarray, y: np.ndarray) -> None:
+    axes.scatter(x, y, s=30, facecolors="none", edgecolors=HIT, label="hits")
+
+
+def _distinct(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct points (2, k), and how many share each: those that most share last, drawn on top."""
+    points, number = np.unique(np.stack([x, y]), axis=1, return_counts=True)
+    order = np.argsort(number, kind="stable")
+    return points[:, order], number[order]
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> str:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return "r: one does not vary"
+    return f"r = {np.corrcoef(x, y)[0, 1]:.2f}"

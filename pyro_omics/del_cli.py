@@ -107,7 +107,7 @@ def analyse(
         For input that is wrong: before any training.
     """
     _check(fdr, threshold, max_epochs)
-    folder, hit_list = _places(out)
+    folder, places = _places(out, table)
     notes: list[str] = []
     with del_report.noting(notes):
         adata = _read(table, _mapping(conditions), layout, counts, _list(synthon_keys))
@@ -138,7 +138,6 @@ def analyse(
         "model": type(svi.model).__name__,
         "pyro_omics": __version__,
     }
-    places = {"hits": hit_list, **{name: folder / f"{name}.csv" for name in ("compounds", "synthons", "disynthons")}}
     paths = [_csv(path, found[name]) for name, path in places.items()]
     paths.append(svi.save(folder / "model"))
     paths += draw(figures, folder)
@@ -160,15 +159,20 @@ def _check(fdr: float, threshold: float, max_epochs: int) -> None:
         raise ValueError(f"max_epochs is a number of passes over the compounds, at least 1, and is {max_epochs}")
 
 
-def _places(out: str) -> tuple[Path, Path]:
-    """The folder of the results, and the path of the hit list; nothing is made yet."""
+def _places(out: str, table: str) -> tuple[Path, dict[str, Path]]:
+    """The folder of the results, and the paths of the tables; nothing is made yet."""
     path = Path(out).expanduser()
     folder = path.with_suffix("") if path.suffix == ".csv" else path
+    places = {name: folder / f"{name}.csv" for name in ("hits", "compounds", "synthons", "disynthons")}
+    if path.suffix == ".csv":
+        places["hits"] = path
+    if Path(table).resolve() in (place.resolve() for place in places.values()):
+        raise ValueError(f"out={out!r}: the results would replace {table!r}, which they are made from: name another")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out={out!r}: {folder} is a file, and a folder is needed there: name another")
     if (model := folder / "model").exists() and not (model / "config.json").is_file():
         raise ValueError(f"out={out!r}: {model} exists and is no saved model: name another folder")
-    return folder, path if path.suffix == ".csv" else folder / "hits.csv"
+    return folder, places
 
 
 def _mapping(conditions: Mapping[str, str] | str | None) -> Mapping[str, str] | None:

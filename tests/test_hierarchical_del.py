@@ -222,9 +222,9 @@ def test_a_warm_start_starts_every_kind_of_guide():
     for name, rest in (("gamma", None), ("normal", AutoNormal)):
         model = po.HierarchicalDEL.from_data(dm)
         svi = po.SVIModule(model, guide=lambda model, rest=rest: po.guides.Conditional(model, rest=rest))
-        before = float(-svi(dm.data[dm.rows()]))
+        before = -svi(dm.data[dm.rows()]).item()
         model.warm_start(svi.guide, dm)
-        after = float(-svi(dm.data[dm.rows()]))
+        after = -svi(dm.data[dm.rows()]).item()
         assert after > before + 0.1
         posterior = po.Posterior(svi, dm)
         found[name] = posterior.samples("abundance_A", num_samples=200).mean("sample").to_numpy()

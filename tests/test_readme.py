@@ -13,7 +13,8 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert len(blocks) == 5
     namespace = {}
     for block in blocks:
-        exec(compile(block.replace("max_epochs=200", quiet).replace("max_epochs=100", quiet), "README.md", "exec"), namespace)
+        exec(compile(re.sub(r"max_epochs=\d+", quiet, block), "README.md", "exec"), namespace)
+    assert {"log_enrichment", "lower", "upper", "p_enriched"} <= set(namespace["table"].columns)
     assert namespace["protein"].notna().all().all()
     assert "X_scvi" in namespace["adata"].obsm
     assert namespace["svi"].guide.rest is not None

@@ -19,10 +19,8 @@ from pyro_omics.data import DELDataModule, read_del
 from pyro_omics.data.reading import read_path
 from pyro_omics.models import HierarchicalDEL
 from pyro_omics.posterior import Posterior
-from pyro_omics.report import UNIT, History, draw, in_place
+from pyro_omics.report import History, draw, in_place
 from pyro_omics.svi import SVIModule
-from pyro_omics.tables import detectable
-from pyro_omics.version import __version__
 
 ANNDATA = (".h5ad", ".zarr")
 DESCRIPTION = """Find the binders of a DNA-encoded library: read a table of counts, fit HierarchicalDEL, and write the
@@ -121,23 +119,8 @@ def analyse(
     found = del_report.tables(posterior, hits, math.log(threshold), seed)
     figures = del_report.figures(posterior, found, seed)
     figures["training_curve.png"] = plots.training_curve(history.curves)
-    metrics = {
-        "table": table,
-        "n_compounds": adata.n_obs,
-        "selections": adata.var["condition"].value_counts(sort=False).to_dict(),
-        "n_hits": len(hits),
-        "fdr": fdr,
-        "threshold": threshold,
-        "detectable_fold": detectable(dm),
-        "train_elbo": history.curves["train_elbo"][-1],
-        "unit": UNIT,
-        "epochs": max_epochs,
-        "seconds": seconds,
-        "seed": seed,
-        "notes": notes,
-        "model": type(svi.model).__name__,
-        "pyro_omics": __version__,
-    }
+    given = {"table": table, "fdr": fdr, "threshold": threshold, "epochs": max_epochs, "seed": seed}
+    metrics = {**given, **del_report.metrics(posterior, found, history.curves), "seconds": seconds, "notes": notes}
     paths = [_csv(path, found[name]) for name, path in places.items()]
     paths.append(svi.save(folder / "model"))
     paths += draw(figures, folder)

@@ -16,6 +16,9 @@ from matplotlib.figure import Figure
 
 from pyro_omics import plots
 from pyro_omics.posterior import Posterior
+from pyro_omics.report import UNIT
+from pyro_omics.tables import detectable
+from pyro_omics.version import __version__
 
 SHOWN = 5
 
@@ -92,6 +95,35 @@ def figures(posterior: Posterior, found: dict[str, pd.DataFrame], seed: int) -> 
     return drawn
 
 
+def metrics(posterior: Posterior, found: dict[str, pd.DataFrame], curves: dict[str, list[float]]) -> dict[str, Any]:
+    """The figures of metrics.json that the fit gives.
+
+    Parameters
+    ----------
+    posterior
+        of a DEL model.
+    found
+        what `tables` gives.
+    curves
+        what was logged in training.
+    """
+    return {
+        "n_compounds": posterior.dm.adata.n_obs,
+        "selections": _selections(posterior.dm),
+        "n_hits": len(found["hits"]),
+        "detectable_fold": detectable(posterior.dm),
+        **{name: values[-1] for name, values in curves.items()},
+        "unit": UNIT,
+        "model": type(posterior.model).__name__,
+        "pyro_omics": __version__,
+    }
+
+
+def _selections(dm: Any) -> dict[str, int]:
+    """How many selections there are of each condition."""
+    return dm.adata.var["condition"].astype(str).value_counts(sort=False).to_dict()
+
+
 class _Notes(logging.Handler):
     """Collects what the package's log says."""
 
@@ -141,8 +173,7 @@ def without_lightning() -> Iterator[None]:
 
 def print_selections(dm: Any) -> None:
     """Say what was read."""
-    number = dm.adata.var["condition"].value_counts(sort=False)
-    named = ", ".join(f"{n} {condition}" for condition, n in number.items())
+    named = ", ".join(f"{n} {condition}" for condition, n in _selections(dm).items())
     blocks = " x ".join(str(len(dm.schema["levels"][cycle])) for cycle in dm.cycles)
     print(f"{dm.adata.n_obs:,} compounds of {blocks} building blocks; selections: {named}")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_omics.batch import DELBatch, DELSizes
 from pyro_omics.likelihoods import Likelihood
 
-START = {"dropout_logits": -3.0}
+START = {"dropout_logits": -2.0}
 
 
 class Arm(PyroModule):

@@ -20,7 +20,6 @@ from pyro_omics.batch import DELBatch, DELSizes
 from pyro_omics.dispersions import PerGene
 from pyro_omics.distributions import NegativeBinomial
 from pyro_omics.effects import SparseGamma
-from pyro_omics.guides.conditional import Conditional
 from pyro_omics.likelihoods import Likelihood, Poisson
 from pyro_omics.likelihoods import NegativeBinomial as NegativeBinomialLikelihood
 from pyro_omics.models.arms import Arm
@@ -302,6 +301,8 @@ class HierarchicalDEL(CountModel):
 
     def default_guide(self) -> Callable[[CountModel], Guide]:
         """`guides.Conditional`: Gammas over the library's latents, each compound's summed out."""
+        from pyro_omics.guides import Conditional  # guides see models.base, whose package this is part of
+
         return Conditional
 
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:

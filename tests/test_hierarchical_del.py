@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pyro.distributions as dist
@@ -325,6 +327,21 @@ def test_known_yields_take_the_place_of_latent_ones():
     np.testing.assert_allclose(svi.model.full_amount(batch, {}).numpy(), truth["amount"], rtol=1e-5)
     assert "yield_A" not in po.Posterior(svi, dm).samples(num_samples=2)
     po.testing.check_model(svi.model, dm)
+
+
+def test_c006_is_first_among_the_c_synthons_of_a_real_screen():
+    """Block C006 of UNCDEL003 binds 53BP1, as was validated by itself."""
+    folder = os.environ.get("PYRO_OMICS_DATA")
+    if not folder or not (Path(folder) / "UNCDEL003_53bp1.csv.gz").is_file():
+        pytest.skip("needs UNCDEL003_53bp1.csv.gz in the folder PYRO_OMICS_DATA")
+    torch.manual_seed(0)
+    dm = po.DELDataModule(po.datasets.uncdel003(), batch_size=4096)
+    svi = po.SVIModule(po.HierarchicalDEL.from_data(dm))
+    trainer = pl.Trainer(max_epochs=5, accelerator="cpu", logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    trainer.fit(svi, dm)
+    table = po.Posterior(svi, dm, batch_size=4096).synthons(["C"], num_samples=5)
+    assert table.index[0] == ("C", "C006")
 
 
 # Simulators ---------------------------------------------------------------------------------------------------------

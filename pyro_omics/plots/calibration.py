@@ -83,7 +83,9 @@ def _observed(observed: AnnData, draws: xr.DataArray) -> tuple[list[str], np.nda
     rows, columns = (draws.coords[axis].values for axis in draws.dims[1:])
     for known, names in ((observed.obs_names, rows), (observed.var_names, columns)):
         if (unknown := known.get_indexer(names) < 0).any():
-            raise ValueError(f"draws has {str(names[unknown][0])!r}, which is not in observed: pass the data it predicts")
+            raise ValueError(
+                f"draws has {str(names[unknown][0])!r}, which is not in observed: pass the data it predicts"
+            )
     at = observed.obs_names.get_indexer(rows), observed.var_names.get_indexer(columns)
     return [str(name) for name in columns], dense(observed.X[at[0]][:, at[1]])
 

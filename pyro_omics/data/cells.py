@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from anndata import AnnData
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.data import columns
 from pyro_omics.data.counts import CountMatrix, check_counts, matrix_of
 from pyro_omics.data.proteins import ProteinTable, background_start, check_training
 from pyro_omics.data.reading import check_keys, check_names, masked_genes, read
-from pyro_omics.data.rows import RowDataModule, digest
-from pyro_omics.data.splits import hold_out_all, split_rows
+from pyro_omics.data.rows import RowDataModule, RowTensors, digest
+from pyro_omics.data.splits import split_rows
 
 ARGUMENTS = {"batch": "batch_key", "label": "label_key", "categorical": "categorical_keys"}
 
@@ -79,6 +78,8 @@ class CellDataModule(RowDataModule):
     ValueError, FileNotFoundError
         For data that are no counts, or do not have what an argument names: before any training.
     """
+
+    sizes_type = Sizes
 
     def __init__(
         self,
@@ -271,32 +272,8 @@ class CellDataModule(RowDataModule):
             )
         return self._tensors(schema)
 
-    def adopt(self, schema: dict[str, Any], n_obs: int, sizes: dict[str, Any] | None = None) -> None:
-        """Become data for a model that was trained on others: aligned to its ``schema``, and all rows held out.
 
-        Parameters
-        ----------
-        schema, n_obs
-            the model's.
-        sizes
-            fields of the `batch.Sizes` that the model was made for, where it is to be made again; None takes those of
-            these data, which may have other moments, and lack what the model's data had.
-
-        Raises
-        ------
-        ValueError
-            As `aligned` does.
-        """
-        data = self.aligned(schema)
-        self.split = hold_out_all(self.adata.n_obs, n_obs)
-        self.data = CellTensors(data.counts, data.fields, self.split.index)
-        self.schema, self.n_obs = schema, n_obs
-        self.__dict__.pop("sizes", None)  # they were of the data before
-        if sizes is not None:
-            self.__dict__["sizes"] = Sizes(**sizes)
-
-
-class CellTensors(Dataset[CellBatch]):
+class CellTensors(RowTensors[CellBatch]):
     """The data as tensors: whole minibatches are indexed, never the AnnData.
 
     Parameters
@@ -310,26 +287,14 @@ class CellTensors(Dataset[CellBatch]):
     """
 
     def __init__(self, counts: CountMatrix, fields: dict[str, Tensor | None], index: Tensor) -> None:
-        self.counts, self.fields, self.index = counts, fields, index
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return self.counts.shape[0]
+        super().__init__(counts, index)
+        self.fields = fields
 
     def __getitem__(self, rows: Any) -> CellBatch:
         """The minibatch of the rows at these positions."""
         at = torch.as_tensor(rows, dtype=torch.long).reshape(-1)
         fields = {name: None if field is None else field[at] for name, field in self.fields.items()}
         return CellBatch(x=self.counts.rows(at), row=at, index=self.index[at], **fields)
-
-    def __getitems__(self, rows: list[int]) -> CellBatch:
-        """What a DataLoader asks for: a minibatch at once."""
-        return self[rows]
-
-    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[CellBatch]:
-        """Minibatches over ``rows``, in order."""
-        for start in range(0, len(rows), batch_size):
-            yield self[rows[start : start + batch_size]]
 
 
 def _numbers(obs: Any, argument: str, keys: Sequence[str]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,14 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from pyro_omics.batch import DELBatch, DELSizes
 from pyro_omics.data import columns
 from pyro_omics.data.counts import CountMatrix, check_counts, matrix_of
 from pyro_omics.data.cycles import check_duplicates, codes_of, levels_of, synthon_columns
 from pyro_omics.data.reading import read
-from pyro_omics.data.rows import RowDataModule, digest
-from pyro_omics.data.splits import hold_out_all, split_rows
+from pyro_omics.data.rows import RowDataModule, RowTensors, digest
+from pyro_omics.data.splits import split_rows
 
 TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")
 ARMS = ("target", "control", "pre")
@@ -82,6 +81,8 @@ class DELDataModule(RowDataModule):
     UserWarning
         Where there is one target selection only: nothing then tells the noise of replicates from enrichment.
     """
+
+    sizes_type = DELSizes
 
     def __init__(
         self,
@@ -222,31 +223,8 @@ class DELDataModule(RowDataModule):
             raise ValueError("the model was trained with known yields, and these data name none: pass yield_keys")
         return self._tensors(schema)
 
-    def adopt(self, schema: dict[str, Any], n_obs: int, sizes: dict[str, Any] | None = None) -> None:
-        """Become data for a model that was trained on others: aligned to its ``schema``, and all rows held out.
 
-        Parameters
-        ----------
-        schema, n_obs
-            the model's.
-        sizes
-            fields of the `batch.DELSizes` that the model was made for, where it is to be made again.
-
-        Raises
-        ------
-        ValueError
-            As `aligned` does.
-        """
-        data = self.aligned(schema)
-        self.split = hold_out_all(self.adata.n_obs, n_obs)
-        data.index = self.split.index
-        self.data, self.schema, self.n_obs = data, schema, n_obs
-        self.__dict__.pop("sizes", None)  # they were of the data before
-        if sizes is not None:
-            self.__dict__["sizes"] = DELSizes(**sizes)
-
-
-class CompoundTensors(Dataset[DELBatch]):
+class CompoundTensors(RowTensors[DELBatch]):
     """The data as tensors: whole minibatches are indexed, never the AnnData.
 
     Parameters
@@ -262,11 +240,8 @@ class CompoundTensors(Dataset[DELBatch]):
     """
 
     def __init__(self, counts: CountMatrix, widths: list[int], fields: dict[str, Any], index: Tensor) -> None:
-        self.counts, self.widths, self.fields, self.index = counts, widths, fields, index
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return self.counts.shape[0]
+        super().__init__(counts, index)
+        self.widths, self.fields = widths, fields
 
     def __getitem__(self, rows: Any) -> DELBatch:
         """The minibatch of the rows at these positions."""
@@ -275,15 +250,6 @@ class CompoundTensors(Dataset[DELBatch]):
         arms = self.counts.rows(at).split(self.widths, -1)
         counts = {name: arm if arm.shape[-1] else None for name, arm in zip(("x", "control", "pre"), arms, strict=True)}
         return DELBatch(row=at, index=self.index[at], **counts, **fields)  # type: ignore[arg-type]
-
-    def __getitems__(self, rows: list[int]) -> DELBatch:
-        """What a DataLoader asks for: a minibatch at once."""
-        return self[rows]
-
-    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[DELBatch]:
-        """Minibatches over ``rows``, in order."""
-        for start in range(0, len(rows), batch_size):
-            yield self[rows[start : start + batch_size]]
 
     def totals(self, rows: Tensor) -> Tensor:
         """Sum of each selection over ``rows``, in double precision."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
+from anndata import AnnData
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from pyro_omics.data.splits import EpochSampler, Split
+from pyro_omics.data.counts import CountMatrix
+from pyro_omics.data.splits import EpochSampler, Split, hold_out_all
+
+B = TypeVar("B")
 
 
 class RowDataModule(pl.LightningDataModule):
@@ -31,6 +35,10 @@ class RowDataModule(pl.LightningDataModule):
 
     split: Split
     data: Any
+    adata: AnnData
+    n_obs: int
+    schema: dict[str, Any]
+    sizes_type: ClassVar[type]
 
     def __init__(self, batch_size: int, seed: int, num_workers: int) -> None:
         super().__init__()
@@ -41,6 +49,34 @@ class RowDataModule(pl.LightningDataModule):
     def rows(self, split: str = "all") -> np.ndarray:
         """Positions in the AnnData, ascending: ``"all"``, ``"training"`` or ``"validation"`` rows."""
         return self.split.rows(split).numpy()
+
+    def aligned(self, schema: dict[str, Any]) -> RowTensors[Any]:
+        """All rows as a model of another ``schema`` must see them, by name."""
+        raise NotImplementedError
+
+    def adopt(self, schema: dict[str, Any], n_obs: int, sizes: dict[str, Any] | None = None) -> None:
+        """Become data for a model that was trained on others: aligned to its ``schema``, and all rows held out.
+
+        Parameters
+        ----------
+        schema, n_obs
+            the model's.
+        sizes
+            fields of the sizes (`batch.Sizes`, `batch.DELSizes`) that the model was made for, where it is to be made
+            again; None takes those of these data, which may have other moments, and lack what the model's data had.
+
+        Raises
+        ------
+        ValueError
+            As `aligned` does.
+        """
+        data = self.aligned(schema)
+        self.split = hold_out_all(self.adata.n_obs, n_obs)
+        data.index = self.split.index
+        self.data, self.schema, self.n_obs = data, schema, n_obs
+        self.__dict__.pop("sizes", None)  # they were of the data before
+        if sizes is not None:
+            self.__dict__["sizes"] = self.sizes_type(**sizes)
 
     def example_batch(self) -> Any:
         """The first two training rows, or, of adopted data, which have none, the first two."""
@@ -77,6 +113,34 @@ class RowDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """All rows, in AnnData's order."""
         return self._loader(self.split.rows("all"), shuffle=False)
+
+
+class RowTensors(Dataset[B]):
+    """The data as tensors: whole minibatches are indexed, never the AnnData. A subclass says what an item is.
+
+    Parameters
+    ----------
+    counts
+        (n, columns).
+    index
+        (n,) the rows' numbers, see `batch.CellBatch`.
+    """
+
+    def __init__(self, counts: CountMatrix, index: Tensor) -> None:
+        self.counts, self.index = counts, index
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.counts.shape[0]
+
+    def __getitems__(self, rows: list[int]) -> Any:
+        """What a DataLoader asks for: a minibatch at once."""
+        return self[rows]
+
+    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[B]:
+        """Minibatches over ``rows``, in order."""
+        for start in range(0, len(rows), batch_size):
+            yield self[rows[start : start + batch_size]]
 
 
 def _already_a_batch(batch: Any) -> Any:

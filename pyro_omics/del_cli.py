@@ -115,8 +115,7 @@ def analyse(
     svi, history = _fitted(dm, max_epochs, seed)
     seconds, posterior = history.seconds, Posterior(svi, dm)
     with del_report.noting(notes):
-        hits = posterior.hits(fdr, math.log(threshold), seed=seed)
-    found = del_report.tables(posterior, hits, math.log(threshold), seed)
+        found = del_report.tables(posterior, fdr, math.log(threshold), seed)
     figures = del_report.figures(posterior, found, seed)
     figures["training_curve.png"] = plots.training_curve(history.curves)
     given = {"table": table, "fdr": fdr, "threshold": threshold, "epochs": max_epochs, "seed": seed}

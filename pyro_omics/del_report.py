@@ -17,28 +17,34 @@ from matplotlib.figure import Figure
 from pyro_omics import plots
 from pyro_omics.posterior import Posterior
 from pyro_omics.report import UNIT
-from pyro_omics.tables import detectable
+from pyro_omics.tables import detectable, shortlist
 from pyro_omics.version import __version__
 
 SHOWN = 5
 
 
-def tables(posterior: Posterior, hits: pd.DataFrame, threshold: float, seed: int) -> dict[str, pd.DataFrame]:
+def tables(posterior: Posterior, fdr: float, threshold: float, seed: int) -> dict[str, pd.DataFrame]:
     """All tables, name -> table: the hit list, all compounds ranked, and building blocks, single and in pairs.
 
     Parameters
     ----------
     posterior
         of a DEL model.
-    hits
-        its hit list.
+    fdr
+        Bayesian false discovery rate of the hit list.
     threshold
         natural log of the enrichment that counts.
     seed
         of the draws.
+
+    Warns
+    -----
+    UserWarning
+        Where the sequencing is too shallow for a list.
     """
-    best_first = ["p_enriched", "log_enrichment"]
-    ranked = posterior.enrichment(threshold, seed=seed).sort_values(best_first, ascending=False, kind="stable")
+    ranked = posterior.enrichment(threshold, seed=seed)
+    hits = shortlist(ranked, fdr, detectable(posterior.dm))
+    ranked = ranked.sort_values(["p_enriched", "log_enrichment"], ascending=False, kind="stable")
     compounds = _compounds(posterior.dm)
     return {
         "hits": pd.concat([compounds.loc[hits.index], hits], axis=1).rename_axis("compound"),

@@ -58,6 +58,8 @@ def enrichment(
     """
     check_draws("num_samples", num_samples)
     queries = [name for name in _COLUMNS if name in posterior.model.queries]
+    if not posterior.schema["controls"]:
+        queries = [name for name in queries if name != "matrix_binding"]
     parts: list[pd.DataFrame] = []
     for batch, draws in _answers(posterior, queries, threshold, num_samples, split, seed):
         parts.append(_summary({name: value.squeeze(-1).cpu().numpy() for name, value in draws.items()}, threshold))
@@ -101,16 +103,30 @@ def hits(
 
     Source: Newton et al. 2004, Biostatistics 5, 155; Muller et al. 2004, JASA 99, 990.
     """
+    return shortlist(enrichment(posterior, threshold, num_samples, split, seed), fdr, detectable(posterior.dm))
+
+
+def shortlist(table: pd.DataFrame, fdr: float, fold: float = 1.0) -> pd.DataFrame:
+    """The hit list of a table that `enrichment` gave; see `hits`.
+
+    Parameters
+    ----------
+    table
+        of all compounds.
+    fdr
+        false discovery rate, in (0, 1).
+    fold
+        what `detectable` says of the sequencing, to be warned of.
+    """
     if not 0 < fdr < 1:
         raise ValueError(f"fdr is a rate in (0, 1), such as 0.1, and is {fdr}")
-    if (fold := detectable(posterior.dm)) > FAR:
+    if fold > FAR:
         warnings.warn(
             f"the sequencing is too shallow for a list: with these reads a compound must be about {fold:.0f}-fold "
             "enriched to stand out half of the time; sequence deeper, pool replicates, or look at synthons instead",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    table = enrichment(posterior, threshold, num_samples, split, seed)
     table = table.sort_values(["p_enriched", "log_enrichment"], ascending=False, kind="stable")
     rate = (1 - table["p_enriched"]).cumsum() / np.arange(1, len(table) + 1)
     table.insert(5, "fdr", rate)

@@ -171,7 +171,7 @@ def test_latent_depths_have_their_prior_and_are_found(rates):
     torch.manual_seed(0)
     dm = po.DELDataModule(adata, feature_key="features", batch_size=256)
     svi = po.SVIModule(po.DELCount.from_data(dm, n_hidden=16, latent_depth=True))
-    posterior = train(svi, dm, 20)
+    posterior = train(svi, dm, 80)
     depth = posterior.samples("depth", num_samples=200)
     assert list(depth.coords["target"].values) == dm.schema["targets"]
     ratio = float((depth[:, 1] / depth[:, 0]).median())

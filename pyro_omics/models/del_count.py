@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer.autoguide import AutoNormal, init_to_median
 from pyro.nn import PyroModule, pyro_method
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from pyro_omics.batch import DELBatch, DELSizes
 from pyro_omics.layers import GatedAttention, LayerNorm, ResidualMLP
 from pyro_omics.likelihoods import Likelihood, ZeroInflatedPoisson
 from pyro_omics.models.arms import Arm
-from pyro_omics.models.base import CountModel, Guide
+from pyro_omics.models.base import CountModel
 from pyro_omics.models.hierarchical_del import example_compounds
 from pyro_omics.parts import part_of, positive
 
@@ -146,12 +145,6 @@ class DELCount(CountModel):
     def example_batch(self) -> DELBatch:
         """Two compounds of the first building blocks."""
         return example_compounds(self.sizes)
-
-    def default_guide(self) -> Callable[[CountModel], Guide]:
-        """AutoNormal over the depths, if they are latent, from their prior's median on."""
-        from pyro_omics.guides import Amortized  # guides see models.base, whose package this is part of
-
-        return partial(Amortized, rest=partial(AutoNormal, init_loc_fn=init_to_median))
 
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
         """ClippedAdam at learning rate 3e-3."""

@@ -229,7 +229,7 @@ def test_a_warm_start_starts_every_kind_of_guide():
         after = -svi(dm.data[dm.rows()]).item()
         assert after > before + 0.1
         posterior = po.Posterior(svi, dm)
-        found[name] = posterior.samples("abundance_A", num_samples=200).mean("sample").to_numpy()
+        found[name] = posterior.samples("abundance_A", num_samples=50).mean("sample").to_numpy()
     np.testing.assert_allclose(found["gamma"], found["normal"], rtol=0.1)
 
 

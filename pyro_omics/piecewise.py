@@ -16,7 +16,8 @@ class Quadrature(TorchDistribution):
     .. math:: p(g) = \frac{e^{\ell(g)}}{\sum_k \int_k g^{a-1} dg \; e^{\ell(m_k)} m_k^{1-a}}
 
     with l = log_joint and m_k the mean of the cell under the power g^(a-1), which makes the rule exact for such a power
-    times a line. Draws fall in the cells by their probability, and inside a cell by the power.
+    times a line. Draws fall in the cells by their probability, and inside a cell by the power, corrected by
+    sampling-importance-resampling.
 
     A draw carries no gradient: where l is a log joint density with observations, l(g) - log p(g) is the log evidence,
     whatever g is, and its gradient in everything else needs none through g.
@@ -71,7 +72,7 @@ class Quadrature(TorchDistribution):
     @torch.no_grad()
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, (sample_shape, ...), without gradient."""
-        shape = torch.Size(sample_shape)
+        shape = torch.Size((CANDIDATES, *sample_shape))
         cumulative = self.log_weights.softmax(-1).cumsum(-1)
         u = torch.rand(*shape, *self.batch_shape, 1, dtype=cumulative.dtype, device=cumulative.device)
         cell = (cumulative <= u * cumulative[..., -1:]).sum(-1, keepdim=True).clamp(max=cumulative.shape[-1] - 1)
@@ -81,7 +82,16 @@ class Quadrature(TorchDistribution):
         # In logarithms: a small power sends most of the first cell below the smallest float.
         log_ratio = torch.where(low > 0, self.power * (low / high).log(), -torch.inf)
         drawn = high * ((log_ratio.exp() + inside * -log_ratio.expm1()).log() / self.power).exp()
-        return torch.minimum(torch.maximum(drawn, low), high).clamp(min=TINY)
+        drawn = torch.minimum(torch.maximum(drawn, low), high).clamp(min=TINY)
+        # The density inside a cell is not quite the power's: of a few candidates, one is taken by what is left.
+        offset = (
+            (self.log_weights - self._log_mass).expand(*shape, *self.log_weights.shape).gather(-1, cell).squeeze(-1)
+        )
+        proposed = offset + (self.power - 1) * drawn.log()
+        joint = self.log_joint(drawn.flatten(0, -1 - len(self.batch_shape))).reshape(drawn.shape)
+        noise = -torch.empty_like(joint).exponential_().log()
+        chosen = (joint - proposed + noise).argmax(0, keepdim=True)
+        return drawn.gather(0, chosen).squeeze(0)
 
     @torch.no_grad()
     def cdf(self, value: Tensor | float) -> Tensor:
@@ -96,6 +106,7 @@ class Quadrature(TorchDistribution):
         return self.log_joint(value.unsqueeze(0)).squeeze(0) - self.log_evidence
 
 
+CANDIDATES = 4
 TINY = 1e-30  # below, log-densities of sparse Gammas leave float32
 
 

@@ -94,7 +94,8 @@ def hits(
 
     Returns
     -------
-    The rows of `enrichment`, with the rate of the list down to each (``fdr``). It may be empty.
+    The rows of `enrichment`, with the rate of the list down to each (``fdr``). It may be empty. Of a model without
+    latents, which is certain of everything, it is what is predicted to exceed the threshold: no rate is controlled.
 
     Warns
     -----
@@ -130,7 +131,8 @@ def shortlist(table: pd.DataFrame, fdr: float, fold: float = 1.0) -> pd.DataFram
     table = table.sort_values(["p_enriched", "log_enrichment"], ascending=False, kind="stable")
     rate = (1 - table["p_enriched"]).cumsum() / np.arange(1, len(table) + 1)
     table.insert(5, "fdr", rate)
-    return table[rate <= fdr]
+    # What has no chance at all is no hit, however many certain ones would pay for it.
+    return table[(rate <= fdr) & (table["p_enriched"] > 0)]
 
 
 def synthons(

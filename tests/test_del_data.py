@@ -61,6 +61,13 @@ def test_another_condition_may_be_the_target(adata):
     np.testing.assert_array_equal(dm.data[dm.rows()].x, adata.X.toarray()[:, [4]])
 
 
+def test_controls_of_another_name_are_not_left_out_silently(adata):
+    adata.var["condition"] = adata.var["condition"].replace("control", "beads")
+    with pytest.warns(UserWarning, match=r"\['beads', 'competitor'\] are left out.*control='beads'"):
+        assert po.DELDataModule(adata).data[[0]].control is None
+    assert po.DELDataModule(adata, control="beads").data[[0]].control is not None
+
+
 def test_given_depths_are_taken(adata):
     adata.var["depth"] = [100.0, 240.0, 50.0, 480.0, 10.0]
     np.testing.assert_allclose(po.DELDataModule(adata).sizes.depth, [10.0, 20.0])

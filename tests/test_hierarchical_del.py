@@ -82,7 +82,7 @@ def test_the_evidence_is_the_same_whatever_is_drawn():
         guide.compute_log_prob()
         model.compute_log_prob()
         log_q = sum(guide.nodes[name]["unscaled_log_prob"] for name in ("matrix", "own"))
-        log_p = sum(model.nodes[name]["unscaled_log_prob"] for name in ("matrix", "own", "control", "x"))
+        log_p = sum(model.nodes[name]["unscaled_log_prob"] for name in ("matrix", "own", "x_control", "x"))
         weights.append(log_p - log_q)
     assert torch.stack(weights).std(0).mean() < 0.05
 
@@ -261,7 +261,10 @@ def test_its_hits_and_intervals_are_near_what_they_say(selection):
 
 def test_its_posterior_predictive_covers_the_counts(selection):
     adata, _, _, posterior, _ = selection
-    drawn = posterior.predictive(num_samples=20)["x"]
+    whole = posterior.predictive(num_samples=20)
+    assert set(whole.data_vars) == {"x", "x_control"}
+    assert list(whole["x_control"].coords["control"].values) == ["control_1", "control_2"]
+    drawn = whole["x"]
     x = adata[:, adata.var["condition"] == "target"].X.toarray()
     assert list(drawn.coords["target"].values) == ["target_1", "target_2", "target_3"]
     low, high = np.quantile(drawn, [0.05, 0.95], axis=0)

@@ -288,6 +288,14 @@ def _arms(adata: AnnData, conditions: tuple[str, str, str], selections: Sequence
         raise ValueError(f"selections names {unknown}, which are not in adata.var_names: {list(adata.var_names)}")
     condition = adata.var["condition"].astype(str).loc[chosen]
     found = dict(zip(ARMS, ([*condition.index[condition == name]] for name in conditions), strict=True))
+    others = sorted(set(condition) - set(conditions))
+    if others and not found["control"]:
+        warnings.warn(
+            f"no selection has the condition control={conditions[1]!r}, and those of {others} are left out: if they are "
+            f"controls, say so, control={others[0]!r}",
+            UserWarning,
+            stacklevel=4,
+        )
     if not found["target"]:
         raise ValueError(
             f"no selection has the condition target={conditions[0]!r}: adata.var['condition'] has "

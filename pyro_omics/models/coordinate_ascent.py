@@ -318,7 +318,10 @@ def warm_start(model: HierarchicalDEL, guide: Guide, dm: Any, sweeps: int = 50) 
 
 
 def starts(model: HierarchicalDEL, fit: CoordinateAscent) -> dict[str, Any]:
-    """What the globals' factors start at: Gammas, and for yields Normals of their logits."""
+    """What the factors of the library's latents start at.
+
+    Not the yields: they take the place of what the Poisson model does not have, and training does not bring them back.
+    """
     found: dict[str, Any] = {model.site(s): dist.Gamma(*(p.float() for p in g)) for s, g in fit.effects.items()}
     arms = zip(("depth", "control_depth", "pre_depth"), fit.depths, ("x", "control", "pre"), strict=True)
     for name, pooled, arm in arms:
@@ -333,22 +336,15 @@ def starts(model: HierarchicalDEL, fit: CoordinateAscent) -> dict[str, Any]:
         counts = ABUNDANCE_PRIOR + fit.tally.by_member(everything, (i,), model.sizes.n_synthons)
         if model.knows_abundance:
             found[f"abundance_{cycle}"] = dist.Gamma(counts.float(), (counts / fit.abundance[i]).float())
-        if model.subsets and not model.sizes.known_yields:
-            found[f"yield_{cycle}"] = dist.Normal(torch.logit(fit.yields[i]).float(), 0.1)
     return found
 
 
-def start_at(guide: Any, site: str, start: dist.Gamma | dist.Normal) -> None:
+def start_at(guide: Any, site: str, start: dist.Gamma) -> None:
     """Move one site's factor of a guide that has one there: `guides.GammaMeanField`, or an AutoNormal."""
     guide = getattr(guide, "rest", guide)
     if hasattr(guide, "factor"):
         guide.factor(site).start_at(start)
     elif hasattr(guide, "locs") and hasattr(guide, "scales"):
-        loc, scale = start, None
-        if isinstance(start, dist.Gamma):  # as a LogNormal with the same moments of the log
-            loc = torch.digamma(start.concentration) - start.rate.log()
-            scale = torch.polygamma(1, start.concentration).sqrt()
-        else:
-            loc, scale = start.loc, start.scale.expand_as(start.loc)
-        setattr(guide.locs, site, loc)
-        setattr(guide.scales, site, scale)
+        # As LogNormals with the same moments of the log.
+        setattr(guide.locs, site, torch.digamma(start.concentration) - start.rate.log())
+        setattr(guide.scales, site, torch.polygamma(1, start.concentration).sqrt())

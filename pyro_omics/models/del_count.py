@@ -72,7 +72,7 @@ class DELCount(CountModel):
     tables: ClassVar[tuple[str, ...]] = ("enrichment", "hits", "synthons")
     axes: Mapping[str, tuple[str, ...]] = {
         "x": ("targets",),
-        "control": ("controls",),
+        "x_control": ("controls",),
         "depth": ("targets",),
         "control_depth": ("controls",),
     }
@@ -120,7 +120,7 @@ class DELCount(CountModel):
             pyro.sample("x", self.target(mean, batch), obs=batch.x)
             if self.control is not None:
                 depth = latents.get("control_depth", self._vector(self.sizes.control_depth))
-                pyro.sample("control", self.control(depth * matrix_n.unsqueeze(-1), batch), obs=batch.control)
+                pyro.sample("x_control", self.control(depth * matrix_n.unsqueeze(-1), batch), obs=batch.control)
 
     def _vector(self, values: tuple[float, ...]) -> Tensor:
         return self.log_background.new_tensor(values)

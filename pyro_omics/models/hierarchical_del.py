@@ -131,7 +131,7 @@ class HierarchicalDEL(CountModel):
 
     def _axes(self) -> dict[str, tuple[str, ...]]:
         cycles = self.sizes.cycles
-        axes: dict[str, tuple[str, ...]] = {"x": ("targets",), "control": ("controls",), "pre": ("pre-selections",)}
+        axes: dict[str, tuple[str, ...]] = {"x": ("targets",), "x_control": ("controls",), "x_pre": ("pre-selections",)}
         axes |= {f"{name}_{cycle}": (cycle,) for cycle in cycles for name in ("abundance", "yield")}
         axes |= {self.site(subset): tuple(cycles[i] for i in subset) for subset in self.subsets}
         return axes | {"depth": ("targets",), "control_depth": ("controls",), "pre_depth": ("pre-selections",)}
@@ -165,9 +165,9 @@ class HierarchicalDEL(CountModel):
                 latents["matrix"] = pyro.sample("matrix", self.matrix())
             latents["own"] = pyro.sample("own", self.own())
             if batch.pre is not None:
-                pyro.sample("pre", self.pre_counts(batch, latents), obs=batch.pre)
+                pyro.sample("x_pre", self.pre_counts(batch, latents), obs=batch.pre)
             if self.control is not None:
-                pyro.sample("control", self.control_counts(batch, latents), obs=batch.control)
+                pyro.sample("x_control", self.control_counts(batch, latents), obs=batch.control)
             pyro.sample("x", self.target_counts(batch, latents), obs=batch.x)
 
     def shared(self) -> Latents:
@@ -263,7 +263,7 @@ class HierarchicalDEL(CountModel):
         none = {**latents, "own": torch.zeros_like(batch.x[:, 0])}
         with torch.no_grad():
             unit = latents["depth"].sum() * self.exposure(batch, latents) * self.full_amount(batch, latents)
-            cells = edges(*self._peak(self.target_counts(batch, none), batch.x, unit), wide, narrow)
+            cells = edges([self._peak(self.target_counts(batch, none), batch.x, unit)], wide, narrow)
         exposure_nr = latents["depth"] * self.exposure(batch, latents).unsqueeze(-1)
         beside, amount_n = self.beside(batch, latents), self.full_amount(batch, latents)
 
@@ -278,8 +278,12 @@ class HierarchicalDEL(CountModel):
         control: Any = batch.control
         none = {**latents, "matrix": torch.zeros_like(batch.x[:, 0])}
         with torch.no_grad():
-            unit = latents["control_depth"].sum() * self.exposure(batch, latents)
-            cells = edges(*self._peak(self.control_counts(batch, none), control, unit), 8, 9)
+            exposure = self.exposure(batch, latents)
+            of_control = self.control_counts(batch, none), control, latents["control_depth"].sum() * exposure
+            # All that the target's counts have above the rest may be matrix binding too.
+            none["own"] = none["matrix"]
+            of_target = self.target_counts(batch, none), batch.x, latents["depth"].sum() * exposure
+            cells = edges([self._peak(*of_control), self._peak(*of_target)], 8, 7)
 
         def log_joint(matrix: Tensor) -> Tensor:
             given = {**latents, "matrix": matrix}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,20 +12,23 @@ LOWEST = 1e-3  # of an effect, in multiples of the background: below, counts do 
 
 
 @torch.no_grad()
-def edges(centre: Tensor, spread: Tensor, wide: int, narrow: int) -> Tensor:
-    """Ascending edges (..., wide + narrow + 1) of cells from 0 on.
+def edges(peaks: Sequence[tuple[Tensor, Tensor]], wide: int, narrow: int) -> Tensor:
+    """Ascending edges (..., K + 1) of cells from 0 on, K = wide + narrow for each peak.
 
     Parameters
     ----------
-    centre, spread
-        (...) where the likelihood of the latent peaks, below 0 where that is at 0, and its standard deviation.
-    wide, narrow
-        numbers of cells: in equal steps of the logarithm up to far above the peak, and in equal steps around it.
+    peaks
+        centre and standard deviation (...) of each part of the likelihood of the latent, the centre below 0 where that
+        part peaks at 0.
+    wide
+        number of cells in equal steps of the logarithm, up to far above every peak.
+    narrow
+        number of cells in equal steps around each peak.
     """
-    top = (centre.clamp(min=0) + 12 * spread).clamp(min=10 * LOWEST)
-    steps = torch.linspace(0, 1, wide, dtype=centre.dtype, device=centre.device)
+    tops = [(centre.clamp(min=0) + 12 * spread).clamp(min=10 * LOWEST) for centre, spread in peaks]
+    top = functools.reduce(torch.maximum, tops)
+    steps = torch.linspace(0, 1, wide, dtype=top.dtype, device=top.device)
+    around = torch.linspace(-4, 4, narrow, dtype=top.dtype, device=top.device)
     broad = LOWEST * (top / LOWEST).unsqueeze(-1) ** steps
-    around = torch.linspace(-4, 4, narrow, dtype=centre.dtype, device=centre.device)
-    near = (centre.unsqueeze(-1) + spread.unsqueeze(-1) * around).clamp(min=0)
-    zero = torch.zeros_like(broad[..., :1])
-    return torch.cat([zero, broad, near], -1).sort(-1).values
+    near = [(centre.unsqueeze(-1) + spread.unsqueeze(-1) * around).clamp(min=0) for centre, spread in peaks]
+    return torch.cat([torch.zeros_like(broad[..., :1]), broad, *near], -1).sort(-1).values

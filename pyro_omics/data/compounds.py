@@ -291,8 +291,8 @@ def _arms(adata: AnnData, conditions: tuple[str, str, str], selections: Sequence
     others = sorted(set(condition) - set(conditions))
     if others and not found["control"]:
         warnings.warn(
-            f"no selection has the condition control={conditions[1]!r}, and those of {others} are left out: if they are "
-            f"controls, say so, control={others[0]!r}",
+            f"no selection has the condition control={conditions[1]!r}, and those of {others} are left out: if they "
+            f"are controls, say so, control={others[0]!r}",
             UserWarning,
             stacklevel=4,
         )

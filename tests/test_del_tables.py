@@ -37,7 +37,9 @@ def test_enrichment_summarises_draws_of_the_compounds_own_effect(posterior):
     assert list(table.index) == list(posterior.dm.adata.obs_names)
     np.testing.assert_allclose(table["log_enrichment"], draws.mean(0), atol=0.15)
     np.testing.assert_allclose(table["p_enriched"], (draws > math.log(2)).mean(0), atol=0.1)
-    np.testing.assert_allclose(table["upper"], np.quantile(draws, 0.95, axis=0), atol=0.7)
+    upper = np.quantile(draws, 0.95, axis=0, method="weibull")
+    np.testing.assert_allclose(table["upper"], upper, atol=0.7)
+    assert np.abs(table["upper"] - upper).mean() < 0.1  # single ones are as uncertain as 400 draws leave them
     assert (table["lower"] <= table["median"]).all() and (table["median"] <= table["upper"]).all()
     assert (table["log_tag"] >= 0).all()
     fourfold = posterior.enrichment(threshold=math.log(4), num_samples=20)

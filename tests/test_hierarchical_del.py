@@ -319,6 +319,22 @@ def test_abundances_need_counts_without_target():
     assert not [name for name in sites if name.startswith("abundance")]
 
 
+def test_counts_before_the_selection_sharpen_the_abundance():
+    """A compound's abundance is e xi, xi ~ Gamma(kappa, kappa): its mean given p ~ Poisson(d e xi), integrated."""
+    adata, _ = po.simulate.del_library(cycles=(3, 3), n_pre=1, seed=0)
+    dm = po.DELDataModule(adata)
+    model = po.HierarchicalDEL.from_data(dm)
+    latents = latent_values(poutine.trace(po.SVIModule(model).guide.rest).get_trace(dm.data[[0]]))
+    batch = dm.data[dm.rows()]
+    with torch.no_grad():
+        found, e = model.exposure(batch, latents).numpy(), model.abundance(batch, latents).numpy()
+        kappa, depth = model.log_kappa.exp().item(), latents["pre_depth"].item()
+    xi = np.linspace(1e-4, 6, 20_001)
+    for i, p in enumerate(batch.pre[:, 0].numpy()):
+        weight = stats.gamma.pdf(xi, kappa, scale=1 / kappa) * stats.poisson.pmf(p, depth * e[i] * xi)
+        assert found[i] == pytest.approx(e[i] * np.average(xi, weights=weight), rel=1e-3)
+
+
 def test_known_yields_take_the_place_of_latent_ones():
     adata, truth = po.simulate.del_from_prior(cycles=(6, 6, 6), seed=0)
     for cycle in "ABC":

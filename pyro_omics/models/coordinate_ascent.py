@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_omics.models.base import Guide
-from pyro_omics.models.superposition import Subset, amount, at, of_members
+from pyro_omics.models.superposition import ABUNDANCE, YIELD, Subset, amount, at, of_members
 
 if TYPE_CHECKING:
     from pyro_omics.models.hierarchical_del import HierarchicalDEL
@@ -150,6 +150,7 @@ class CoordinateAscent:
             self._update_effects()
             self._update_yields()
             self._update_abundance()
+            self._update_depths()
             if sweep >= BURN_IN:
                 self._update_means()
         return self
@@ -210,7 +211,7 @@ class CoordinateAscent:
             worked, failed = self._yield_terms(i)
             logit = torch.logit(self.yields[i])
             (n1, a1), (n0, a0) = worked, failed
-            n1, n0 = n1 + YIELD_PRIOR[0], n0 + YIELD_PRIOR[1]
+            n1, n0 = n1 + YIELD[0], n0 + YIELD[1]
             for _ in range(3):
                 y = torch.sigmoid(logit)
                 gradient = n1 * (1 - y) - n0 * y - (a1 - a0) * y * (1 - y)
@@ -239,6 +240,8 @@ class CoordinateAscent:
         return (n1, depth * a1), (n0, depth * a0)
 
     def _update_abundance(self) -> None:
+        if not self.model.knows_abundance:
+            return
         tally, (depth, control, pre) = self.tally, self.depths
         e = self.row_abundance()
         own = depth * e * self.row_amount(self._row_yields()) * self.own[0] / self.own[1]
@@ -255,10 +258,8 @@ class CoordinateAscent:
                 else:
                     factor = self._factors(subset)[i]
                     expected = expected + rates.sum() * factor / factor.sum()
-            if self.model.knows_abundance:
-                u = (ABUNDANCE_PRIOR + observed) / (ABUNDANCE_PRIOR + expected / self.abundance[i])
-                self.abundance[i] = u / u.mean()
-        self._update_depths()
+            u = (ABUNDANCE + observed) / (ABUNDANCE + expected / self.abundance[i])
+            self.abundance[i] = u / u.mean()
 
     def _update_depths(self) -> None:
         tally = self.tally
@@ -289,10 +290,6 @@ class CoordinateAscent:
             if "mean" in prior.learned:
                 means = [(g[0] / g[1]).flatten() for s, g in self.effects.items() if str(len(s)) == level]
                 self.means[level] = max(float(torch.cat(means).mean()), LEAST)
-
-
-YIELD_PRIOR = (7.0, 3.0)
-ABUNDANCE_PRIOR = 10.0
 
 
 def _exp_log(gammas: Gammas) -> Tensor:
@@ -333,7 +330,7 @@ def starts(model: HierarchicalDEL, fit: CoordinateAscent) -> dict[str, Any]:
             found[name] = dist.Gamma(concentration, concentration / (pooled * share))
     everything = fit.tally.x + fit.tally.control + fit.tally.pre
     for i, cycle in enumerate(model.sizes.cycles):
-        counts = ABUNDANCE_PRIOR + fit.tally.by_member(everything, (i,), model.sizes.n_synthons)
+        counts = ABUNDANCE + fit.tally.by_member(everything, (i,), model.sizes.n_synthons)
         if model.knows_abundance:
             found[f"abundance_{cycle}"] = dist.Gamma(counts.float(), (counts / fit.abundance[i]).float())
     return found

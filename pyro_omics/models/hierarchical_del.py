@@ -26,14 +26,12 @@ from pyro_omics.models.arms import Arm
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.models.coordinate_ascent import warm_start
 from pyro_omics.models.quadrature import edges
-from pyro_omics.models.superposition import amount, at, truncates
+from pyro_omics.models.superposition import ABUNDANCE, YIELD, amount, at, truncates
 from pyro_omics.parts import part_of
 from pyro_omics.piecewise import Quadrature
 
 Latents = dict[str, Tensor]
-ABUNDANCE = 10.0  # Gamma shape of a building block's abundance: a standard deviation of a third of its mean
 SMALLEST = 1e-6
-YIELD = (7.0, 3.0)  # Beta of a reaction's yield: mean 0.7, standard deviation 0.14
 
 
 class HierarchicalDEL(CountModel):

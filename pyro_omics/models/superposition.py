@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 Subset = tuple[int, ...]
+ABUNDANCE = 10.0  # Gamma shape of a building block's abundance: a standard deviation of a third of its mean
+YIELD = (7.0, 3.0)  # Beta of a reaction's yield: mean 0.7, standard deviation 0.14
 
 
 def truncates(n_cycles: int) -> list[Subset]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ class Posterior(Scores):
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """The model's query or table of that name, as a method: see `query` for what all queries take."""
         if "svi" in self.__dict__ and name in self.model.tables:
-            return functools.partial(REPORTS[name], self)
+            return types.MethodType(REPORTS[name], self)
         if name.startswith("__") or "svi" not in self.__dict__ or name not in self.model.queries:
             offered = list(self.model.queries) if "svi" in self.__dict__ else []
             raise AttributeError(f"Posterior has no {name!r}; the model's own queries are {offered}")

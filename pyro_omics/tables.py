@@ -155,15 +155,21 @@ def synthons(
     compounds of (1 + excess), own and truncates' together, with its 90% interval (``lower``, ``upper``);
     ``own``, the same of the compounds' own; ``n_compounds``, and ``counts`` in the target selections.
 
+    Building blocks are to be compared with each other. The level of the background, which all of them are measured
+    from, is told badly by counts where truncates bind a little everywhere, and a mean-field guide does not carry what
+    is not known of it: all of them together may lie too high or too low by more than their intervals say.
+
     Raises
     ------
     ValueError
-        For a key that is no cycle.
+        For a key that is no cycle, or that comes twice.
     """
     cycles = posterior.schema["cycles"]
     if isinstance(keys, str):
         raise ValueError(f"keys must be a list of cycles, and is the text {keys!r}: pass [{keys!r}]")
     groups = [tuple(keys)] if keys else [(cycle,) for cycle in cycles]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"keys={list(keys)} names a cycle twice: a pair is of two cycles of {cycles}")
     if unknown := [key for group in groups for key in group if key not in cycles]:
         raise ValueError(f"keys={unknown} are no cycles: there are {cycles}")
     check_draws("num_samples", num_samples)

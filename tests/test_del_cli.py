@@ -291,7 +291,7 @@ def test_counts_that_are_none_are_named(refused, folder):
 
 def test_a_table_whose_selections_are_unknown_is_asked_about(refused):
     small(cycles=(2, 2)).rename(columns={"target_1": "s1", "target_2": "s2"}).to_csv("plain.csv", index=False)
-    assert "say what they are, conditions={'s1': 'target', 's2': 'control'}" in refused(table="plain.csv")
+    assert "for instance conditions={'s1': 'target', 's2': 'control'}" in refused(table="plain.csv")
 
 
 @pytest.mark.parametrize("option", ["--layout=plain", "--counts=raw", "--conditions=target_1=target"])

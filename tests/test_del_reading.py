@@ -176,6 +176,15 @@ def test_plain_by_conditions_and_synthon_keys():
     assert adata.obs_names[1] == "a1-b2"
 
 
+def test_columns_that_conditions_leave_out_are_said():
+    frame = plain(mw=[300.5, 1, 2, 3]).rename(columns={"target_1": "pull", "control_1": "beads"})
+    with pytest.warns(UserWarning, match="the columns 'beads' look like counts, and are left out") as caught:
+        assert list(read_del(frame, conditions={"pull": "target"}).var_names) == ["pull"]
+    assert len(caught) == 1
+    with pytest.raises(ValueError, match="'S9', which is not a column of counts: there are 'pull', 'beads', 'mw'"):
+        read_del(frame, conditions={"S9": "target"})
+
+
 def test_conditions_go_before_the_layout_and_add_columns():
     frame = deldock().assign(naive=[1, 1, 1])
     selections, counts = held(
@@ -198,11 +207,14 @@ def test_two_proteins_are_no_replicates_of_one_target():
     assert selections[-1] == ("competitor", "1")
 
 
-@pytest.mark.parametrize("columns", [("ID_A", "ID_B"), ("cycle_1", "cycle_2"), ("bb1_id", "bb2_id"), ("BB", None)])
+BLOCKS = [("ID_A", "ID_B"), ("cycle_1", "cycle_2"), ("Cycle 1", "Cycle 2"), ("bb1_id", "bb2_id"), ("BB1", "BB2")]
+
+
+@pytest.mark.parametrize("columns", [*BLOCKS, ("BB", None)])
 def test_building_blocks_are_recognised(columns):
     frame = plain().rename(columns=dict(zip("AB", columns, strict=True)))
     if None in columns:
-        with pytest.raises(ValueError, match=r"nothing tells the compounds apart.*synthon_keys"):
+        with pytest.raises(ValueError, match=r"nothing tells the compounds apart.*synthon_keys.*are 'BB'"):
             read_del(frame)
     else:
         assert read_del(frame).obs["B"].tolist() == ["b1", "b2", "b1", "b2"]
@@ -229,7 +241,7 @@ def test_no_layout_says_what_was_looked_for_and_what_looks_like_counts():
         read_del(frame)
     assert "kindel: 'seq_target_1'" in str(error.value)
     assert str(error.value).endswith(
-        "Columns that look like counts: 'pull', 'none'; say what they are, "
+        "Columns that look like counts: 'pull', 'none'; tell read_del what each was selected on, for instance "
         "conditions={'pull': 'target', 'none': 'control'}"
     )
     with pytest.raises(ValueError, match=r"layout='deldenoiser'.*conditions=\{'readcount': 'target'\}"):

@@ -1,5 +1,6 @@
 """Tables over a posterior (compounds, hits, synthons), and `DELCount`, where the truth is known."""
 
+import inspect
 import logging
 import math
 
@@ -86,6 +87,9 @@ def test_synthons_average_their_compounds(posterior):
     assert pairs.index.names == ["A", "C"] and (pairs["n_compounds"] == 7).all()
     with pytest.raises(ValueError, match=r"keys=\['Z'\] are no cycles"):
         posterior.synthons(["Z"])
+    with pytest.raises(ValueError, match=r"keys=\['C', 'C'\] names a cycle twice"):
+        posterior.synthons(["C", "C"])
+    assert "false discovery rate" in posterior.hits.__doc__ and "fdr" in inspect.signature(posterior.hits).parameters
     with pytest.raises(ValueError, match="keys must be a list of cycles, and is the text 'AB'"):
         posterior.synthons("AB")
 

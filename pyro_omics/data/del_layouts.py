@@ -16,12 +16,17 @@ UMI, READS = "corrected", "raw"  # DELi's prefixes
 
 @dataclass(frozen=True)
 class Columns:
-    """What is read of a table; ``synthons`` maps a column of obs to the table's."""
+    """What is read of a table; ``synthons`` maps a column of obs to the table's.
+
+    ``names`` are all of the table's, and ``unnamed`` those that look like counts where the caller named some.
+    """
 
     selections: list[Selection]
     synthons: dict[str, str]
     id: str | None
     smiles: str | None
+    names: list[str]
+    unnamed: list[str]
 
     def counts(self) -> list[str]:
         """The table's columns of numbers."""
@@ -52,7 +57,13 @@ class Layout:
 
 
 LANES, DELI_BLOCKS = r"cycle_(\d+)_lane", r"ID_([A-Z])"
-FAMILIES = ("([A-Z])", DELI_BLOCKS, r"cycle_?(\d+)", LANES, r"bb_?(\d+)", r"bb_?(\d+)_?id", r"synthon_?(\d+)")
+FAMILIES = (
+    "([A-Z])",
+    DELI_BLOCKS,
+    LANES,
+    *(rf"(?i:{word})[_ ]?(\d+)" for word in ("cycle", "bb", "synthon", "building[_ ]?block")),
+    r"(?i:bb)[_ ]?(\d+)[_ ]?(?i:id)",
+)
 LAYOUTS = {
     "deldock": Layout(
         "'<protein>_exp_r1' and '<protein>_beads_r1'",
@@ -109,7 +120,10 @@ def recognise(
     blocks = _synthons(names, LAYOUTS[layout].synthons, synthon_keys, conditions)
     found = _selections(names, layout, UMI if counts == "umi" else READS)
     # Of DELi's, the other columns are sums, or the same samples' reads.
-    selections = labelled(found, [] if layout == "deli" else names, conditions)
+    ids = {name.lower() for name in (*IDS, "smiles")}
+    free = [n for n in names if n in conditions or (n not in blocks.values() and n.lower() not in ids)]
+    others = [] if layout == "deli" else free
+    selections = labelled(found, others, conditions)
     if not selections or any(selection.condition is None for selection in selections):
         raise ValueError(
             f"layout={layout!r}: the names of the counts do not say what they were selected on. {_how(head, blocks)}"
@@ -118,7 +132,8 @@ def recognise(
         raise ValueError(f"{both[0]!r} is among the building blocks and among the counts: it is one or the other")
     taken = {*blocks.values(), *(selection.column for selection in selections)}
     lower = {name.lower(): name for name in names}
-    return Columns(numbered(selections), blocks, _id(head, taken), lower.get("smiles"))
+    unnamed = _like_counts(head, taken) if conditions and layout == "plain" else []
+    return Columns(numbered(selections), blocks, _id(head, taken), lower.get("smiles"), names, unnamed)
 
 
 def _matches(names: Sequence[str], pattern: str) -> list[re.Match[str]]:
@@ -202,17 +217,25 @@ def _id(head: pd.DataFrame, taken: set[str]) -> str | None:
     return next((name for name in found if name != IDS[-1] or not pd.api.types.is_numeric_dtype(head[name])), None)
 
 
-def _how(head: pd.DataFrame, blocks: Mapping[str, str]) -> str:
-    """How to pass ``conditions``, with the columns that look like counts."""
-    like = [
+def _like_counts(head: pd.DataFrame, taken: set[str]) -> list[str]:
+    """Columns of a table's first rows that hold whole numbers, 0 or more, and are not ``taken``."""
+    return [
         str(name)
         for name in head.columns
-        if name not in (*blocks.values(), *IDS)
+        if name not in (*taken, *IDS)
         and pd.api.types.is_numeric_dtype(head[name])
         and (head[name].dropna() >= 0).all()
         and (head[name].dropna() % 1 == 0).all()
     ]
+
+
+def _how(head: pd.DataFrame, blocks: Mapping[str, str]) -> str:
+    """How to pass ``conditions``, with the columns that look like counts."""
+    like = _like_counts(head, {*blocks.values()})
     if not like:
         return "No column holds whole numbers, as counts would be"
     labels = ", ".join(f"{name!r}: {label!r}" for name, label in zip(like, CONDITIONS, strict=False))
-    return f"Columns that look like counts: {some(like)}; say what they are, conditions={{{labels}}}"
+    return (
+        f"Columns that look like counts: {some(like)}; tell read_del what each was selected on, for "
+        f"instance conditions={{{labels}}}"
+    )

@@ -16,6 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from pyro_omics.data.del_conditions import some
 from pyro_omics.data.del_layouts import LAYOUTS, Columns, recognise
 from pyro_omics.data.grid import SEPARATOR, check_distinct, check_named, complete_grid, natural_categorical
 from pyro_omics.data.reading import check_keys
@@ -91,6 +92,7 @@ def read_del(
     -----
     UserWarning
         Where counts are reads: ``counts="raw"``, or a column's name has the word "raw", "read(s)" or "readcount(s)".
+        Where ``conditions`` leaves out columns that look like counts.
     """
     for argument, value, allowed in (("layout", layout, (None, *LAYOUTS)), ("counts", counts, ("umi", "raw"))):
         if value not in allowed:
@@ -99,6 +101,7 @@ def read_del(
     load = opened(path_or_frame)
     columns = recognise(load(None), layout, conditions, synthon_keys, counts)
     _warn_of_reads(columns.counts(), counts)
+    _warn_of_unnamed(columns.unnamed)
     adata = _adata(load((columns.text(), columns.counts())), columns)
     if complete is None:
         complete = _omits_zeros(adata, list(columns.synthons))
@@ -130,6 +133,16 @@ def _warn_of_reads(columns: list[str], counts: str) -> None:
         UserWarning,
         stacklevel=3,
     )
+
+
+def _warn_of_unnamed(names: list[str]) -> None:
+    if names:
+        warnings.warn(
+            f"the columns {some(names)} look like counts, and are left out, since conditions does not name them: if "
+            "they are selections, say of what; if not, drop them from the table",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _adata(table: pd.DataFrame, columns: Columns) -> AnnData:
@@ -207,8 +220,8 @@ def _ids(table: pd.DataFrame, obs: pd.DataFrame, columns: Columns, counts: list[
         names = functools.reduce(lambda left, right: left + SEPARATOR + right, parts)
     else:
         raise ValueError(
-            "nothing tells the compounds apart: name the columns of building blocks, synthon_keys=[...], or have a "
-            "column 'compound_id' or 'smiles'"
+            f"nothing tells the compounds apart: name the columns of building blocks, synthon_keys=[...], or have a "
+            f"column 'compound_id' or 'smiles'; the table's are {some(columns.names)}"
         )
     ids = pd.Index(names.to_numpy(), dtype=object)
     if not ids.is_unique:

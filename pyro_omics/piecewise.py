@@ -51,7 +51,8 @@ class Quadrature(TorchDistribution):
             moment = (high ** (power + 1) - low ** (power + 1)) / (power + 1)
             # Rounding may carry a narrow cell's mean outside it.
             middle = torch.minimum(torch.maximum(moment / self._log_mass.exp(), low), high).clamp(min=TINY)
-        values = log_joint(middle.movedim(-1, 0)).movedim(0, -1)
+        self.middle = middle.movedim(-1, 0)
+        values = log_joint(self.middle).movedim(0, -1)
         offset = self._log_mass - (power - 1) * middle.log()
         self.log_weights = (values + offset).masked_fill(self._empty, -torch.inf)
         self.log_evidence = self.log_weights.logsumexp(-1)
@@ -100,6 +101,12 @@ class Quadrature(TorchDistribution):
         top = torch.minimum(torch.as_tensor(value, dtype=high.dtype).unsqueeze(-1).expand_as(high), high)
         share = torch.where(top > low, (_log_mass(low, top, self.power)[0] - self._log_mass).exp(), 0.0)
         return (self.log_weights.softmax(-1) * share.where(~self._empty, 0.0)).sum(-1)
+
+    @torch.no_grad()
+    def mean_of(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Mean (...) of a function of the value, which takes points (k, ...) and gives its values there (k, ...)."""
+        weights = self.log_weights.softmax(-1).movedim(-1, 0)
+        return (weights * function(self.middle)).sum(0)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Natural log of the density."""

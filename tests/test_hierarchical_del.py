@@ -106,8 +106,12 @@ def test_quadrature_of_two_latents_against_a_grid():
     control = latents["control_depth"] * (exposure * (1 + matrix))[..., None]
     log_joint = log_joint + model.control(control, batch).log_prob(batch.control)
     jacobian = (2 * u).log()[:, None, None] + (2 * u).log()[None, :, None]
-    exact = (log_joint + jacobian + 2 * math.log(0.01)).flatten(0, 1).logsumexp(0)
+    weight = log_joint + jacobian + 2 * math.log(0.01)
+    exact = weight.flatten(0, 1).logsumexp(0)
     assert torch.allclose(model.conditional("matrix", batch, latents).log_evidence, exact, atol=0.1)
+    above = (weight.masked_fill(own <= 1, -torch.inf).flatten(0, 1).logsumexp(0) - exact).exp()
+    assert torch.allclose(model.p_enriched(batch, latents).squeeze(-1), above, atol=0.015)
+    assert above.max() > 0.2
 
 
 def test_quadrature_is_differentiable_in_the_prior():

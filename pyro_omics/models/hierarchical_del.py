@@ -335,13 +335,19 @@ class HierarchicalDEL(CountModel):
 
     @pyro_method
     def p_enriched(self, batch: DELBatch, latents: Latents, threshold: float = math.log(2)) -> Tensor:
-        """Probability (n, 1) that log_enrichment exceeds ``threshold``, given the latents but the compound's own.
+        """Probability (n, 1) that log_enrichment exceeds ``threshold``, given the latents of the library.
 
-        In closed form, as far as it goes: the average over draws is much closer than the share of draws above.
+        The compound's own effect and its matrix binding are summed out: a list is of the highest probabilities, and
+        those that draws of them carried too high would be chosen too often.
         """
         if threshold < 0:
             raise ValueError(f"threshold is a log enrichment over the background, 0 or more, and is {threshold}")
-        return 1 - self._own_given(batch, latents, 16, 17).cdf(math.expm1(threshold)).unsqueeze(-1)
+        if self.matrix is None:
+            p_n = self._own_given(batch, latents, 16, 17).cdf(math.expm1(threshold))
+        else:
+            own = lambda matrix: self._own_given(batch, {**latents, "matrix": matrix}, 10, 11)  # noqa: E731
+            p_n = self._matrix_given(batch, latents).mean_of(lambda matrix: own(matrix).cdf(math.expm1(threshold)))
+        return 1 - p_n.unsqueeze(-1)
 
     @pyro_method
     def log_tag_enrichment(self, batch: DELBatch, latents: Latents) -> Tensor:

@@ -97,13 +97,25 @@ def hits(
     The rows of `enrichment`, with the rate of the list down to each (``fdr``). It may be empty. Of a model without
     latents, which is certain of everything, it is what is predicted to exceed the threshold: no rate is controlled.
 
+    The rate is the model's own expectation: it holds as far as the model does. Libraries drawn from HierarchicalDEL's
+    prior keep it (``benchmarks/del_simulated.py``); selections that were simulated otherwise exceed it, by little with
+    replicates and controls, and by far without controls.
+
     Warns
     -----
     UserWarning
-        Where so few reads were sequenced that a tenfold enriched compound would be missed more often than not.
+        Where so few reads were sequenced that a tenfold enriched compound would be missed more often than not, and
+        where there are no controls.
 
     Source: Newton et al. 2004, Biostatistics 5, 155; Muller et al. 2004, JASA 99, 990.
     """
+    if not posterior.schema["controls"]:
+        warnings.warn(
+            "there are no control selections: what binds the matrix, or is abundant, is among the hits, and the false "
+            "discovery rate does not count it",
+            UserWarning,
+            stacklevel=2,
+        )
     return shortlist(enrichment(posterior, threshold, num_samples, split, seed), fdr, detectable(posterior.dm))
 
 
@@ -153,7 +165,8 @@ def synthons(
     -------
     DataFrame by (cycle, synthon), or by the names of the pair: ``log_enrichment``, the natural log of the mean over the
     compounds of (1 + excess), own and truncates' together, with its 90% interval (``lower``, ``upper``);
-    ``own``, the same of the compounds' own; ``n_compounds``, and ``counts`` in the target selections.
+    ``own``, the same of the compounds' own enrichment, of the pure product: larger than its part of the tags where
+    yields are low; ``n_compounds``, and ``counts`` in the target selections.
 
     Building blocks are to be compared with each other. The level of the background, which all of them are measured
     from, is told badly by counts where truncates bind a little everywhere, and a mean-field guide does not carry what

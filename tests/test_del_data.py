@@ -68,6 +68,38 @@ def test_controls_of_another_name_are_not_left_out_silently(adata):
     assert po.DELDataModule(adata, control="beads").data[[0]].control is not None
 
 
+def test_a_small_library_has_steps_enough_in_an_epoch(adata):
+    library, _ = po.simulate.del_library(cycles=(10, 10, 10), seed=0)
+    assert po.DELDataModule(library).batch_size == 125
+    assert po.DELDataModule(adata).batch_size == 64
+    assert po.DELDataModule(po.simulate.del_library(cycles=(21, 21, 21), seed=0)[0]).batch_size == 1024
+
+
+def test_a_model_is_not_asked_about_a_screen_of_another_depth_silently():
+    adata, _ = po.simulate.del_library(cycles=(6, 6, 6), seed=0)
+    dm = po.DELDataModule(adata)
+    svi = po.SVIModule(po.HierarchicalDEL.from_data(dm))
+    svi.schema = dm.schema
+    po.Posterior(svi, po.DELDataModule(adata[:100].copy()))
+    deep = adata.copy()
+    deep.X = deep.X * 5
+    with pytest.warns(UserWarning, match=r"has 5 times the counts per compound.*fit it to this screen"):
+        po.Posterior(svi, po.DELDataModule(deep))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 0.0}, "depth must be above 0, and is 0.0"),
+        ({"n_target": 0}, "n_target must be above 0"),
+        ({"dropout": 1.5}, "dropout is a probability"),
+    ],
+)
+def test_an_impossible_selection_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        po.simulate.del_library(cycles=(3, 3), **options)
+
+
 def test_given_depths_are_taken(adata):
     adata.var["depth"] = [100.0, 240.0, 50.0, 480.0, 10.0]
     np.testing.assert_allclose(po.DELDataModule(adata).sizes.depth, [10.0, 20.0])

@@ -34,7 +34,7 @@ def posterior():
 
 def test_enrichment_summarises_draws_of_the_compounds_own_effect(posterior):
     table = posterior.enrichment(num_samples=400)
-    draws = np.log1p(posterior.samples("own", num_samples=400, seed=1).to_numpy())
+    draws = np.log1p(posterior.samples("own", num_samples=800, seed=1).to_numpy())
     assert list(table.index) == list(posterior.dm.adata.obs_names)
     np.testing.assert_allclose(table["log_enrichment"], draws.mean(0), atol=0.15)
     np.testing.assert_allclose(table["p_enriched"], (draws > math.log(2)).mean(0), atol=0.1)
@@ -104,6 +104,13 @@ def test_shallow_sequencing_is_said():
     assert stats.poisson.sf(needed - 1, fold * mean) == pytest.approx(0.5, abs=1e-6)
     with pytest.warns(UserWarning, match=rf"too shallow for a list.*about {fold:.0f}-fold"):
         own.hits(num_samples=2)
+
+
+def test_a_list_without_controls_says_what_is_in_it():
+    adata, _ = po.simulate.del_library(cycles=(5, 5, 5), depth=8.0, n_control=0, seed=0)
+    dm = po.DELDataModule(adata)
+    with pytest.warns(UserWarning, match="no control selections: what binds the matrix"):
+        po.Posterior(po.SVIModule(po.HierarchicalDEL.from_data(dm)), dm).hits(num_samples=2)
 
 
 def test_other_models_have_no_hit_list():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from pyro_omics.data.splits import split_rows
 
 TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")
 ARMS = ("target", "control", "pre")
+OTHER_DEPTH = 1.5  # fold: half as deep again is another screen, and not another sample of compounds
 
 
 class DELDataModule(RowDataModule):
@@ -51,7 +53,8 @@ class DELDataModule(RowDataModule):
     yield_keys
         columns of obs: the yield, in (0, 1), of each cycle's reaction with the compound's building block.
     batch_size
-        compounds in a minibatch.
+        compounds in a minibatch; when None, an eighth of the training compounds, at least 64 and at most 1024, so that
+        an epoch of a small library is more than a step.
     validation_size
         share of the compounds held out, drawn with ``seed``; none by default, since each compound's enrichment is asked
         for.
@@ -79,7 +82,8 @@ class DELDataModule(RowDataModule):
     Warns
     -----
     UserWarning
-        Where there is one target selection only: nothing then tells the noise of replicates from enrichment.
+        Where there is one target selection only: nothing then tells the noise of replicates from enrichment. Where a
+        trained model is asked about selections that were sequenced to another depth.
     """
 
     sizes_type = DELSizes
@@ -96,13 +100,13 @@ class DELDataModule(RowDataModule):
         feature_key: str | None = None,
         pose_key: str | None = None,
         yield_keys: Sequence[str] | None = None,
-        batch_size: int = 1024,
+        batch_size: int | None = None,
         validation_size: float = 0.0,
         validation_indices: Sequence[int] | None = None,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, seed, num_workers)
+        super().__init__(1024 if batch_size is None else batch_size, seed, num_workers)
         self.adata, self.layer = _read(adata), layer
         self.keys: dict[str, Any] = {"feature_key": feature_key, "pose_key": pose_key, "yield_keys": yield_keys}
         check_counts(self.adata, layer, rows="compounds", columns="selections")
@@ -122,13 +126,16 @@ class DELDataModule(RowDataModule):
             "training compounds": digest(self.adata.obs_names[self.split.training.numpy()]),
         }
         self.n_obs = len(self.split.training)
+        if batch_size is None:
+            self.batch_size = min(1024, max(64, math.ceil(self.n_obs / 8)))
         self.data = self._tensors(self.schema)
+        self.schema["counts of a compound"] = (self.data.totals(self.split.rows("all")) / self.adata.n_obs).tolist()
         check_duplicates(self.adata, self.cycles, self.data.fields["synthons"])
         self._check_arms()
 
     def _check_arms(self) -> None:
         totals = self.data.totals(self.split.rows("all"))
-        names = [name for arm in ("targets", "controls", "pre-selections") for name in self.schema[arm]]
+        names = _selections(self.schema)
         if empty := [name for name, total in zip(names, totals, strict=True) if total == 0]:
             raise ValueError(
                 f"the selections {empty} have no counts at all: they failed or were not sequenced; leave them out, "
@@ -137,7 +144,7 @@ class DELDataModule(RowDataModule):
         if len(self.schema["targets"]) == 1:
             warnings.warn(
                 f"there is one target selection, {names[0]!r}: nothing tells the noise between replicates from "
-                "enrichment, and intervals rest on the prior's",
+                "enrichment; where counts are then taken as Poisson, intervals are too narrow and lists too long",
                 UserWarning,
                 stacklevel=3,
             )
@@ -163,7 +170,7 @@ class DELDataModule(RowDataModule):
 
     def _depth(self, rows: Tensor) -> tuple[float, ...]:
         """Mean count of a compound in each selection: of what was sequenced, where ``var["depth"]`` tells."""
-        names = [name for arm in ("targets", "controls", "pre-selections") for name in self.schema[arm]]
+        names = _selections(self.schema)
         if "depth" in self.adata.var:
             depth = self.adata.var["depth"].astype(float).loc[names].to_numpy()
             if not (np.isfinite(depth) & (depth > 0)).all():
@@ -180,10 +187,24 @@ class DELDataModule(RowDataModule):
         if self.keys["yield_keys"] is not None:
             fields["yields"] = _yields(obs, self.keys["yield_keys"], schema["cycles"])
         widths = [len(schema[arm]) for arm in ("targets", "controls", "pre-selections")]
-        names = [name for arm in ("targets", "controls", "pre-selections") for name in schema[arm]]
+        names = _selections(schema)
         matrix = sp.csr_matrix(matrix_of(self.adata, self.layer))
         position = self.adata.var_names.get_indexer(names)
         return CompoundTensors(CountMatrix(matrix[:, position]), widths, fields, self.split.index)
+
+    def _check_depth(self, schema: dict[str, Any]) -> None:
+        """A model's depths are those of the selections that it was trained on."""
+        position = self.adata.var_names.get_indexer(_selections(schema))
+        totals = np.asarray(matrix_of(self.adata, self.layer)[:, position].sum(axis=0), dtype=float).ravel()
+        fold = totals / self.adata.n_obs / np.asarray(schema["counts of a compound"])
+        worst = int(np.abs(np.log(np.maximum(fold, 1e-9))).argmax())
+        if not 1 / OTHER_DEPTH < fold[worst] < OTHER_DEPTH:
+            warnings.warn(
+                f"the selection {_selections(schema)[worst]!r} has {fold[worst]:.2g} times the counts per compound "
+                "that it had where the model was trained, which the model takes for binding: fit it to this screen",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _feature(self, argument: str, ndim: int) -> Any:
         key = self.keys[argument]
@@ -209,7 +230,7 @@ class DELDataModule(RowDataModule):
         ValueError
             Where selections or cycles of the schema are missing here, or building blocks occur that it does not know.
         """
-        names = [name for arm in ("targets", "controls", "pre-selections") for name in schema[arm]]
+        names = _selections(schema)
         if missing := [name for name in names if name not in self.adata.var_names]:
             raise ValueError(
                 f"the model's selections {missing} are not in adata.var_names: {list(self.adata.var_names)}"
@@ -221,6 +242,7 @@ class DELDataModule(RowDataModule):
             )
         if schema["yields"] and self.keys["yield_keys"] is None:
             raise ValueError("the model was trained with known yields, and these data name none: pass yield_keys")
+        self._check_depth(schema)
         return self._tensors(schema)
 
 
@@ -258,6 +280,10 @@ class CompoundTensors(RowTensors[DELBatch]):
         row = torch.repeat_interleave(torch.arange(len(self)), self.counts.indptr.diff())
         weighted = self.counts.values.double() * mask[row]
         return torch.zeros(sum(self.widths), dtype=torch.float64).index_add_(0, self.counts.indices, weighted)
+
+
+def _selections(schema: dict[str, Any]) -> list[str]:
+    return [name for arm in ("targets", "controls", "pre-selections") for name in schema[arm]]
 
 
 def _rows(field: Any, at: Tensor) -> Tensor:
@@ -309,5 +335,8 @@ def _yields(obs: pd.DataFrame, keys: Sequence[str], cycles: Sequence[str]) -> Te
         raise ValueError(f"yield_keys must name a column for each of the cycles {list(cycles)}, and is {list(keys)}")
     values = columns.numbers(obs, "yield_keys", keys)
     if not ((values > 0) & (values < 1)).all():
-        raise ValueError(f"yield_keys: yields must lie in (0, 1), and reach {values.min():g} .. {values.max():g}")
+        raise ValueError(
+            f"yield_keys: yields must lie in (0, 1), and reach {values.min():g} .. {values.max():g}: divide percents "
+            "by 100"
+        )
     return torch.from_numpy(values)

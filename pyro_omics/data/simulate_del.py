@@ -34,11 +34,11 @@ def del_library(
     - Synthesis: building block i of a cycle has abundance LogNormal(0, 0.4) and yield y_i ~ Beta(12, 4); a tag's
       molecules are the full product and the truncates of the cycles that failed, in the shares
       w_S = prod_{S} y prod_{not S} (1 - y).
-    - Selection: each product survives 1 + f times as often as the background, f ~ Gamma(shape, shape / mean), never 0:
-      (shape, mean) is (0.1, 1) for truncates of one building block, (0.02, 0.5) for those of more, and (0.01, 0.3) for
-      full products, of which 3% survive twice as often as the background or more, and the best 30 to 100 times. A
-      compound's matrix binding m, (0.01, 0.1), is there with and without target. A competitor leaves a tenth of the
-      truncates' binding, and of that of nine compounds in ten.
+    - Selection: each product survives 1 + f times as often as the background, f ~ Gamma(shape, shape / mean), which is
+      0 only by underflow: (shape, mean) is (0.1, 1) for truncates of one building block, (0.02, 0.5) for those of
+      more, and (0.01, 0.3) for full products, of which 3% survive twice as often as the background or more, and the
+      best 30 to 100 times. A compound's matrix binding m, (0.01, 0.1), is there with and without target. A competitor
+      leaves a tenth of the truncates' binding, and of that of nine compounds in ten.
     - Bottleneck: Poisson(molecules) copies of a background tag come through, others in proportion.
     - PCR: copies are amplified by Gamma(pcr, pcr). Sequencing: reads are Poisson, in replicates whose depths span a
       factor of 5 around ``depth``, and a count is lost with probability ``dropout``.
@@ -65,11 +65,18 @@ def del_library(
     AnnData (counts in X, building blocks in obs, conditions in var), and the truth, name -> Series: by compound
     ``log_enrichment`` = log(1 + f) of the full product, the natural log of its own survival over the background;
     ``is_binder`` (above log 2), ``truncates`` (sum of w_S f_S), ``matrix``, ``amount`` (w of the full product),
-    ``abundance``; by building block ``yield_A``, ``effect_A``, and by pairs ``effect_A_B``, and so on.
+    ``abundance``, ``competed`` (the share of its binding that a competitor leaves); by building block ``yield_A``,
+    ``effect_A``, and by pairs ``effect_A_B``, and so on.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two cycles or building blocks, no target selection, and numbers out of range.
 
     Source: Satz 2016, ACS Combinatorial Science 18, 415 (simulated selections); Komar and Kalinic 2020, ibid. 22, 410
     (truncates).
     """
+    _check_selection(depth, n_target, molecules, pcr, dropout)
     rng = np.random.default_rng(seed)
     library = _Library(rng, cycles, lambda n: rng.lognormal(0, 0.4, n), lambda n: rng.beta(12, 4, n))
     for subset in library.truncates:
@@ -94,7 +101,9 @@ def del_library(
             reads = rng.poisson(depth * factor * amplified / max(amplified.mean(), 1e-12))
             columns.append(reads * (rng.random(rate.shape) >= dropout))
             conditions.append(condition)
-    return library.adata(columns, conditions), library.truth(own, matrix)
+    truth = library.truth(own, matrix)
+    truth["competed"] = pd.Series(competed.ravel(), index=truth["matrix"].index, name="competed")
+    return library.adata(columns, conditions), truth
 
 
 def del_from_prior(
@@ -147,6 +156,14 @@ def del_from_prior(
             columns.append(rng.poisson(expected * rng.gamma(noise, 1 / noise, expected.shape)))
             conditions.append(condition)
     return library.adata(columns, conditions), library.truth(own, matrix)
+
+
+def _check_selection(depth: float, n_target: int, molecules: float, pcr: float, dropout: float) -> None:
+    for name, value in (("depth", depth), ("n_target", n_target), ("molecules", molecules), ("pcr", pcr)):
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, and is {value}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is a probability, in [0, 1), and is {dropout}")
 
 
 class _Library:

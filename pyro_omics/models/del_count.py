@@ -41,8 +41,9 @@ class DELCount(CountModel):
     the mean of their features h by gated attention, beside the compound's own. Without features the compound's building
     blocks are what the networks see, one-hot; without controls lambda^M is 1.
 
-    It has no latent variables unless the depths are: training is then maximum likelihood, intervals are points, and
-    probabilities 0 or 1.
+    Rates are per tag: abundance is a part of lambda^M, so that an abundant tag looks like a matrix binder, and of
+    lambda^T. It has no latent variables unless the depths are: training is then maximum likelihood, intervals are
+    points, and probabilities 0 or 1.
 
     Parameters
     ----------
@@ -58,7 +59,8 @@ class DELCount(CountModel):
     norm
         `layers.LayerNorm`, `layers.BatchNorm`, or None.
     latent_depth
-        whether the depths are latent, LogNormal(log d_r, 0.5), instead of known.
+        whether the depths are latent, LogNormal(log d_r, 0.5), instead of known. The level of lambda^M, and with it
+        what counts as the background, is then told by this prior alone.
 
     Raises
     ------

@@ -22,6 +22,7 @@ from pyro_omics import (  # noqa: E402
     report,
     testing,
 )
+from pyro_omics.bayes import bayesianize  # noqa: E402
 from pyro_omics.data import CellDataModule, DELDataModule, complete_grid, datasets, read_del, simulate  # noqa: E402
 from pyro_omics.models import SCVI, DELCount, HierarchicalDEL, TotalVI  # noqa: E402
 from pyro_omics.posterior import Posterior  # noqa: E402
@@ -40,6 +41,7 @@ __all__ = [
     "TotalVI",
     "__version__",
     "baselines",
+    "bayesianize",
     "complete_grid",
     "datasets",
     "dispersions",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 PARTS = (nn.Module, Distribution)
+# What may be done to an object after it was made, by name: (object, **arguments) -> object.
+EDITS: dict[str, Callable[..., Any]] = {}
 ALLOWED_PACKAGES = ("pyro_omics", "pyro.infer.autoguide", "pyro.distributions", "torch.nn.modules")
 
 
@@ -65,8 +67,24 @@ def encode(value: Any) -> Any:
         return _encode_partial(value)
     if isinstance(value, Recipe) and hasattr(value, "recipe_arguments"):
         arguments = {name: encode(item) for name, item in value.recipe_arguments.items()}
-        return {"class": qualified_name(type(value)), "arguments": arguments}
+        made = {"class": qualified_name(type(value)), "arguments": arguments}
+        edits = [{name: encode(item) for name, item in edit.items()} for edit in getattr(value, "recipe_edits", ())]
+        return {**made, "edits": edits} if edits else made
+    if isinstance(value, Distribution):
+        return _encode_distribution(value)
     return {"unknown": qualified_name(type(value))}
+
+
+def _encode_distribution(value: Distribution) -> dict[str, Any]:
+    """A distribution whose parameters are single numbers."""
+    wanted = inspect.signature(type(value).__init__).parameters
+    numbers = {name: getattr(value, name) for name in value.arg_constraints if name in wanted}
+    if any(isinstance(number, Tensor) and number.numel() > 1 for number in numbers.values()):
+        return {"unknown": qualified_name(type(value))}
+    return {
+        "class": qualified_name(type(value)),
+        "arguments": {name: float(number) for name, number in numbers.items()},
+    }
 
 
 def _encode_partial(value: functools.partial[Any]) -> dict[str, Any]:
@@ -106,7 +124,11 @@ def decode(data: Any, known: Mapping[str, type] | None = None, instead: str = "m
         arguments = {key: decode(item, known, instead) for key, item in data["arguments"].items()}
         if "partial" in data:
             return functools.partial(resolve(data["partial"], known), **arguments)
-        return resolve(data["class"], known)(**arguments)
+        made = resolve(data["class"], known)(**arguments)
+        for edit in data.get("edits", ()):
+            options = {name: decode(item, known, instead) for name, item in edit.items()}
+            made = EDITS[options.pop("edit")](made, **options)
+        return made
     raise ValueError(
         f"an object of {data.get('unknown', data)} is part of what was saved, and cannot be made again from its "
         f"description: build it as it was, and pass it: load(path, {instead})"

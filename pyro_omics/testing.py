@@ -13,6 +13,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
+from pyro.infer.autoguide import AutoContinuous
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -93,8 +94,10 @@ def _check_rows(svi: SVIModule, batch: Any) -> None:
     """Per-observation parameters (a table of n_obs rows) get gradients in the batch's own rows only."""
     other = torch.ones(svi.n_obs, dtype=torch.bool)
     other[batch.index] = False
+    # A joint autoguide's vectors are of all global latents, and may have that length by chance.
+    joint = {id(p) for m in svi.guide.modules() if isinstance(m, AutoContinuous) for p in m.parameters()}
     for name, p in svi.guide.named_parameters():
-        if p.ndim and len(p) == svi.n_obs and p.grad is not None:
+        if p.ndim and len(p) == svi.n_obs and p.grad is not None and id(p) not in joint:
             _require(not p.grad[other].any(), f"a minibatch changes rows of {name} that are not its own")
     svi.zero_grad()
 

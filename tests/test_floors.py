@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "pyro_omics"
 FLOORS = [
     ["recipe", "version", "batch", "layers", "distributions", "piecewise", "parts"],
     ["priors", "dispersions", "libraries", "likelihoods", "proteins", "effects", "elbos"],
-    ["models", "guides"],
+    ["models", "guides", "bayes"],
     ["kl", "checks", "draws", "saving", "svi", "data"],
     ["posterior", "passes", "scores", "questions", "labels", "summaries", "plots", "criticism", "baselines", "tables"],
     ["cli", "testing", "report", "del_cli", "del_report"],

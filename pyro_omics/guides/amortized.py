@@ -9,7 +9,6 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_omics.distributions import masked
+from pyro_omics.guides.rest import over_globals
 from pyro_omics.models.base import CountModel, latent_sites
 from pyro_omics.recipe import Recipe
 
@@ -58,7 +58,7 @@ class Amortized(PyroModule, Recipe):
             model.require_encoder(name, math.prod(shape))
         others = set(sites) - set(model.local_sites)
         # Most autoguides raise on a program without latents.
-        self.rest = (rest or AutoNormal)(poutine.block(model, hide=list(model.local_sites))) if others else None
+        self.rest = over_globals(rest or AutoNormal, model) if others else None
 
     @property
     def model(self) -> CountModel:

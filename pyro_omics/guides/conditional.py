@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
-from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_omics.guides.mean_field import GammaMeanField
+from pyro_omics.guides.rest import over_globals
 from pyro_omics.models.base import CountModel
 from pyro_omics.recipe import Recipe
 
@@ -35,6 +35,8 @@ class Conditional(PyroModule, Recipe):
     ------
     TypeError
         For a model that cannot.
+    ValueError
+        For a model whose parameters were made latent.
 
     Source: collapsed variational inference, e.g. Hensman et al. 2012, arXiv:1206.5162.
     """
@@ -46,8 +48,13 @@ class Conditional(PyroModule, Recipe):
                 f"{type(model).__name__} has no method conditional(site, batch, latents) to work its local sites out "
                 "by: use guides.Amortized, or write one"
             )
+        if model.starts:
+            raise ValueError(
+                f"{sorted(model.starts)} are latent by bayesianize, and {type(model).__name__} works its local sites "
+                "out by their values as parameters: use guides.Amortized or guides.GammaMeanField"
+            )
         self._model = (model,)
-        self.rest = (rest or GammaMeanField)(poutine.block(model, hide=list(model.local_sites)))
+        self.rest = over_globals(rest or GammaMeanField, model)
 
     @property
     def model(self) -> CountModel:

@@ -48,6 +48,8 @@ class CountModel(PyroModule, Recipe):
         name of a site -> what its last dimensions are, such as ``("genes",)``, for the labels of draws.
     tables
         names of the reports in `tables` that its queries are enough for; `Posterior` offers each under the same name.
+    starts
+        name of a latent site -> where a guide should start it.
     """
 
     local_sites: tuple[str, ...] = ()
@@ -62,6 +64,7 @@ class CountModel(PyroModule, Recipe):
             raise ValueError(f"n_obs is the number of training rows, at least 1, and is {n_obs}")
         self.n_obs = n_obs
         self.encoders = PyroModule[nn.ModuleDict]()
+        self.starts: dict[str, Tensor] = {}
 
     @classmethod
     def from_data(cls, dm: Any, **options: Any) -> CountModel:

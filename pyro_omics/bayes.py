@@ -1,0 +1,125 @@
+"""`bayesianize`: the parameters of any part of a model become latent variables."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule, PyroSample
+from pyro.nn.module import to_pyro_module_
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_omics.models.base import CountModel
+from pyro_omics.recipe import EDITS
+
+M = TypeVar("M", bound=CountModel)
+
+
+def bayesianize(model: M, *names: str, prior: Any = None) -> M:
+    r"""A copy of a model in which parameters are global latent variables, each entry with this prior.
+
+    .. math:: w_j \sim \mathrm{prior}
+
+    The guide's ``rest`` then covers them, and their KL counts once per data set. It starts at the parameters' present
+    values. Draws are asked for by the parameter's path: ``Posterior.samples("decoder.outputs.rho.weight")``.
+
+    Parameters
+    ----------
+    model
+        not changed; one that was not given to an `SVIModule` yet.
+    names
+        of submodules, such as ``"decoder"``, all of whose parameters are meant, or of single parameters, such as
+        ``"likelihood.dispersion.log_theta"``.
+    prior
+        a distribution of one weight, such as ``dist.Normal(0.0, 1.0)``, or a `priors.WeightPrior`, such as
+        ``priors.Horseshoe()``; Normal(0, 1) when None.
+
+    Raises
+    ------
+    ValueError
+        For a name that the model does not have, that has no parameters, or that belongs to the guide: an encoder.
+    TypeError
+        For a prior that is neither.
+
+    Source: Blundell et al. 2015, ICML 37 (Bayes by backprop).
+    """
+    prior = dist.Normal(0.0, 1.0) if prior is None else prior
+    if not (isinstance(prior, Distribution) or hasattr(prior, "parts")):
+        raise TypeError(f"prior must be a distribution, such as dist.Normal(0.0, 1.0), and is {prior!r}")
+    if isinstance(prior, Distribution) and (prior.batch_shape or prior.event_shape):
+        raise ValueError(
+            f"prior must be the distribution of one weight, and has the shape "
+            f"{tuple(prior.batch_shape + prior.event_shape)}: pass numbers for its parameters"
+        )
+    if not names:
+        raise ValueError('names of what is to be latent are missing: bayesianize(model, "decoder")')
+    chosen = {name: list(_parameters(model, name)) for name in names}
+    model = copy.deepcopy(model)
+    starts = dict(model.starts)
+    for path in dict.fromkeys(path for paths in chosen.values() for path in paths):
+        owner, name = _owner(model, path)
+        starts[path] = getattr(owner, name).detach().clone()
+        _make_latent(owner, name, prior)
+    model.starts = starts
+    edits = [*getattr(model, "recipe_edits", ()), {"edit": "bayesianize", "names": list(names), "prior": prior}]
+    object.__setattr__(model, "recipe_edits", edits)
+    return model
+
+
+def _parameters(model: CountModel, name: str) -> Iterator[str]:
+    """The paths of the parameters that a name means."""
+    if name.split(".")[0] == "encoders":
+        raise ValueError(f"{name!r} is a part of the guide, not of the model: its weights have no prior in the model")
+    found = [path for path, _ in model.named_parameters() if path == name or path.startswith(f"{name}.")]
+    found = [path for path in found if not path.startswith("encoders.")]
+    if not found:
+        parts = sorted({path.split(".")[0] for path, _ in model.named_parameters()} - {"encoders"})
+        raise ValueError(f"{name!r} names no parameters of {type(model).__name__}: there are {parts}")
+    if constrained := [path for path in found if path.endswith("_unconstrained")]:
+        raise ValueError(f"{constrained[0]!r} is constrained, a PyroParam: write its prior into the model itself")
+    return iter(found)
+
+
+def _owner(model: CountModel, path: str) -> tuple[PyroModule, str]:
+    """The module that has a parameter, as a PyroModule, and the parameter's name in it."""
+    parent, _, name = path.rpartition(".")
+    owner = model.get_submodule(parent)
+    if not isinstance(owner, PyroModule):
+        to_pyro_module_(owner)
+    return owner, name
+
+
+def _make_latent(owner: PyroModule, name: str, prior: Any) -> None:
+    value = getattr(owner, name)
+    delattr(owner, name)
+    if not isinstance(prior, Distribution):
+        for part, sample in prior.parts(name, value.shape).items():
+            setattr(owner, part, sample)
+        return
+    # On the weights' device wherever the model is moved to: of a distribution's own numbers, no module knows.
+    owner.register_buffer(f"_{name}_like", torch.zeros((), dtype=value.dtype, device=value.device), persistent=False)
+    setattr(owner, name, PyroSample(_Independent(prior, value.shape, f"_{name}_like")))
+
+
+class _Independent:
+    """The prior of each entry of a weight; callable, for PyroSample, and a class, so that it can be pickled."""
+
+    def __init__(self, prior: Distribution, shape: torch.Size, like: str) -> None:
+        self.prior, self.shape, self.like = prior, shape, like
+
+    def __call__(self, owner: nn.Module) -> Distribution:
+        like = getattr(owner, self.like)
+        found = {name: getattr(self.prior, name) for name in self.prior.arg_constraints}
+        numbers = {name: number for name, number in found.items() if isinstance(number, Tensor)}
+        fn: Any = self.prior
+        if any(number.device != like.device or number.dtype != like.dtype for number in numbers.values()):
+            make: Any = type(fn)
+            fn = make(**{name: number.to(like) for name, number in numbers.items()})
+        return fn.expand(self.shape).to_event(len(self.shape))
+
+
+EDITS["bayesianize"] = lambda model, names, prior: bayesianize(model, *names, prior=prior)

@@ -1,0 +1,31 @@
+"""The half of a guide that covers the global latents: any autoguide, started where the model says."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+
+from pyro import poutine
+from pyro.infer.autoguide.initialization import init_to_feasible, init_to_value
+from pyro.nn import PyroModule
+
+from pyro_omics.models.base import CountModel
+
+
+def over_globals(rest: Callable[..., PyroModule], model: CountModel) -> PyroModule:
+    """The guide over a model's global latents.
+
+    Parameters
+    ----------
+    rest
+        callable from a program to a guide over its latents, such as an autoguide.
+    model
+        whose local sites are left out; its ``starts`` are where an autoguide begins that was not told otherwise.
+    """
+    program = poutine.block(model, hide=list(model.local_sites))
+    given = rest.keywords if isinstance(rest, partial) else {}
+    if model.starts and "init_loc_fn" not in given and "init_loc_fn" in inspect.signature(rest).parameters:
+        # Weights that all start at one number would stay alike.
+        rest = partial(rest, init_loc_fn=init_to_value(values=model.starts, fallback=init_to_feasible))
+    return rest(program)

@@ -1,4 +1,4 @@
-"""The extra ``flows``: zuko, imported only where a part asks for it."""
+"""zuko, which normalizing flows come from: imported when first asked for, without its side effect."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ from torch.distributions import Distribution
 
 
 def zuko() -> ModuleType:
-    """The package zuko (normalizing flows), with torch's and Pyro's validation of arguments left as it was.
+    """The package zuko.
+
+    Its import switches torch's and Pyro's validation of arguments off: what was set before is put back.
 
     Raises
     ------
     ImportError
         Where it is not installed.
     """
-    validated = Distribution._validate_args  # which the import switches off
+    switches = ("_validate_args", "arg_constraints")
+    before = {name: Distribution.__dict__[name] for name in switches}
     try:
-        return importlib.import_module("zuko")
-    except ImportError as error:
-        raise ImportError('normalizing flows need the package zuko: pip install "pyro-omics[flows]"') from error
+        package = importlib.import_module("zuko")
+    except ModuleNotFoundError as error:
+        raise ImportError('normalizing flows need zuko: pip install "pyro-omics[flows]"') from error
     finally:
-        Distribution.set_default_validate_args(validated)
+        for name, value in before.items():
+            setattr(Distribution, name, value)
+    # Its own distribution relies on what was put back.
+    package.distributions.NormalizingFlow.arg_constraints = {}
+    return package

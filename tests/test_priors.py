@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import subprocess
 import sys
 from functools import partial
 
@@ -114,17 +113,11 @@ def test_a_prior_can_be_copied_and_pickled_with_its_model(name, dm):
         assert torch.equal(ours, theirs) == free
 
 
-@pytest.mark.parametrize("name", PRIORS)
-def test_a_prior_starts_near_the_standard_normal(name, dm):
-    """At most a nat and a half from it at a typical z, so that swapping priors does not upset the start."""
-    model = small(dm, prior=PRIORS[name]())
-    if name == "vamp":
-        pytest.skip("starts at the encoder's posteriors")
-    z = torch.randn(200, 3)
-    ours = values(model.prior, **{"scale": torch.ones(3), "means": torch.zeros(3, 3)})
-    fn = pyro.condition(model.prior, data=ours)()
-    off = fn.log_prob(z) - dist.Normal(torch.zeros(3), 1.0).to_event(1).log_prob(z)
-    assert off.abs().mean() < 1.5
+def test_a_mixture_starts_near_the_standard_normal():
+    """At most a nat from it at a typical z, so that swapping the prior does not upset the start."""
+    z = torch.randn(200, 10)
+    off = built(priors.MixtureOfGaussians(), 10)().log_prob(z) - built(priors.StandardNormal(), 10)().log_prob(z)
+    assert off.abs().mean() < 1
 
 
 # Mixture of Gaussians -------------------------------------------------------------------------------------------------
@@ -308,7 +301,7 @@ def test_vamp_in_a_model_of_ones_own(dm):
 
 def flow(n_latent, seed=3):
     torch.manual_seed(seed)
-    return moved(built(priors.FlowPrior(n_transforms=2, n_hidden=8), n_latent), 0.5).requires_grad_(False)
+    return moved(built(priors.FlowPrior(n_transforms=2, n_hidden=8), n_latent), 0.3).requires_grad_(False)
 
 
 def test_flow_starts_as_the_standard_normal():
@@ -374,22 +367,18 @@ def test_flow_is_fitted_to_a_ring():
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_zuko_leaves_validation_as_it_was(validated):
-    """In a process of its own, where zuko has not been imported."""
-    code = (
-        "import pyro, torch, pyro_omics as po, sys\n"
-        f"pyro.enable_validation({validated})\n"
-        "assert 'zuko' not in sys.modules\n"
-        "po.priors.FlowPrior(n_latent=2)()\n"
-        "assert 'zuko' in sys.modules\n"
-        f"assert torch.distributions.Distribution._validate_args is {validated}\n"
-        "try:\n"
-        "    pyro.distributions.Normal(torch.zeros(()), -torch.ones(()))\n"
-        f"    assert not {validated}\n"
-        "except ValueError:\n"
-        f"    assert {validated}\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_zuko_leaves_validation_as_it_was(validated, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "zuko"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pyro.validation_enabled(validated):
+        priors.FlowPrior(n_latent=2)()
+        assert "zuko" in sys.modules
+        assert torch.distributions.Distribution._validate_args is validated
+        if validated:
+            with pytest.raises(ValueError, match="scale"):
+                dist.Normal(torch.zeros(()), -torch.ones(()))
+        else:
+            dist.Normal(torch.zeros(()), -torch.ones(()))
 
 
 def test_without_zuko_the_extra_is_named(monkeypatch):
@@ -425,14 +414,14 @@ class OfLatents(PyroModule):
             pyro.sample("z", self.prior(self.batch), obs=z)
 
 
-def variational(program, z, steps=400):
+def variational(program, z, steps=600):
     """AutoNormal over a program's globals, fitted."""
     guide = AutoNormal(program)
     elbo = TraceMeanField_ELBO()(program, guide)
     elbo(z)
-    optimizer = torch.optim.Adam(elbo.parameters(), lr=0.03)
+    optimizer = torch.optim.Adam(elbo.parameters(), lr=0.05)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 0.03 if step < steps / 2 else 0.003
+        optimizer.param_groups[0]["lr"] = 0.05 if step < steps / 2 else 0.003
         optimizer.zero_grad()
         elbo(z).backward()
         optimizer.step()
@@ -471,20 +460,29 @@ def test_hierarchical_scales_are_global(dm):
 
 
 def test_batch_means_are_the_conjugate_posteriors():
-    """Given z, mu_s has the posterior Normal(n_s zbar_s / (n_s + 1), 1 / (n_s + 1)): the guide finds it."""
+    """Given z, mu_s has the posterior Normal(n_s zbar_s / (n_s + 1), 1 / (n_s + 1)): a guide finds its mean."""
     torch.manual_seed(6)
     truth = torch.tensor([[-1.5, 0.0], [0.0, 1.0], [2.0, -0.5]])
     code = torch.arange(90) % 3
     code[:20] = 0
     z = truth[code] + torch.randn(90, 2)
     batch = CellBatch(x=torch.ones(90, 3), row=torch.arange(90), index=torch.arange(90), batch=code)
-    guide = variational(OfLatents(built(priors.BatchMeans(), 2, n_batches=3), batch), z)
+    model = OfLatents(built(priors.BatchMeans(), 2, n_batches=3), batch)
     n = torch.bincount(code).unsqueeze(-1)
     mean = torch.stack([z[code == s].sum(0) for s in range(3)]) / (n + 1)
-    torch.testing.assert_close(guide.median()["prior.means"].detach(), mean, atol=0.03, rtol=0)
-    sd = guide.scales.prior.means.detach()
-    torch.testing.assert_close(sd, (n + 1.0).rsqrt().expand(3, 2), atol=0.02, rtol=0)
-    assert ((guide.median()["prior.means"] - truth).abs() < 4 * sd).all()
+    sd = (n + 1.0).rsqrt()
+    # At any mu, log p(mu, z) - log p(mu | z) is the evidence, in which z is correlated within batches.
+    evidence = 0.0
+    for s in range(3):
+        cov = np.eye(int(n[s])) + 1
+        evidence += sum(stats.multivariate_normal(cov=cov).logpdf(z[code == s, d].numpy()) for d in range(2))
+    for mu in (mean, mean + sd, torch.zeros(3, 2)):
+        joint = poutine.trace(pyro.condition(model, data={"prior.means": mu})).get_trace(z).log_prob_sum()
+        posterior = stats.norm(mean, sd).logpdf(mu).sum()
+        assert float(joint) - posterior == pytest.approx(evidence, abs=1e-2)
+    found = variational(model, z).median()["prior.means"].detach()
+    torch.testing.assert_close(found, mean, atol=0.05, rtol=0)
+    assert ((found - truth).abs() < 4 * sd).all()
 
 
 def test_batch_means_without_a_batch_are_their_mixture():

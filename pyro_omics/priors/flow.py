@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -22,11 +23,11 @@ class FlowDensity(ZukoToPyro):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws, with their gradient."""
         return self.dist.rsample(torch.Size(sample_shape))
 
-    def expand(self, batch_shape: torch.Size) -> FlowDensity:
+    def expand(self, batch_shape: Sequence[int]) -> FlowDensity:
         """The flow for each of ``batch_shape`` rows."""
         return FlowDensity(self.dist.expand(torch.Size(batch_shape)))
 

@@ -49,9 +49,9 @@ class BatchMeans(StandardNormal):
         \mu_s &\sim \mathrm{Normal}(0, I_k) \\
         z_n &\sim \mathrm{Normal}(\mu_{s_n}, I_k)
 
-    The means are the site "prior.means" (batches, k), a global latent: the guide's ``rest`` covers it, and its KL counts
-    once per data set. With them z may differ between batches at no cost, as it should where batches are other tissues
-    or conditions, and should not where they are technical.
+    The means are the site "prior.means" (batches, k), a global latent: the guide's ``rest`` covers it, and its KL
+    counts once per data set. With them z may differ between batches at no cost, as it should where batches are other
+    tissues or conditions, and should not where they are technical.
 
     Parameters
     ----------

@@ -85,8 +85,9 @@ class VampPrior(Prior):
         chosen = rows[order.repeat(-(-self.n_components // len(rows)))[: self.n_components]]
         batch = dm.data[chosen.numpy()]
         self.inputs.copy_(model.encoder_inputs(batch))
-        if self.cov is not None:
-            self.cov.copy_(model.encoder_covariates(batch))
+        cov = model.encoder_covariates(batch)
+        if self.cov is not None and cov is not None:
+            self.cov.copy_(cov)
         self.started.fill_(True)
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:

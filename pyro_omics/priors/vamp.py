@@ -47,7 +47,7 @@ class VampPrior(Prior):
     A model of one's own that holds the prior calls ``self.prior.attach(self)`` at the end of its ``__init__``. The
     posteriors are of ``model.latent_site``, from ``model.encoded``.
 
-    Source: Tomczak and Welling 2018, AISTATS, equation 9 (there with equal weights).
+    Source: Tomczak and Welling 2018, AISTATS, arXiv:1705.07120 (there with equal weights).
     """
 
     cov: Tensor | None

@@ -91,7 +91,7 @@ class Horseshoe(WeightPrior):
         For a scale or a slab that is not above 0.
 
     Source: Carvalho, Polson and Scott 2010, Biometrika 97, 465; Piironen and Vehtari 2017, Electronic Journal of
-    Statistics 11, 5018, equations 2.8 (slab, with c fixed) and 3.12 (scale).
+    Statistics 11, 5018 (the regularised horseshoe, here with c fixed; the scale from p0).
     """
 
     def __init__(self, scale: float = 1.0, slab: float | None = None) -> None:

@@ -7,7 +7,8 @@ leading sample dimensions in front of the rows.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,19 @@ from torch.nn import functional
 
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.recipe import Recipe
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Run a module as in evaluation: no dropout, and BatchNorm's running statistics, which do not move."""
+    training = [child for child in module.modules() if child.training]
+    try:
+        for child in training:
+            child.training = False
+        yield
+    finally:
+        for child in training:
+            child.training = True
 
 
 class BatchNorm(nn.BatchNorm1d, PyroModule):

@@ -150,6 +150,11 @@ def resolve(path: str, known: Mapping[str, type]) -> type:
     except ImportError:
         found = None
     # A module also holds what it imports: the class must be written in it, and be a part of a model or guide.
-    if not (isinstance(found, type) and found.__module__ == module and issubclass(found, (Recipe, *PARTS))):
+    if not (isinstance(found, type) and _written_in(module, found) and issubclass(found, (Recipe, *PARTS))):
         raise ValueError(f"{path!r} is not a part of a model or guide in this version of the package")
     return found
+
+
+def _written_in(module: str, cls: type) -> bool:
+    # Or in a package's own files: priors.StandardNormal, as saved when priors was a module, is one of a package now.
+    return cls.__module__ == module or cls.__module__.startswith(f"{module}.")

@@ -242,6 +242,24 @@ def test_the_prior_can_be_swapped():
     np.testing.assert_allclose(ad.read_h5ad("out/adata.h5ad").obsm["X_scvi"].sum(1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["MixtureOfGaussians", "VampPrior", "FlowPrior", "HierarchicalNormal"])
+def test_a_learned_prior_can_be_swapped_in(name):
+    fit(f"--model.model.init_args.prior=pyro_omics.priors.{name}")
+    assert type(trained().model.prior) is getattr(po.priors, name)
+
+
+@pytest.mark.parametrize("inner", ["", "init_args."], ids=["short", "in full"])
+def test_a_priors_own_arguments_are_values(inner):
+    prior = f"--model.model.{inner}prior"
+    fit(f"{prior}=pyro_omics.priors.VampPrior", f"{prior}.{inner}n_components=7")
+    assert trained().model.prior.n_components == 7
+
+
+def test_a_prior_that_the_data_are_too_few_for_is_refused(capsys):
+    message = refused(capsys, "--model.model.init_args.prior=pyro_omics.priors.BatchMeans")
+    assert "batch_key" in message
+
+
 def test_the_norm_can_be_swapped():
     fit("--model.model.init_args.norm=pyro_omics.layers.LayerNorm")
     assert trained().model.network["norm"] is po.layers.LayerNorm

@@ -34,7 +34,10 @@ def subclasses(base, module):
     ]
 
 
-PRIORS = subclasses(po.priors.Prior, po.priors)
+PRIORS = [
+    cls for cls in (getattr(po.priors, name) for name in po.priors.__all__)
+    if isinstance(cls, type) and issubclass(cls, po.priors.Prior) and cls is not po.priors.Prior
+]  # fmt: skip
 LIKELIHOODS = subclasses(po.likelihoods.Likelihood, po.likelihoods)
 DISPERSIONS = subclasses(po.dispersions.Dispersion, po.dispersions)
 EFFICIENCIES = [po.proteins.Efficiency, *subclasses(po.proteins.Efficiency, po.proteins)]
@@ -139,7 +142,7 @@ def test_priors(prior, build, dm):
     z = model.prior().sample((4,))
     assert model.prior.transform(z).shape == z.shape == (4, 3)
     with pytest.raises(ValueError, match="n_latent=2"):
-        build(dm, prior=prior(2))
+        build(dm, prior=prior(n_latent=2))
 
 
 @pytest.mark.parametrize("build", BUILDERS)

@@ -84,6 +84,11 @@ CONFIGURATIONS = {
     "Poisson": lambda: {"likelihood": likelihoods.Poisson()},
     "latent library": lambda: {"library": libraries.Latent()},
     "logistic normal": lambda: {"prior": priors.LogisticNormal()},
+    "mixture of Gaussians": lambda: {"prior": priors.MixtureOfGaussians(4)},
+    "VampPrior": lambda: {"prior": priors.VampPrior(4), "encode_covariates": True},
+    "flow": lambda: {"prior": priors.FlowPrior(n_transforms=2, n_hidden=8)},
+    "scales": lambda: {"prior": priors.HierarchicalNormal()},
+    "means of batches": lambda: {"prior": priors.BatchMeans()},
     "prior with its size": lambda: {"prior": priors.StandardNormal(n_latent=3)},
     "layer norm": lambda: {"norm": layers.LayerNorm, "n_layers": 2, "dropout": 0.2},
     "no norm": lambda: {"norm": None},
@@ -273,11 +278,19 @@ def test_the_folder_holds_no_pickle(dm, tmp_path):
         "pyro_omics.cli.OmicsCLI",
         "pyro_omics.data.cells.CellDataModule",
         "pyro_omics.posterior.Posterior",
+        "pyro_omics.priors.Encoder",
+        "pyro_omics.models.base.Prior",
+        "pyro_omics.priors.vamp.MixtureOfGaussians",
     ],
 )
 def test_other_classes_are_refused(path):
     with pytest.raises(ValueError, match=path.rpartition(".")[2]):
         recipe.resolve(path, {})
+
+
+def test_a_class_that_moved_into_a_package_is_found_where_it_was():
+    """Models saved when pyro_omics.priors was one module name its classes so."""
+    assert recipe.resolve("pyro_omics.priors.LogisticNormal", {}) is priors.LogisticNormal
 
 
 @pytest.mark.parametrize("part", ["model", "guide"])

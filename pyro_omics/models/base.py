@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_omics.batch import CellBatch, Sizes
-from pyro_omics.layers import Encoder
+from pyro_omics.layers import Encoder, eval_mode
+from pyro_omics.priors import Prior
 from pyro_omics.recipe import Recipe
 
 Guide: TypeAlias = PyroModule
@@ -183,6 +185,8 @@ class CountModel(PyroModule, Recipe):
     def warm_start(self, guide: Guide, dm: Any) -> None:
         """Give the guide (or the model) a better start than its own, once, before training, from the data.
 
+        The base asks each `priors.Prior` of the model for its own.
+
         Parameters
         ----------
         guide
@@ -190,6 +194,9 @@ class CountModel(PyroModule, Recipe):
         dm
             the DataModule that is trained on: ``dm.data`` are its rows, ``dm.rows("training")`` those to use.
         """
+        for module in self.modules():
+            if isinstance(module, Prior):
+                module.warm_start(self, dm)
 
     def default_guide(self) -> Callable[[CountModel], Guide] | None:
         """The guide that suits the model, a callable model -> guide; None is the `Amortized` guide."""
@@ -239,15 +246,9 @@ def latent_sites(program: Callable[..., Any], batch: Any) -> dict[str, dict[str,
 
     The run leaves no trace: no gradient, the random state as it was, and no running statistics moved.
     """
-    modules = [m for m in program.modules() if m.training] if isinstance(program, nn.Module) else []
-    try:
-        for module in modules:
-            module.training = False
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
-            trace = poutine.trace(program).get_trace(batch)
-    finally:
-        for module in modules:
-            module.training = True
+    quiet = eval_mode(program) if isinstance(program, nn.Module) else nullcontext()
+    with quiet, torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
+        trace = poutine.trace(program).get_trace(batch)
     return {
         name: site
         for name, site in trace.nodes.items()

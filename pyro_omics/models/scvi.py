@@ -108,6 +108,7 @@ class SCVI(CountModel):
         self.decoder = free_network("decoder", self.build_decoder(heads) if decoder is None else decoder)
         if encoder is not None:
             self.encoders["z"] = free_network("encoder", encoder)
+        self.prior.attach(self)
 
     def forward(self, batch: CellBatch) -> None:
         """The generative program over a minibatch."""

@@ -1,18 +1,17 @@
-"""Priors over the latent z: a prior is a PyroModule that, called on a batch, returns a distribution.
-
-A new prior is one class: override `Prior.complete` to make the parameters and `Prior.forward` to return the
-distribution.
-"""
+"""What every prior over the latent z has in common."""
 
 from __future__ import annotations
 
-import pyro.distributions as dist
-import torch
+from typing import TYPE_CHECKING, Any
+
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.parts import Part, positive
+
+if TYPE_CHECKING:
+    from pyro_omics.models.base import CountModel
 
 
 class Prior(Part):
@@ -43,6 +42,26 @@ class Prior(Part):
     def complete(self, n_latent: int) -> None:
         """Make parameters and buffers for ``n_latent`` dimensions."""
 
+    def attach(self, model: CountModel) -> None:
+        """Take what the prior needs of its model's networks; the model calls it once it has them.
+
+        Parameters
+        ----------
+        model
+            holds the prior; ``model.encoder_inputs`` and ``model.require_encoder`` work.
+        """
+
+    def warm_start(self, model: CountModel, dm: Any) -> None:
+        """Take a start from the data, once, before training.
+
+        Parameters
+        ----------
+        model
+            holds the prior.
+        dm
+            the DataModule that is trained on: ``dm.data`` are its rows, ``dm.rows("training")`` those to use.
+        """
+
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
         """The distribution of one row's z: event shape (k,), batch shape () or (n,)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(batch)")
@@ -50,31 +69,3 @@ class Prior(Part):
     def transform(self, z: Tensor) -> Tensor:
         """What the decoder sees of z (..., k): z itself, unless the prior says otherwise."""
         return z
-
-
-class StandardNormal(Prior):
-    """z_n ~ Normal(0, I_k)."""
-
-    zeros: Tensor
-
-    def complete(self, n_latent: int) -> None:
-        """Make the location, a buffer, so that the prior follows the model to its device and dtype."""
-        self.register_buffer("zeros", torch.zeros(n_latent), persistent=False)
-
-    def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
-        """Normal(0, I_k), event shape (k,)."""
-        return dist.Normal(self.zeros, torch.ones_like(self.zeros)).to_event(1)
-
-
-class LogisticNormal(StandardNormal):
-    """z_n ~ Normal(0, I_k), and the decoder sees softmax(z_n), a point of the simplex: proportions of k programs.
-
-    The site "z" holds the Normal coordinates, because softmax of k coordinates has no density on k coordinates;
-    `Posterior.latent` reports the proportions.
-
-    Source: Svensson et al. 2020, Bioinformatics 36(11) (scVI with latent distribution "ln").
-    """
-
-    def transform(self, z: Tensor) -> Tensor:
-        """softmax(z), (..., k)."""
-        return torch.softmax(z, -1)

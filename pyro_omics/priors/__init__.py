@@ -1,0 +1,29 @@
+"""Priors over the latent z: a prior is a PyroModule that, called on a batch, returns a distribution.
+
+A new prior is one class: override `Prior.complete` to make the parameters and `Prior.forward` to return the
+distribution. `WeightPrior`s are over weights, for `bayesianize`.
+"""
+
+from pyro_omics.priors.base import Prior
+from pyro_omics.priors.flow import FlowPrior
+from pyro_omics.priors.hierarchical import BatchMeans, HierarchicalNormal
+from pyro_omics.priors.mixture import MixtureOfGaussians, NormalMixture, normal_mixture
+from pyro_omics.priors.normal import LogisticNormal, StandardNormal
+from pyro_omics.priors.vamp import VampPrior
+from pyro_omics.priors.weights import Horseshoe, WeightNormal, WeightPrior
+
+__all__ = [
+    "BatchMeans",
+    "FlowPrior",
+    "HierarchicalNormal",
+    "Horseshoe",
+    "LogisticNormal",
+    "MixtureOfGaussians",
+    "NormalMixture",
+    "Prior",
+    "StandardNormal",
+    "VampPrior",
+    "WeightNormal",
+    "WeightPrior",
+    "normal_mixture",
+]

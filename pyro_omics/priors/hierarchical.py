@@ -1,0 +1,116 @@
+"""Priors over z with latents of their own, which are global: `HierarchicalNormal` and `BatchMeans`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule, PyroSample
+from torch import Tensor
+
+from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.parts import positive
+from pyro_omics.priors.mixture import normal_mixture
+from pyro_omics.priors.normal import StandardNormal
+
+
+class HierarchicalNormal(StandardNormal):
+    r"""A Normal with a latent scale for each dimension, which the data set as a whole informs.
+
+    .. math::
+        \tau_k &\sim \mathrm{LogNormal}(0, 1) \\
+        z_n &\sim \mathrm{Normal}(0, \mathrm{diag}\,\tau^2)
+
+    The scales are the site "prior.scale" (k,), a global latent: the guide's ``rest`` covers it, and its KL counts once
+    per data set. LogNormal, and not HalfNormal: a factor of e to either side of 1 is one standard deviation, and there
+    is no mass at 0, where all z would meet and a guide in log tau would have no mode to sit at.
+
+    Source: Gelman et al. 2013, Bayesian Data Analysis, chapter 5; Neal 1996 (automatic relevance determination).
+    """
+
+    scale: Tensor
+
+    def complete(self, n_latent: int) -> None:
+        """Make the location, a buffer, and the scales, a latent."""
+        super().complete(n_latent)
+        self.scale = PyroSample(partial(_scales))
+
+    def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
+        """Normal(0, diag(tau^2)), event shape (k,); tau is drawn where nothing else gives it."""
+        return dist.Normal(self.zeros, self.scale).to_event(1)
+
+
+class BatchMeans(StandardNormal):
+    r"""A Normal around a latent mean of the cell's batch.
+
+    .. math::
+        \mu_s &\sim \mathrm{Normal}(0, I_k) \\
+        z_n &\sim \mathrm{Normal}(\mu_{s_n}, I_k)
+
+    The means are the site "prior.means" (batches, k), a global latent: the guide's ``rest`` covers it, and its KL
+    counts once per data set. With them z may differ between batches at no cost, as it should where batches are other
+    tissues or conditions, and should not where they are technical.
+
+    Parameters
+    ----------
+    n_batches
+        number of batches; None leaves it to the model, which calls `build`.
+    n_latent
+        as in `Prior`.
+
+    Raises
+    ------
+    ValueError
+        For data with one batch only.
+
+    Source: Gelman et al. 2013, Bayesian Data Analysis, chapter 5 (means of groups).
+    """
+
+    means: Tensor
+
+    def __init__(self, n_batches: int | None = None, n_latent: int | None = None) -> None:
+        if n_batches is not None:
+            positive(n_batches=n_batches)
+        self.n_batches = n_batches
+        super().__init__(n_latent)
+
+    def build(self, sizes: Sizes) -> None:
+        """Complete the prior for ``sizes``, which name several batches."""
+        if sizes.n_batches < 2:
+            raise ValueError(
+                "BatchMeans has a mean for each batch, and the data have one batch only: name the batches, "
+                "CellDataModule(adata, batch_key=...), or use priors.StandardNormal()"
+            )
+        if self.n_batches not in (None, sizes.n_batches):
+            raise ValueError(f"the prior was made with n_batches={self.n_batches}, and the data have {sizes.n_batches}")
+        self.n_batches = sizes.n_batches
+        super().build(sizes)
+
+    def complete(self, n_latent: int) -> None:
+        """Make a buffer, and the means, a latent."""
+        super().complete(n_latent)
+        self.means = PyroSample(partial(_means))
+
+    def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
+        """Normal(mu_s, I), event shape (k,), batch shape (n,).
+
+        Without a batch, or its codes: a cell of a batch not known, the mixture of all with equal weights, batch
+        shape ().
+        """
+        if batch is None or batch.batch is None:
+            return normal_mixture(torch.zeros_like(self.means[:, 0]), self.means, torch.ones_like(self.means))
+        loc_nk = self.means[batch.batch]
+        return dist.Normal(loc_nk, torch.ones_like(loc_nk)).to_event(1)
+
+
+# Functions of the module, in a partial: a lambda could not be pickled, and PyroSample renames plain functions.
+def _scales(prior: PyroModule) -> TorchDistribution:
+    return dist.LogNormal(prior.zeros, torch.ones_like(prior.zeros)).to_event(1)
+
+
+def _means(prior: PyroModule) -> TorchDistribution:
+    if prior.n_batches is None:
+        raise ValueError("BatchMeans does not know the number of batches: give n_batches, or let a model build it")
+    return dist.Normal(prior.zeros, 1.0).expand([prior.n_batches, *prior.zeros.shape]).to_event(2)

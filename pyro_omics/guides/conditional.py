@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_omics.guides.mean_field import GammaMeanField
+from pyro_omics.guides.sizes import check_size
 from pyro_omics.models.base import CountModel
 from pyro_omics.recipe import Recipe
 
@@ -35,6 +36,8 @@ class Conditional(PyroModule, Recipe):
     ------
     TypeError
         For a model that cannot.
+    ValueError
+        For a ``rest`` too large for memory (see `sizes.check_size`).
 
     Source: collapsed variational inference, e.g. Hensman et al. 2012, arXiv:1206.5162.
     """
@@ -47,7 +50,9 @@ class Conditional(PyroModule, Recipe):
                 "by: use guides.Amortized, or write one"
             )
         self._model = (model,)
-        self.rest = (rest or GammaMeanField)(poutine.block(model, hide=list(model.local_sites)))
+        shared = poutine.block(model, hide=list(model.local_sites))
+        check_size(rest, shared, model.example_batch())
+        self.rest = (rest or GammaMeanField)(shared)
 
     @property
     def model(self) -> CountModel:

@@ -17,6 +17,7 @@ from pyro_omics.models.base import is_local
 from pyro_omics.parts import positive
 
 KEPT = 8  # batches whose offsets are remembered
+BETAS = (0.5, 0.9)  # of Adam: a memory of tens of steps would be as long as the whole search
 SEED = 0  # of the noise: the offsets are a function of the row, the model and the guide
 
 
@@ -74,7 +75,7 @@ class Refinement:
             for name in guide.model.local_sites
         }
         rows = [offset for pair in offsets.values() for offset in pair]
-        adam = torch.optim.Adam(rows, lr=self.lr)
+        adam = torch.optim.Adam(rows, lr=self.lr, betas=BETAS)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.n_steps)
         for _ in range(self.n_steps):
             # Not backward(): the model's parameters keep the gradients that they have.
@@ -88,7 +89,7 @@ class Refinement:
 def local_elbo(guide: LocalGuide, batch: Any, offsets: Mapping[str, tuple[Tensor, ...]]) -> Tensor:
     """One draw of the rows' local ELBO terms, summed; its gradient in the offsets is that of the path alone."""
     with torch.no_grad():
-        shared = poutine.trace(guide.rest or (lambda _: None)).get_trace(batch)
+        shared = poutine.Trace() if guide.rest is None else poutine.trace(guide.rest).get_trace(batch)
     latents: dict[str, Tensor] = {}
     log_q = torch.zeros((), device=batch.index.device)
     for name, (shift, stretch) in offsets.items():

@@ -14,6 +14,7 @@ from pyro_omics.guides.local import LocalGuide, Offsets
 from pyro_omics.guides.refinement import Refinement
 from pyro_omics.models.base import CountModel, latent_sites
 
+RATE = 0.03  # how far a step of the optimizer moves a row's location and log scale
 N_DRAWS = 1000  # from the prior, for the moments that it has in no closed form
 
 
@@ -40,7 +41,8 @@ class PerObservation(LocalGuide):
         steps and learning rate of Adam for held-out rows.
     speed
         how many times as fast as other parameters the table's move at a step of Adam: a row is seen once an epoch, and
-        a weight at each step.
+        a weight at each step. None takes what moves a row by 0.03 at a step of the model's default optimizer, and at
+        least 1.
 
     Raises
     ------
@@ -56,9 +58,10 @@ class PerObservation(LocalGuide):
         rest: Callable[[Callable[..., Any]], PyroModule] | None = None,
         n_steps: int = 50,
         lr: float = 0.2,
-        speed: float = 10.0,
+        speed: float | None = None,
     ) -> None:
         super().__init__(model, rest)
+        speed = _speed(model) if speed is None else speed
         if not speed > 0:
             raise ValueError(f"speed is a factor of the table's learning rate, above 0, and is {speed}")
         self.refinement = Refinement(n_steps, lr)
@@ -122,6 +125,12 @@ class Table(PyroModule):
             torch.where(known, table[at], table.new_zeros(())) * self.speed for table in (self.loc, self.log_scale)
         )
         return self.prior_loc + shift, self.prior_scale.clamp(max=1.0) / 2 * stretch.exp()
+
+
+def _speed(model: CountModel) -> float:
+    """What makes the learning rate of the model's default optimizer the table's, `RATE`."""
+    optimizer = model.default_optimizer()([nn.Parameter(torch.zeros(1))])
+    return max(1.0, RATE / optimizer.param_groups[0]["lr"])
 
 
 def _moments(fn: Any, size: int) -> tuple[Tensor, Tensor]:

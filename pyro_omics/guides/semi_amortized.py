@@ -45,7 +45,7 @@ class SemiAmortized(Amortized):
         model: CountModel,
         rest: Callable[[Callable[..., Any]], PyroModule] | None = None,
         n_steps: int = 20,
-        lr: float = 0.05,
+        lr: float = 0.1,
     ) -> None:
         super().__init__(model, rest)
         self.refinement = Refinement(n_steps, lr)

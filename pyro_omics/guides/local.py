@@ -43,6 +43,7 @@ class LocalGuide(PyroModule, Recipe):
     def __init__(self, model: CountModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
         super().__init__()
         self._model = (model,)
+        self._known: tuple[Any, Offsets] | None = None  # offsets of the batch that is being sampled
         self._supports: dict[str, tuple[Any, torch.Size]] = {}
         batch = model.example_batch()
         sites = latent_sites(model, batch)
@@ -74,34 +75,20 @@ class LocalGuide(PyroModule, Recipe):
         """Sample the global latents, then each row's own."""
         if self.rest is not None:
             self.rest(batch)
-        offsets = self.offsets(batch)
+        # Before the plate opens: working them out runs the model, which opens its own.
+        self._known = (batch, self.offsets(batch))
         latents: dict[str, Tensor] = {}
-        with self.model.plate(batch):
-            for name in self.model.local_sites:
-                latents[name] = pyro.sample(name, self.local(name, batch, latents, offsets))
+        try:
+            with self.model.plate(batch):
+                for name in self.model.local_sites:
+                    latents[name] = pyro.sample(name, self.local(name, batch, latents))
+        finally:
+            self._known = None
 
-    def local(
-        self,
-        name: str,
-        batch: Any,
-        latents: Mapping[str, Tensor] | None = None,
-        offsets: Offsets | None = None,
-    ) -> TorchDistribution:
-        """The posterior of one local site for each row of the batch, given the ``latents`` sampled before it.
-
-        Parameters
-        ----------
-        name
-            of the site.
-        batch
-            the rows.
-        latents
-            values of the local sites before it.
-        offsets
-            what `offsets` gives for these rows; worked out when None.
-        """
+    def local(self, name: str, batch: Any, latents: Mapping[str, Tensor] | None = None) -> TorchDistribution:
+        """The posterior of one local site for each row of the batch, given the ``latents`` sampled before it."""
         loc, scale = self.start(name, batch, latents)
-        offsets = self.offsets(batch) if offsets is None else offsets
+        offsets = self._known[1] if self._known is not None and self._known[0] is batch else self.offsets(batch)
         if name in offsets:
             shift, stretch = offsets[name]
             loc, scale = loc + shift, scale * stretch.exp()

@@ -20,6 +20,7 @@ from pyro.infer.autoguide import (
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
     AutoNormal,
+    AutoStructured,
 )
 
 import pyro_omics as po
@@ -52,6 +53,7 @@ AUTOGUIDES = [
     partial(AutoLowRankMultivariateNormal, rank=2),
     partial(AutoIAFNormal, hidden_dim=[32]),
     AutoLaplaceApproximation,
+    AutoStructured,
 ]
 
 

@@ -1,7 +1,17 @@
 """Guides: callables from a model to a PyroModule over the same latent sites."""
 
-from pyro_omics.guides.amortized import Amortized
+from pyro_omics.guides.amortized import Amortized, AmortizedFlow, AmortizedStudentT
 from pyro_omics.guides.conditional import Conditional
 from pyro_omics.guides.mean_field import GammaMeanField
+from pyro_omics.guides.per_observation import PerObservation
+from pyro_omics.guides.semi_amortized import SemiAmortized
 
-__all__ = ["Amortized", "Conditional", "GammaMeanField"]
+__all__ = [
+    "Amortized",
+    "AmortizedFlow",
+    "AmortizedStudentT",
+    "Conditional",
+    "GammaMeanField",
+    "PerObservation",
+    "SemiAmortized",
+]

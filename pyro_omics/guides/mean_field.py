@@ -88,7 +88,7 @@ class GammaMeanField(PyroModule, Recipe):
         if len(batch.index) and int(batch.index.max()) >= self._size:
             raise ValueError(
                 f"GammaMeanField has a table of {self._size} training rows for {self._local}, and these are held-out "
-                "rows: use guides.Conditional or guides.Amortized, or hold no rows out"
+                "rows: use guides.PerObservation, guides.Conditional or guides.Amortized, or hold no rows out"
             )
         return pyro.plate(PLATE, self._size, subsample=batch.index)
 

@@ -1,0 +1,161 @@
+"""`PerObservation`: a table of parameters, a row of its own for each observation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from pyro_omics.guides.local import LocalGuide, Offsets
+from pyro_omics.guides.refinement import Refinement
+from pyro_omics.models.base import CountModel, latent_sites
+
+RATE = 0.03  # how far a step of the optimizer moves a row's location and log scale
+N_DRAWS = 1000  # from the prior, for the moments that it has in no closed form
+
+
+class PerObservation(LocalGuide):
+    r"""No encoder: a location and a scale for each row of the data, mapped to the site's support.
+
+    .. math:: q(z_n) = \mathrm{Normal}(\mu_n, \mathrm{diag}\,\sigma_n^2), \quad n = 1 \ldots n_{obs}
+
+    A minibatch gives gradients to its own rows only (``batch.index``). All rows start at the prior's mean, at half its
+    standard deviation and at most 0.5, in unconstrained space. Entries of which the data say nothing
+    (``model.informed``) have the prior's own location and standard deviation there.
+
+    Held-out rows (``batch.index`` of n_obs or more) have no row in the table. They are refined by `Refinement` before
+    they are scored, from the same start, with every parameter frozen: n_steps passes for each batch, remembered for the
+    draws that follow. Validation each epoch costs that each epoch: ``Trainer(check_val_every_n_epoch=...)``.
+
+    Parameters
+    ----------
+    model
+        the model; the guide holds a reference that is not registered.
+    rest
+        as in `Amortized`.
+    n_steps, lr
+        steps and learning rate of Adam for held-out rows.
+    speed
+        how many times as fast as other parameters the table's move at a step of Adam: a row is seen once an epoch, and
+        a weight at each step. None takes what moves a row by 0.03 at a step of the model's default optimizer, and at
+        least 1.
+
+    Raises
+    ------
+    ValueError
+        For a speed of 0 or below, and as `Refinement` and `Amortized` do.
+
+    Source: Hoffman et al. 2013, JMLR 14, 1303 (local parameters of stochastic variational inference).
+    """
+
+    def __init__(
+        self,
+        model: CountModel,
+        rest: Callable[[Callable[..., Any]], PyroModule] | None = None,
+        n_steps: int = 50,
+        lr: float = 0.2,
+        speed: float | None = None,
+    ) -> None:
+        super().__init__(model, rest)
+        speed = _speed(model) if speed is None else speed
+        if not speed > 0:
+            raise ValueError(f"speed is a factor of the table's learning rate, above 0, and is {speed}")
+        self.refinement = Refinement(n_steps, lr)
+        self.tables = PyroModule[nn.ModuleDict]()
+        sites = latent_sites(model, model.example_batch())
+        for name in model.local_sites:
+            self.tables[name] = Table(*_moments(sites[name]["fn"], self.size(name)), model.n_obs, speed)
+
+    def start(self, name: str, batch: Any, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Location and scale (n, d) from the table, or where rows that it does not have start."""
+        loc, scale = self.tables[name](batch.index)
+        informed = self.model.informed(name, batch)
+        if informed is not None:
+            known = informed.reshape(loc.shape)
+            loc = torch.where(known, loc, self.tables[name].prior_loc)
+            scale = torch.where(known, scale, self.tables[name].prior_scale)
+        return loc, scale
+
+    def offsets(self, batch: Any) -> Offsets:
+        """What held-out rows add to their start; 0 for the rows of the table."""
+        held_out = batch.index >= self.model.n_obs
+        if not bool(held_out.any()):
+            return {}
+        own = batch._make(field[held_out] if isinstance(field, Tensor) else field for field in batch)
+        found = self.refinement(self, own)
+        return {
+            name: (_placed(shift, held_out), _placed(stretch, held_out)) for name, (shift, stretch) in found.items()
+        }
+
+
+class Table(PyroModule):
+    """A location and a log scale (d,) for each of n rows, as multiples of ``speed`` from where all start.
+
+    Parameters
+    ----------
+    loc, scale
+        the prior's, (d,).
+    n
+        rows.
+    speed
+        of the parameters under Adam.
+    """
+
+    prior_loc: Tensor
+    prior_scale: Tensor
+
+    def __init__(self, loc: Tensor, scale: Tensor, n: int, speed: float) -> None:
+        super().__init__()
+        self.register_buffer("prior_loc", loc)
+        self.register_buffer("prior_scale", scale)
+        self.speed = speed
+        self.loc = nn.Parameter(torch.zeros(n, len(loc)))
+        self.log_scale = nn.Parameter(torch.zeros(n, len(loc)))
+
+    def forward(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and scale (len(index), d); of an index beyond the table, those at the start."""
+        n = len(self.loc)
+        known = (index < n).unsqueeze(-1)
+        at = index.clamp(max=n - 1)
+        shift, stretch = (
+            torch.where(known, table[at], table.new_zeros(())) * self.speed for table in (self.loc, self.log_scale)
+        )
+        return self.prior_loc + shift, self.prior_scale.clamp(max=1.0) / 2 * stretch.exp()
+
+
+def _speed(model: CountModel) -> float:
+    """What makes the learning rate of the model's default optimizer the table's, `RATE`."""
+    optimizer = model.default_optimizer()([nn.Parameter(torch.zeros(1))])
+    return max(1.0, RATE / optimizer.param_groups[0]["lr"])
+
+
+def _moments(fn: Any, size: int) -> tuple[Tensor, Tensor]:
+    """The prior's mean, mapped to unconstrained space, and its standard deviation there (size,), at the first row."""
+    transform = biject_to(fn.support)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        draws = fn.sample((N_DRAWS,))
+        loc = transform.inv(_mean(fn, draws))
+        scale = transform.inv(draws).std(0)
+    first = (value.reshape(-1, size)[0] for value in (loc, scale))
+    loc, scale = (torch.where(value.isfinite(), value, torch.full_like(value, i)) for i, value in enumerate(first))
+    return loc, scale.clamp(min=1e-3)
+
+
+def _mean(fn: Any, draws: Tensor) -> Tensor:
+    try:
+        mean = fn.mean
+    except NotImplementedError:
+        mean = draws.mean(0)
+    return torch.where(mean.isfinite(), mean, draws.median(0).values)
+
+
+def _placed(rows: Tensor, mask: Tensor) -> Tensor:
+    """Rows at the places of a mask, among rows of 0."""
+    whole = rows.new_zeros(len(mask), rows.shape[-1])
+    whole[mask] = rows
+    return whole

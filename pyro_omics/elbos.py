@@ -75,7 +75,8 @@ class RenyiELBO(ELBO, Recipe):
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any) -> Tensor:
         """The negative bound over the full data, in nats."""
         if self.max_plate_nesting == math.inf:
-            self._guess_max_plate_nesting(model, guide, args, {})
+            with torch.random.fork_rng(devices=[]):
+                self._guess_max_plate_nesting(model, guide, args, {})
         weights, shared, scale = [], None, 1.0
         outside: Tensor | float = 0.0
         for _ in range(self.num_particles):

@@ -424,10 +424,10 @@ def brute_force(x, z):
     return prior + torch.stack([dist.Normal(z + SHIFT[c], 1.0).log_prob(x) for c in range(3)]), prior
 
 
-def mixture(n=4, elbo=None, x=None):
+def mixture(n=4, elbo=None, x=None, **line):
     x = torch.linspace(-3, 3, 2) if x is None else x
     model = Mixture(n)
-    return po.SVIModule(model, Line(model, **WRONG), elbo=elbo), x, rows(x, torch.arange(len(x)), n)
+    return po.SVIModule(model, Line(model, **{**WRONG, **line}), elbo=elbo), x, rows(x, torch.arange(len(x)), n)
 
 
 def one_draw(svi, x, seed):
@@ -441,7 +441,7 @@ def one_draw(svi, x, seed):
 def test_marginals_are_the_brute_force_sum(elbo):
     svi, x, batch = mixture(elbo=elbo)
     z, log_q = one_draw(svi, x, 12)
-    expected = float((brute_force(x, z)[0].logsumexp(0) - log_q).sum() * 2 / 4)
+    expected = ((brute_force(x, z)[0].logsumexp(0) - log_q).sum() * 2 / 4).item()
     torch.manual_seed(12)
     assert -svi(batch).item() == pytest.approx(expected, rel=1e-5)
     torch.manual_seed(12)
@@ -484,7 +484,7 @@ def test_the_importance_weighted_bound_sums_discrete_latents_out():
     truth = torch.stack(
         [SHARE[c].log() + dist.Normal(MEAN[c] + SHIFT[c], (SCALE[c] ** 2 + 1).sqrt()).log_prob(x) for c in range(3)]
     ).logsumexp(0)
-    svi, _, batch = mixture(50, po.elbos.RenyiELBO(0.0, 200), x)
+    svi, _, batch = mixture(50, po.elbos.RenyiELBO(0.0, 200), x, a=0.7, s=1.6)
     assert -svi(batch).item() == pytest.approx(float(truth.mean()), abs=0.03)
     with drawing(svi, 0) as draws:
         weights = torch.stack([draws.log_weight(batch, s, False) for s in range(200)])
@@ -581,8 +581,8 @@ def test_discrete_latents_need_an_elbo_that_sums_them_out():
 
     class Sampled(Line):
         def forward(self, batch):
-            super().forward(batch)
             with self._model[0].plate(batch):
+                pyro.sample("z", dist.Normal(self.a * batch.x, 1.0).to_event(1))
                 pyro.sample("y", dist.Categorical(SHARE))
 
     model = Mixture(2)
@@ -629,8 +629,7 @@ def test_labels_are_found_from_few():
     np.testing.assert_allclose(probability.sum(1), 1.0, rtol=1e-5)
     right = (probability.idxmax(1) == truth)[~known].mean()
     majority = (truth[~known, None] == np.unique(truth)).mean(0).max()
-    assert right > majority + 0.3
-    assert right > 0.9
+    assert right > majority + 0.45  # measured over 7 seeds and lengths: 0.96 to 1.00, where the majority is 0.40
     assert post.predictive(2, genes=list(adata.var_names[:2])).shape == (2, 300, 2)
     assert post.normalized_expression().shape == (300, 20)
 
@@ -639,10 +638,13 @@ def test_scanvi_sums_its_labels_out(cells):
     """Log p(z), log p(label | z) and the evidence of rows with and without a label, by loops over the types."""
     torch.manual_seed(1)
     model = po.SCANVI.from_data(cells, n_latent=3, n_hidden=8, label_error=0.1)
+    for parameter in model.prior.parameters():
+        nn.init.normal_(parameter)
     svi = po.SVIModule(model).eval()
     batch = cells.data[cells.rows("training")[:12]]
     with drawing(svi, 2) as draws, torch.no_grad():
         parts = draws.log_weights(batch, 0, True)
+        torch.manual_seed(2)  # the same draw again
         guide = draws.guide(batch, 0)
         z, log_q = guide.nodes["z"]["value"], guide.nodes["z"]["fn"].log_prob(guide.nodes["z"]["value"])
         names = cells.schema["levels"]["label"]

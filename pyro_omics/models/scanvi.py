@@ -35,9 +35,12 @@ class LabelMixture(Prior):
         super().__init__(n_latent)
 
     def complete(self, n_latent: int) -> None:
-        """Start at equal shares, means drawn from Normal(0, 1) and scales of 1."""
+        """Start as one Normal(0, I_k) for all labels.
+
+        Components that started apart would take cells up before the few labels had said which are theirs.
+        """
         self.logits = nn.Parameter(torch.zeros(self._n_labels))
-        self.means = nn.Parameter(torch.randn(self._n_labels, n_latent))
+        self.means = nn.Parameter(torch.zeros(self._n_labels, n_latent))
         self.log_scales = nn.Parameter(torch.zeros(self._n_labels, n_latent))
 
     def labels(self) -> TorchDistribution:

@@ -15,12 +15,11 @@ from pyro_omics.batch import DELSizes, Sizes
 from pyro_omics.elbos import enumerates
 from pyro_omics.models.base import PLATE, CountModel, Guide, is_local, latent_sites
 
-
 MARGINAL = "TraceEnum_ELBO(max_plate_nesting=1)"
 INSTEAD = {
     "RenyiELBO": "pyro_omics.elbos.RenyiELBO(alpha=..., num_particles=...), the same bound by row",
     "ReweightedWakeSleep": "pyro_omics.elbos.RenyiELBO(alpha=0.0, num_particles=...), the importance-weighted bound",
-    "TraceTailAdaptive_ELBO": "pyro_omics.elbos.RenyiELBO(alpha=..., num_particles=...), which weights each row's draws",
+    "TraceTailAdaptive_ELBO": "pyro_omics.elbos.RenyiELBO(alpha=..., num_particles=...), weights of each row's draws",
     "TraceTMC_ELBO": "pyro_omics.elbos.RenyiELBO(alpha=0.0, num_particles=...), the importance-weighted bound",
     "TraceGraph_ELBO": "Trace_ELBO(), or " + MARGINAL + " for discrete latents",
 }

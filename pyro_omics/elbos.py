@@ -182,9 +182,7 @@ def row_terms(sites: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
 
 def global_terms(sites: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
     """The other sites' log-probabilities, name -> a number."""
-    return {
-        site["name"]: scale_and_mask(_log_prob(site), site["scale"]).sum() for site in sites if not is_local(site)
-    }
+    return {site["name"]: scale_and_mask(_log_prob(site), site["scale"]).sum() for site in sites if not is_local(site)}
 
 
 def is_enumerated(site: dict[str, Any]) -> bool:

@@ -60,7 +60,8 @@ class SVIModule(pl.LightningModule):
         callable optimizer -> learning-rate scheduler, stepped once per epoch; None for none.
     kl_warmup_epochs
         over so many epochs the weight of the latent sites rises linearly to 1, or over half of the training where that
-        is shorter. 0 for none.
+        is shorter. 0 for none. Where discrete latents are summed out, they are so first, and the weight is of the KL of
+        the others.
 
     Raises
     ------

@@ -169,11 +169,9 @@ def _check_labels(labels: Sequence[str], known: Sequence[str], unlabeled: str | 
     if isinstance(labels, str) or len(labels) != sizes.n_labels:
         raise ValueError(f"labels must name the {sizes.n_labels} levels of the label, and is {labels!r}")
     if len(known) < 2:
-        raise ValueError(
-            f"SCANVI needs two labels or more, and has {list(known)}: pass label_key= to CellDataModule"
-        )
+        raise ValueError(f"SCANVI needs two labels or more, and has {list(known)}: pass label_key= to CellDataModule")
     if unlabeled is not None and unlabeled not in labels:
         raise ValueError(
-            f"unlabeled_category={unlabeled!r} is no level of the label, which has {list(labels)[:10]}: name the one of "
-            "the cells without a label, or pass None where all cells have one"
+            f"unlabeled_category={unlabeled!r} is no level of the label, which has {list(labels)[:10]}: name the one "
+            "of the cells without a label, or pass None where all cells have one"
         )

@@ -243,8 +243,8 @@ def latent_sites(program: Callable[..., Any], batch: Any, summed_out: bool = Fal
     """The latent sample sites of one run of a model or guide, name -> Pyro's record of it.
 
     Those that a guide samples; or, if ``summed_out``, those that none does: discrete ones that the model marks
-    ``infer={"enumerate": "parallel"}``. The run leaves no trace: no gradient, the random state as it was, and no running
-    statistics moved.
+    ``infer={"enumerate": "parallel"}``. The run leaves no trace: no gradient, the random state as it was, and no
+    running statistics moved.
     """
     modules = [m for m in program.modules() if m.training] if isinstance(program, nn.Module) else []
     try:

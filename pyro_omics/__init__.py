@@ -24,13 +24,14 @@ from pyro_omics import (  # noqa: E402
 )
 from pyro_omics.bayes import bayesianize  # noqa: E402
 from pyro_omics.data import CellDataModule, DELDataModule, complete_grid, datasets, read_del, simulate  # noqa: E402
-from pyro_omics.models import SCVI, DELCount, HierarchicalDEL, TotalVI  # noqa: E402
+from pyro_omics.models import SCANVI, SCVI, DELCount, HierarchicalDEL, TotalVI  # noqa: E402
 from pyro_omics.posterior import Posterior  # noqa: E402
 from pyro_omics.saving import load  # noqa: E402
 from pyro_omics.svi import SVIModule  # noqa: E402
 from pyro_omics.version import __version__  # noqa: E402
 
 __all__ = [
+    "SCANVI",
     "SCVI",
     "CellDataModule",
     "DELCount",

@@ -12,7 +12,17 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
 from pyro_omics.batch import DELSizes, Sizes
+from pyro_omics.elbos import enumerates
 from pyro_omics.models.base import PLATE, CountModel, Guide, is_local, latent_sites
+
+MARGINAL = "TraceEnum_ELBO(max_plate_nesting=1)"
+INSTEAD = {
+    "RenyiELBO": "pyro_omics.elbos.RenyiELBO(alpha=..., num_particles=...), the same bound by row",
+    "ReweightedWakeSleep": "pyro_omics.elbos.RenyiELBO(alpha=0.0, num_particles=...), the importance-weighted bound",
+    "TraceTailAdaptive_ELBO": "pyro_omics.elbos.RenyiELBO(alpha=..., num_particles=...), weights of each row's draws",
+    "TraceTMC_ELBO": "pyro_omics.elbos.RenyiELBO(alpha=0.0, num_particles=...), the importance-weighted bound",
+    "TraceGraph_ELBO": "Trace_ELBO(), or " + MARGINAL + " for discrete latents",
+}
 
 
 @contextmanager
@@ -43,8 +53,8 @@ def check_elbo(elbo: ELBO) -> ELBO:
     if not isinstance(elbo, ELBO):
         raise TypeError(f"elbo must be an ELBO, made: Trace_ELBO(), and is {elbo!r}")
     name = type(elbo).__name__
-    if isinstance(elbo, TraceEnum_ELBO):
-        raise ValueError(f"elbo={name} enumerates discrete latents, which is not supported yet: use Trace_ELBO()")
+    if type(elbo).__module__.startswith("pyro.") and name in INSTEAD:
+        raise ValueError(f"elbo={name} has no loss for Lightning's optimisation by minibatch: use {INSTEAD[name]}")
     if name.startswith("Jit"):
         raise ValueError(f"elbo={name} needs Pyro's global parameter store, which is off here: use {name[3:]}")
     if not hasattr(elbo, "differentiable_loss"):
@@ -52,13 +62,19 @@ def check_elbo(elbo: ELBO) -> ELBO:
     return elbo
 
 
-def check_pair(model: CountModel, guide: Guide, batch: Any) -> None:
+def check_pair(model: CountModel, guide: Guide, batch: Any, elbo: ELBO) -> None:
     """Raise where model and guide do not cover the same latents, or where their plates and parameters go wrong."""
     for side, program in (("model", model), ("guide", guide)):
         _check_parameter_mode(side, program)
+    _check_enumerated(model, guide, batch, elbo)
     p_sites, q_sites = latent_sites(model, batch), latent_sites(guide, batch)
     q_names = {name for name, site in q_sites.items() if not site["infer"].get("is_auxiliary")}
     if missing := sorted(set(p_sites) - q_names):
+        if discrete := [name for name in missing if getattr(p_sites[name]["fn"], "has_enumerate_support", False)]:
+            raise ValueError(
+                f"discrete latent {discrete[0]!r} of {type(model).__name__} is in no guide: mark it "
+                f"infer={{'enumerate': 'parallel'}} in the model, and take elbo={MARGINAL}, which sums it out"
+            )
         raise ValueError(
             f"the guide {type(guide).__name__} does not sample {missing}, latent in {type(model).__name__}: Pyro would "
             "draw them from the prior, silently"
@@ -71,8 +87,34 @@ def check_pair(model: CountModel, guide: Guide, batch: Any) -> None:
             _check_uninformed(side, model.informed(name, batch), sites[name])
 
 
+def _check_enumerated(model: CountModel, guide: Guide, batch: Any, elbo: ELBO) -> None:
+    """Discrete latents that the model marks are summed out by the ELBO, row by row, and not sampled by the guide."""
+    marked, name = latent_sites(model, batch, summed_out=True), type(model).__name__
+    needless = isinstance(elbo, TraceEnum_ELBO) and elbo.strict_enumeration_warning
+    if needless and not marked:
+        raise ValueError(
+            f"elbo={type(elbo).__name__} sums discrete latents out, and {name} marks none with "
+            "infer={'enumerate': 'parallel'}: use Trace_ELBO()"
+        )
+    for site in marked.values():
+        if not enumerates(elbo):
+            raise ValueError(f"discrete latent {site['name']!r} of {name} needs elbo={MARGINAL}, which sums it out")
+        _check_plate("model", model, site)
+        if len([frame for frame in site["cond_indep_stack"] if frame.vectorized]) > 1:
+            raise ValueError(f"discrete latent {site['name']!r} of {name} is in a plate inside that over rows: it can "
+                             "be summed out only where each row has one of it")  # fmt: skip
+    sampled = {**latent_sites(guide, batch), **latent_sites(guide, batch, summed_out=True)}
+    if both := sorted(set(marked) & set(sampled)):
+        raise ValueError(f"the guide samples {both}, which {name} marks to be summed out: leave them out of the guide")
+
+
 def check_particles(elbo: ELBO, model: CountModel, batch: Any) -> None:
     """Raise where particles would be vectorised over global latents, which the rows of a batch then mix with."""
+    if elbo.vectorize_particles and enumerates(elbo):
+        raise ValueError(
+            f"vectorize_particles=True does not go with discrete latents summed out: use {type(elbo).__name__}("
+            f"num_particles={elbo.num_particles}, max_plate_nesting=1), which loops"
+        )
     shared = [name for name, site in latent_sites(model, batch).items() if not is_local(site)]
     if elbo.vectorize_particles and elbo.num_particles > 1 and shared:
         raise ValueError(

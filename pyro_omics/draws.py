@@ -14,7 +14,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_omics.checks import quietly
-from pyro_omics.models.base import PLATE, is_local
+from pyro_omics.elbos import draw_enumerated, global_terms, replayed, row_terms, sample_sites
+from pyro_omics.models.base import is_local
 from pyro_omics.priors import Prior
 
 if TYPE_CHECKING:
@@ -48,9 +49,17 @@ class Draws:
         return trace
 
     def pair(self, batch: Any, s: int, model: Callable[..., Any] | None = None) -> tuple[Trace, Trace]:
-        """Draw s of the guide, and the model (or ``model``) replayed on it."""
+        """Draw s of the guide, and the model (or ``model``) replayed on it.
+
+        The discrete latents that no guide has are drawn given the rest, the batch's counts among it.
+        """
         guide = self.guide(batch, s)
-        return guide, poutine.trace(poutine.replay(model or self.svi.model, trace=guide)).get_trace(batch)
+        known = guide.copy()
+        if self.svi.nesting is not None:
+            summed = replayed(self.svi.model, guide, (batch,), self.svi.nesting)
+            for name, value in draw_enumerated(summed).items():
+                known.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
+        return guide, replayed(model or self.svi.model, known, (batch,), None)
 
     def sites(self, batch: Any, names: Sequence[str], num: int) -> dict[str, Tensor]:
         """The first ``num`` draws of latent sites (num, ...), of all of them when ``names`` is empty.
@@ -85,17 +94,20 @@ class Draws:
     def log_weights(self, batch: Any, s: int, with_global: bool) -> dict[str, Tensor]:
         """Each site's part of log p(x, z) - log q(z), (n,): log p where observed, log p - log q where latent.
 
-        The global sites' parts are divided by n_obs, or left out; a joint autoguide's own site is "auxiliary".
+        The global sites' parts are divided by n_obs, or left out; a joint autoguide's own site is "auxiliary". Discrete
+        latents that no guide has are summed out, see `elbos.row_terms`: they have no part of their own.
         """
         parts: dict[str, Tensor] = {}
         zeros = torch.zeros(len(batch.index), device=batch.index.device)
-        for sign, trace in zip((-1, 1), self.pair(batch, s), strict=True):
-            trace.compute_log_prob(lambda _, site: not site_is_subsample(site))
-            for name, site in trace.nodes.items():
-                if site["type"] != "sample" or site_is_subsample(site) or not (with_global or is_local(site)):
-                    continue
-                part = _by_row(site) if is_local(site) else site["unscaled_log_prob"].sum() / self.svi.n_obs
-                if site["infer"].get("is_auxiliary"):
+        guide = self.guide(batch, s)
+        model = replayed(self.svi.model, guide, (batch,), self.svi.nesting)
+        for sign, trace in ((-1, guide), (1, model)):
+            sites = sample_sites(trace)
+            terms = row_terms(sites)
+            if with_global:
+                terms |= {name: term / self.svi.n_obs for name, term in global_terms(sites).items()}
+            for name, part in terms.items():
+                if trace.nodes[name]["infer"].get("is_auxiliary"):
                     # AutoNormal's belongs to one site; those of joint guides to several.
                     name = name.removesuffix("_unconstrained") if name.endswith("_unconstrained") else "auxiliary"
                 parts[name] = parts.get(name, zeros) + sign * part
@@ -113,14 +125,6 @@ def drawing(svi: SVIModule, seed: int) -> Iterator[Draws]:
     with quietly(svi), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         yield Draws(svi)
-
-
-def _by_row(site: dict[str, Any]) -> Tensor:
-    """A local site's log-probability (n,), summed over any further plates."""
-    value = site["unscaled_log_prob"]
-    (row,) = (frame.dim for frame in site["cond_indep_stack"] if frame.name == PLATE)
-    others = [dim for dim in range(-value.ndim, 0) if dim != row]
-    return value.sum(others) if others else value
 
 
 def latent_values(trace: Trace) -> dict[str, Tensor]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+
+from pyro_omics.elbos import global_terms, is_enumerated, plate_scale, row_terms
+from pyro_omics.models.base import is_local
 
 
 class LatentValues(Messenger):
@@ -18,51 +20,68 @@ class LatentValues(Messenger):
         self.values: dict[str, Tensor] = {}
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if not (msg["is_observed"] or site_is_subsample(msg) or msg["infer"].get("is_auxiliary")):
+        if _is_latent(msg) and not (msg["infer"].get("is_auxiliary") or is_enumerated(msg)):
             self.values.setdefault(msg["name"], msg["value"])
 
 
 class ScaleLatents(Messenger):
     """Scales the log-density of every latent site by ``weight``, in model and guide alike.
 
-    Scaling one of the two would leave a term log q - weight log p, which is no divergence.
+    Scaling one of the two would leave a term log q - weight log p, which is no divergence. Enumerated sites keep their
+    scale: a sum over y of p(y)^weight p(x | y) would be no probability. What is tempered is the KL of the other
+    latents, with y summed out of their prior.
 
     Parameters
     ----------
     weight
         in (0, 1]; Pyro's scales cannot be 0.
+    noted
+        whether the sites are left as they are, for an ELBO that needs them at one scale; `missing_kl` is then what to
+        take from its loss.
     """
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: float, noted: bool = False) -> None:
         super().__init__()
         if not 0 < weight <= 1:
             raise ValueError(f"weight of the latent sites must be in (0, 1], and is {weight}")
         self.weight = weight
+        self._applied = 1.0 if noted else weight
         self._seen: dict[str, int] = {}
-        self._terms: list[tuple[int, Any, Tensor, Any, Any]] = []
+        self._q: list[dict[str, Any]] = []
+        self._p: dict[int, list[dict[str, Any]]] = {}  # of each particle
 
     def _pyro_sample(self, msg: Any) -> None:
-        if self.weight < 1 and not msg["is_observed"] and not site_is_subsample(msg):
-            msg["scale"] = msg["scale"] * self.weight
+        if self._applied < 1 and _is_latent(msg):
+            msg["scale"] = msg["scale"] * self._applied
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if self.weight == 1 or msg["is_observed"] or site_is_subsample(msg):
+        if self.weight == 1 or not _is_latent(msg):
             return
         # An ELBO runs the guide and then replays the model: the first visit of a name is q's, the second p's.
-        # What only the guide has (an autoguide's auxiliary sites) is q's each time.
+        # What only the guide has (an autoguide's auxiliary sites) is q's each time; what is enumerated, p's.
         visits = self._seen[msg["name"]] = self._seen.get(msg["name"], -1) + 1
-        sign = 1 if visits % 2 == 0 or msg["infer"].get("is_auxiliary") else -1
-        self._terms.append((sign, msg["fn"], msg["value"], msg["scale"] / self.weight, msg["mask"]))
+        site = {**msg, "scale": msg["scale"] / self._applied}
+        if is_enumerated(msg):
+            self._p.setdefault(visits, []).append(site)
+        elif msg["infer"].get("is_auxiliary") or visits % 2 == 0:
+            self._q.append(site)
+        else:
+            self._p.setdefault(visits // 2, []).append(site)
 
-    @torch.no_grad()
     def missing_kl(self) -> Tensor | float:
-        """What the weight took from the KL, (1 - weight) * (log q - log p), over the full data, in nats."""
-        total: Tensor | float = 0.0
-        for sign, fn, value, scale, mask in self._terms:
-            log_prob = fn.log_prob(value)
-            if isinstance(mask, Tensor):
-                log_prob = log_prob.where(mask, log_prob.new_zeros(()))
-            elif mask is False:
-                continue
-            total = total + sign * (scale * log_prob).sum()
+        """What the weight takes from the KL, (1 - weight) * (log q - log p), over the full data, in nats."""
+        total: Tensor | float = sum(_log_density([site]) for site in self._q)
+        for sites in self._p.values():
+            total = total - _log_density(sites)
         return (1 - self.weight) * total
+
+
+def _is_latent(msg: Any) -> bool:
+    return not (msg["is_observed"] or site_is_subsample(msg))
+
+
+def _log_density(sites: list[dict[str, Any]]) -> Tensor | float:
+    """Of these sites together, over the full data."""
+    total: Tensor | float = sum(term.sum() for term in global_terms(sites).values())
+    local = [site for site in sites if is_local(site)]
+    return total + sum(plate_scale(local[0]) * term.sum() for term in row_terms(local).values()) if local else total

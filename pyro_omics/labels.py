@@ -18,13 +18,22 @@ class Labels:
         the DataModule's.
     axes
         `models.CountModel.axes`: name of a site -> what its last dimensions are.
+    levels
+        `models.CountModel.levels`: the names along axes of the model's own.
     """
 
-    def __init__(self, schema: dict[str, Any], axes: Mapping[str, tuple[str, ...]]) -> None:
-        self.schema, self.axes = schema, axes
+    def __init__(
+        self,
+        schema: dict[str, Any],
+        axes: Mapping[str, tuple[str, ...]],
+        levels: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.schema, self.axes, self.levels = schema, axes, levels or {}
 
     def names(self, axis: str) -> list[str]:
-        """The names along an axis: an entry of the schema, or the levels of a covariate."""
+        """The names along an axis: the model's own, an entry of the schema, or the levels of a covariate."""
+        if axis in self.levels:
+            return list(self.levels[axis])
         return self.schema[axis] if axis in self.schema else self.schema["levels"][axis]
 
     def of_site(self, site: str, shape: Sequence[int]) -> tuple[str, ...]:

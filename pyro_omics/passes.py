@@ -56,7 +56,7 @@ class Passes:
                 "DataModule whose gene names could align them"
             )
         self.width = len(genes or self.schema.get("targets", ())) or 1
-        self.labels = Labels(self.schema, svi.model.axes)
+        self.labels = Labels(self.schema, svi.model.axes, svi.model.levels)
 
     @property
     def model(self) -> CountModel:

@@ -11,7 +11,7 @@ from typing import Any
 import pyro
 import pytorch_lightning as pl
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 from pytorch_lightning.utilities import rank_zero_info
@@ -29,6 +29,7 @@ from pyro_omics.checks import (
     quietly,
 )
 from pyro_omics.draws import drawing
+from pyro_omics.elbos import RenyiELBO, enumerates
 from pyro_omics.guides import Amortized
 from pyro_omics.kl import LatentValues, ScaleLatents
 from pyro_omics.models.base import CountModel, Guide, latent_sites
@@ -49,14 +50,18 @@ class SVIModule(pl.LightningModule):
         any callable model -> guide (`guides.Amortized`, a ``functools.partial`` of one, a class of your own), or a
         guide made already; None takes the model's own, which is `guides.Amortized` unless it says otherwise.
     elbo
-        any Pyro ELBO with a differentiable loss; ``Trace_ELBO()`` when None.
+        any ELBO with a differentiable loss, of Pyro or of `elbos`; None takes the model's own, which is
+        ``Trace_ELBO()`` unless it says otherwise. Discrete latents that the model marks
+        ``infer={"enumerate": "parallel"}`` are summed out by ``TraceEnum_ELBO(max_plate_nesting=1)`` and by those of
+        `elbos`: every ELBO and likelihood that is logged or reported is then of the sum.
     optimizer
         callable parameters -> torch optimizer; None takes the model's own, which is ClippedAdam.
     scheduler
         callable optimizer -> learning-rate scheduler, stepped once per epoch; None for none.
     kl_warmup_epochs
         over so many epochs the weight of the latent sites rises linearly to 1, or over half of the training where that
-        is shorter. 0 for none.
+        is shorter. 0 for none. Where discrete latents are summed out, they are so first, and the weight is of the KL of
+        the others.
 
     Raises
     ------
@@ -80,7 +85,7 @@ class SVIModule(pl.LightningModule):
             raise TypeError(f"model must be a CountModel, such as SCVI.from_data(dm), and is a {type(model).__name__}")
         if kl_warmup_epochs < 0:
             raise ValueError(f"kl_warmup_epochs is a number of epochs, 0 or more, and is {kl_warmup_epochs}")
-        self.bound = check_elbo(Trace_ELBO() if elbo is None else elbo)
+        self.bound = check_elbo(model.default_elbo() if elbo is None else elbo)
         self.n_obs = model.n_obs
         self.kl_warmup_epochs = kl_warmup_epochs
         self.make_optimizer = optimizer or model.default_optimizer()
@@ -107,13 +112,20 @@ class SVIModule(pl.LightningModule):
         pair = self.bound(model, guide)
         with quietly(pair):
             guide(batch)
-            check_pair(model, guide, batch)
+            check_pair(model, guide, batch, self.bound)
             check_particles(self.bound, model, batch)
+            if enumerates(self.bound) and self.bound.max_plate_nesting == math.inf:
+                self.bound._guess_max_plate_nesting(model, guide, (batch,), {})
         if not latent_sites(model, batch):
             rank_zero_info(f"{type(model).__name__} has no latent variables: training is maximum likelihood")
         # Registered once, as a pair: model and guide beside it would triple the keys of the state dict.
         self.elbo = pair
         self._n_names = len(list(pair.parameters()))
+
+    @property
+    def nesting(self) -> int | None:
+        """How deep plates are nested, where discrete latents are summed out; else None."""
+        return int(self.bound.max_plate_nesting) if enumerates(self.bound) else None
 
     @property
     def model(self) -> CountModel:
@@ -151,7 +163,7 @@ class SVIModule(pl.LightningModule):
                 )
             # Once on the data's own batch: what the model asks of them and they lack is said before training.
             with quietly(self.elbo):
-                check_pair(self.model, self.guide, dm.example_batch())
+                check_pair(self.model, self.guide, dm.example_batch(), self.bound)
             self.model.warm_start(self.guide, dm)
             self.schema = dm.schema
 
@@ -182,27 +194,40 @@ class SVIModule(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step's loss: with the latent sites at `kl_weight`."""
         # Validation of arguments costs 8-17% of a step, and what it finds, it finds in the first one.
-        with pyro.validation_enabled(not self._checked_step), ScaleLatents(self.kl_weight) as latents:
+        noted = isinstance(self.bound, TraceEnum_ELBO)  # it takes one scale only: its KL is corrected after
+        with pyro.validation_enabled(not self._checked_step), ScaleLatents(self.kl_weight, noted) as latents:
             loss, penalty = self._loss(batch)
         if not self._checked_step:
             check_parameters(self, self._n_names)
             self._checked_step = True
-        if isinstance(self.bound, Trace_ELBO):
-            missing = latents.missing_kl() / (self.n_obs * self.bound.num_particles)
-            plain = -(loss.detach() + missing)
-        else:
-            plain = self.plain_elbo(batch)
-        self._log("train_elbo", plain, batch)
+        self._log("train_elbo", self._plain_of(loss, latents, batch), batch)
+        if noted:
+            loss = loss - latents.missing_kl() / (self.n_obs * self.bound.num_particles)
         if penalty is None:
             return loss
         self._log("train_penalty", penalty.detach(), batch)
         return loss + penalty
 
     @torch.no_grad()
+    def _plain_of(self, loss: Tensor, latents: ScaleLatents, batch: Any) -> Tensor:
+        """The plain ELBO of the draws that a training step's loss is made of."""
+        if isinstance(self.bound, TraceEnum_ELBO):
+            return -loss.detach()
+        if not isinstance(self.bound, Trace_ELBO | RenyiELBO):
+            return self.plain_elbo(batch)
+        if isinstance(self.bound, RenyiELBO) and self.bound.plain_loss is not None:
+            loss = self.bound.plain_loss / self.n_obs
+        return -(loss.detach() + latents.missing_kl() / (self.n_obs * self.bound.num_particles))
+
+    @torch.no_grad()
     def plain_elbo(self, batch: Any) -> Tensor:
-        """One draw of the ELBO per observation, in nats, at full KL weight."""
+        """One draw of the ELBO per observation, in nats, at full KL weight, with discrete latents summed out."""
+        plain = Trace_ELBO()
+        if self.nesting is not None:
+            plain = RenyiELBO(alpha=1.0, num_particles=1)
+            plain.max_plate_nesting = self.nesting
         with pyro.validation_enabled(False):
-            return -Trace_ELBO().differentiable_loss(self.model, self.guide, batch) / self.n_obs
+            return -plain.differentiable_loss(self.model, self.guide, batch) / self.n_obs
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``val_elbo``: local terms averaged over the held-out rows, and the global terms divided by n_obs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pyro_omics.checks import quietly
 from pyro_omics.draws import latent_values
+from pyro_omics.elbos import global_terms, replayed, row_terms, sample_sites
 from pyro_omics.models.base import CountModel, Guide, is_local
 from pyro_omics.saving import load
 from pyro_omics.svi import SVIModule
@@ -139,22 +140,15 @@ def _sliced(trace: Trace, at: Tensor) -> Trace:
 def _terms(svi: SVIModule, batch: Any, drawn: Trace) -> tuple[Tensor, Tensor]:
     """Local and global parts of log p - log q at the drawn values, scaled to the data set, in nats."""
     guide = poutine.trace(poutine.replay(svi.guide, trace=drawn)).get_trace(batch)
-    model = poutine.trace(poutine.replay(svi.model, trace=guide)).get_trace(batch)
+    model = replayed(svi.model, guide, (batch,), svi.nesting)
     local, shared = torch.zeros(()), torch.zeros(())
-    for sign, site in _signed_sites(model, guide):
-        if is_local(site):
-            local = local + sign * site["log_prob_sum"]
-        else:
-            shared = shared + sign * site["log_prob_sum"]
-    return local, shared
-
-
-def _signed_sites(model: Trace, guide: Trace) -> Iterator[tuple[int, dict[str, Any]]]:
     for sign, trace in ((1, model), (-1, guide)):
-        trace.compute_log_prob(lambda _, site: not site_is_subsample(site))
-        for site in trace.nodes.values():
-            if site["type"] == "sample" and not site_is_subsample(site):
-                yield sign, site
+        sites = sample_sites(trace)
+        for term in row_terms(sites).values():
+            local = local + sign * svi.n_obs * term.mean()
+        for term in global_terms(sites).values():
+            shared = shared + sign * term
+    return local, shared
 
 
 def _check_prior_predictive(model: CountModel, batch: Any) -> None:
@@ -170,7 +164,7 @@ def _check_prior_predictive(model: CountModel, batch: Any) -> None:
 def _check_saving(svi: SVIModule, batch: Any, guide: Callable[[CountModel], Guide] | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = svi.save(Path(folder) / "model")
-        loaded = load(path, model=type(svi.model), guide=guide).eval()
+        loaded = load(path, model=type(svi.model), guide=guide, elbo=svi.bound).eval()
     torch.manual_seed(1)
     ours = latent_values(poutine.trace(svi.guide).get_trace(batch))
     torch.manual_seed(1)

@@ -133,7 +133,16 @@ def test_registries_are_not_empty():
 @pytest.mark.parametrize("model", MODELS, ids=names(MODELS))
 def test_models(model, dm, library):
     data = library if model in (po.DELCount, po.HierarchicalDEL) else dm
-    po.testing.check_model(model.from_data(data), data)
+    options = {"unlabeled_category": "y"} if model is po.SCANVI else {}
+    po.testing.check_model(model.from_data(data, **options), data)
+
+
+@pytest.mark.parametrize("bound", [po.elbos.RenyiELBO(0.5), po.elbos.ImportanceWeightedELBO()], ids=lambda b: b.alpha)
+@pytest.mark.parametrize("model", MODELS, ids=names(MODELS))
+def test_bounds_by_row(model, bound, dm, library):
+    data = library if model in (po.DELCount, po.HierarchicalDEL) else dm
+    options = {"unlabeled_category": "y"} if model is po.SCANVI else {}
+    po.testing.check_model(model.from_data(data, **options), data, elbo=bound)
 
 
 @pytest.mark.parametrize("build", BUILDERS)

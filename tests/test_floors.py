@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "pyro_omics"
 FLOORS = [
     ["recipe", "version", "batch", "layers", "distributions", "piecewise", "parts", "flows"],
-    ["priors", "dispersions", "libraries", "likelihoods", "proteins", "effects", "elbos"],
-    ["models", "guides", "bayes"],
+    ["priors", "dispersions", "libraries", "likelihoods", "proteins", "effects"],
+    ["models", "guides", "bayes", "elbos"],
     ["kl", "checks", "draws", "saving", "svi", "data"],
     ["posterior", "passes", "scores", "questions", "labels", "summaries", "plots", "criticism", "baselines", "tables"],
     ["cli", "testing", "report", "del_cli", "del_report"],

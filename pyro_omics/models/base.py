@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import ELBO, Trace_ELBO
 from pyro.nn import PyroModule
 from pyro.optim.clipped_adam import ClippedAdam
 from pyro.poutine.util import site_is_subsample
@@ -48,6 +49,8 @@ class CountModel(PyroModule, Recipe):
         same name.
     axes
         name of a site -> what its last dimensions are, such as ``("genes",)``, for the labels of draws.
+    levels
+        name of an axis -> the names along it, for axes of the model's own that the data's description lacks.
     tables
         names of the reports in `tables` that its queries are enough for; `Posterior` offers each under the same name.
     starts
@@ -57,6 +60,7 @@ class CountModel(PyroModule, Recipe):
     local_sites: tuple[str, ...] = ()
     queries: ClassVar[dict[str, str | tuple[str, ...]]] = {}
     axes: Mapping[str, tuple[str, ...]] = {}
+    levels: Mapping[str, Sequence[str]] = {}
     tables: ClassVar[tuple[str, ...]] = ()
     n_genes: int
 
@@ -202,6 +206,10 @@ class CountModel(PyroModule, Recipe):
         """The guide that suits the model, a callable model -> guide; None is the `Amortized` guide."""
         return None
 
+    def default_elbo(self) -> ELBO:
+        """The ELBO that suits the model: ``TraceEnum_ELBO(max_plate_nesting=1)`` where it sums discrete latents out."""
+        return Trace_ELBO()
+
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
         """The optimizer that suits the model, a callable parameters -> optimizer."""
         return partial(ClippedAdam, lr=1e-3)
@@ -241,10 +249,12 @@ def is_local(site: dict[str, Any]) -> bool:
     return any(frame.vectorized and frame.name == PLATE for frame in site["cond_indep_stack"])
 
 
-def latent_sites(program: Callable[..., Any], batch: Any) -> dict[str, dict[str, Any]]:
+def latent_sites(program: Callable[..., Any], batch: Any, summed_out: bool = False) -> dict[str, dict[str, Any]]:
     """The latent sample sites of one run of a model or guide, name -> Pyro's record of it.
 
-    The run leaves no trace: no gradient, the random state as it was, and no running statistics moved.
+    Those that a guide samples; or, if ``summed_out``, those that none does: discrete ones that the model marks
+    ``infer={"enumerate": "parallel"}``. The run leaves no trace: no gradient, the random state as it was, and no
+    running statistics moved.
     """
     quiet = eval_mode(program) if isinstance(program, nn.Module) else nullcontext()
     with quiet, torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
@@ -252,5 +262,8 @@ def latent_sites(program: Callable[..., Any], batch: Any) -> dict[str, dict[str,
     return {
         name: site
         for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and not site_is_subsample(site)
+        and (site["infer"].get("enumerate") == "parallel") == summed_out
     }

@@ -1,0 +1,177 @@
+"""SCANVI: scVI with a mixture of labelled cell types as the prior over z."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.infer import ELBO, TraceEnum_ELBO
+from pyro.nn import pyro_method
+from torch import Tensor, nn
+
+from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.models.base import CountModel
+from pyro_omics.models.scvi import SCVI
+from pyro_omics.priors import Prior
+
+
+class LabelMixture(Prior):
+    r"""z ~ sum_c pi_c Normal(m_c, diag s_c^2), with a component for each label and everything in it learned.
+
+    Parameters
+    ----------
+    n_labels
+        number of labels.
+    n_latent
+        dimension of z; None leaves it to the model.
+    """
+
+    def __init__(self, n_labels: int, n_latent: int | None = None) -> None:
+        self._n_labels = n_labels
+        super().__init__(n_latent)
+
+    def complete(self, n_latent: int) -> None:
+        """Start as one Normal(0, I_k) for all labels.
+
+        Components that started apart would take cells up before the few labels had said which are theirs.
+        """
+        self.logits = nn.Parameter(torch.zeros(self._n_labels))
+        self.means = nn.Parameter(torch.zeros(self._n_labels, n_latent))
+        self.log_scales = nn.Parameter(torch.zeros(self._n_labels, n_latent))
+
+    def labels(self) -> TorchDistribution:
+        """Categorical(pi) over the labels."""
+        return dist.Categorical(logits=self.logits)
+
+    def of(self, y: Tensor) -> TorchDistribution:
+        """Normal(m_y, s_y) of labels y (...), event shape (k,)."""
+        return dist.Normal(self.means[y], self.log_scales[y].exp()).to_event(1)
+
+    def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
+        """The mixture itself, event shape (k,)."""
+        return dist.MixtureSameFamily(self.labels(), self.of(torch.arange(self._n_labels, device=self.logits.device)))
+
+
+class SCANVI(SCVI):
+    r"""SCVI whose latent is of a mixture of cell types, some of whose labels are known.
+
+    .. math::
+        y_n &\sim \mathrm{Categorical}(\pi) \\
+        z_n \mid y_n &\sim \mathrm{Normal}(m_{y_n}, \mathrm{diag}\, s_{y_n}^2) \\
+        \mathrm{label}_n \mid y_n &= y_n \text{ with probability } 1 - \epsilon, \text{ else any other} \\
+        x_n \mid z_n &\sim \text{as in SCVI}
+
+    where the label is observed in the cells that have one. pi, m and s are learned. The type y is in no guide: it is
+    summed out, by ``TraceEnum_ELBO(max_plate_nesting=1)``, which is the default, or by the bounds of `elbos`, so that
+    every ELBO is of log p(x_n, label_n), and of log p(x_n) where there is no label. The encoder sees counts only.
+
+    Parameters
+    ----------
+    sizes
+        what is known of the data; ``SCANVI.from_data(dm)`` fills it in, for a CellDataModule with ``label_key=``.
+    labels
+        names of the levels of the label, in the order of their codes; filled in as well.
+    unlabeled_category
+        the level of the cells whose label is not known; None where all have one.
+    label_error
+        epsilon, the share of wrong labels among the given ones, in (0, 1).
+    options
+        the other arguments of `SCVI`, all but ``prior``.
+
+    Raises
+    ------
+    ValueError
+        Where the unlabeled category is no level of the label, and where fewer than two labels are left without it.
+
+    Source: Xu et al. 2021, Mol Syst Biol 17, e9620 (scANVI). There a classifier network and a second latent stand for
+    the labels; here the mixture alone, whose P(y | z) has a closed form.
+    """
+
+    queries: ClassVar[dict[str, str | tuple[str, ...]]] = {**SCVI.queries, "label_probability": "labels"}
+    class_of: Tensor
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        labels: Sequence[str],
+        unlabeled_category: str | None = "Unknown",
+        label_error: float = 0.01,
+        **options: Any,
+    ) -> None:
+        if "prior" in options:
+            raise ValueError("SCANVI's prior is the mixture of its labels, and prior= cannot replace it: use SCVI")
+        if not 0 < label_error < 1:
+            raise ValueError(f"label_error is a share of wrong labels, in (0, 1), and is {label_error}")
+        known = [name for name in labels if name != unlabeled_category]
+        _check_labels(labels, known, unlabeled_category, sizes)
+        super().__init__(sizes, prior=LabelMixture(len(known)), **options)
+        self.levels: Mapping[str, Sequence[str]] = {"labels": known}
+        code = [known.index(name) if name in known else -1 for name in labels]
+        self.register_buffer("class_of", torch.tensor(code), persistent=False)
+        error = torch.full((len(known), len(known)), label_error / (len(known) - 1)).fill_diagonal_(1 - label_error)
+        self.register_buffer("confusion", error, persistent=False)
+
+    @classmethod
+    def from_data(cls, dm: Any, **options: Any) -> CountModel:
+        """The model for a CellDataModule's data: their sizes and the names of the label's levels are filled in."""
+        named = {"labels": list(dm.schema["levels"]["label"])} if hasattr(dm, "schema") else {}
+        return super().from_data(dm, **{**named, **options})
+
+    def express(self, batch: CellBatch) -> Tensor:
+        """The program of the RNA and of the labels, inside the plate; returns z (n, k)."""
+        y_n = pyro.sample("y", self.prior.labels(), infer={"enumerate": "parallel"})
+        z_nk = pyro.sample("z", self.prior.of(y_n))
+        known_n, class_n = self._given(batch)
+        label = dist.Categorical(self.confusion[y_n]).mask(known_n)
+        pyro.sample("label", label, obs=class_n)
+        library_n1 = self.library(batch)
+        rho_ng, heads = self.decode(z_nk, batch)
+        pyro.sample("x", self.likelihood(library_n1 * rho_ng, heads, batch), obs=batch.x)
+        return z_nk
+
+    def default_elbo(self) -> ELBO:
+        """TraceEnum_ELBO, which sums y out."""
+        return TraceEnum_ELBO(max_plate_nesting=1)
+
+    @pyro_method
+    def label_probability(self, batch: CellBatch, latents: dict[str, Tensor], given_labels: bool = False) -> Tensor:
+        """P(y = c | z) of each cell, (n, labels): its type by its counts.
+
+        Parameters
+        ----------
+        batch
+            the cells.
+        latents
+            values of the latent sites.
+        given_labels
+            whether the cell's own label, where it has one, is counted in as well: P(y = c | z, label).
+        """
+        y_c1 = torch.arange(len(self.confusion), device=self.class_of.device).unsqueeze(-1)
+        log_joint_cn = self.prior.labels().log_prob(y_c1) + self.prior.of(y_c1).log_prob(latents["z"])
+        if given_labels:
+            known_n, class_n = self._given(batch)
+            log_joint_cn = log_joint_cn + self.confusion[:, class_n].log() * known_n
+        return torch.softmax(log_joint_cn, 0).T
+
+    def _given(self, batch: CellBatch) -> tuple[Tensor, Tensor]:
+        """Which cells have a label (n,), and its class (n,), 0 where there is none."""
+        if batch.label is None:
+            raise ValueError("SCANVI needs the label of each cell: CellDataModule(adata, label_key=...)")
+        class_n = self.class_of[batch.label]
+        return class_n >= 0, class_n.clamp(min=0)
+
+
+def _check_labels(labels: Sequence[str], known: Sequence[str], unlabeled: str | None, sizes: Sizes) -> None:
+    if isinstance(labels, str) or len(labels) != sizes.n_labels:
+        raise ValueError(f"labels must name the {sizes.n_labels} levels of the label, and is {labels!r}")
+    if len(known) < 2:
+        raise ValueError(f"SCANVI needs two labels or more, and has {list(known)}: pass label_key= to CellDataModule")
+    if unlabeled is not None and unlabeled not in labels:
+        raise ValueError(
+            f"unlabeled_category={unlabeled!r} is no level of the label, which has {list(labels)[:10]}: name the one "
+            "of the cells without a label, or pass None where all cells have one"
+        )

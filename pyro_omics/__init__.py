@@ -23,6 +23,7 @@ from pyro_omics import (  # noqa: E402
     testing,
 )
 from pyro_omics.bayes import bayesianize  # noqa: E402
+from pyro_omics.comparison import compare  # noqa: E402
 from pyro_omics.data import CellDataModule, DELDataModule, complete_grid, datasets, read_del, simulate  # noqa: E402
 from pyro_omics.models import SCANVI, SCVI, DELCount, HierarchicalDEL, TotalVI  # noqa: E402
 from pyro_omics.posterior import Posterior  # noqa: E402
@@ -43,6 +44,7 @@ __all__ = [
     "__version__",
     "baselines",
     "bayesianize",
+    "compare",
     "complete_grid",
     "datasets",
     "dispersions",

@@ -1,4 +1,4 @@
-"""The command line: ``pyro-omics fit | validate | test | predict``, by Lightning's CLI, and ``pyro-omics del``."""
+"""The command line: ``pyro-omics fit | validate | test | predict``, by Lightning's CLI, ``compare`` and ``del``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from pyro_omics import del_cli
+from pyro_omics import compare_cli, del_cli
 from pyro_omics.batch import Sizes
+from pyro_omics.bayes import bayesianize
 from pyro_omics.data.rows import RowDataModule
 from pyro_omics.models import CountModel
 from pyro_omics.report import Report, in_place
@@ -33,11 +34,13 @@ Data, model and guide are classes, chosen by name and filled in by their argumen
   --model.guide pyro_omics.guides.Amortized --model.guide.rest pyro.infer.autoguide.AutoMultivariateNormal
   --data pyro_omics.DELDataModule --data.adata counts.csv --model.model pyro_omics.HierarchicalDEL
   --model.optimizer pyro.optim.clipped_adam.ClippedAdam --model.optimizer.lr 4e-3
+  --bayesianize decoder                                   make the decoder's weights latent
   --print_config                                          print the whole configuration, and stop
   --model.model.help pyro_omics.SCVI                      the arguments of a class"""
 DEFAULTS = {"data": "pyro_omics.CellDataModule", "model.model": "pyro_omics.SCVI"}
 DESCRIPTION = """Probabilistic models of count data in biology. For a DNA-encoded library, `pyro-omics del COUNTS.csv
---out FOLDER` goes from a table of counts to a hit list: see `pyro-omics del --help`."""
+--out FOLDER` goes from a table of counts to a hit list: see `pyro-omics del --help`. `pyro-omics compare A.yaml B.yaml`
+fits several configurations on one split: see `pyro-omics compare --help`."""
 OTHER = "choose a model (--model.model) that goes with the data (--data), or the other way round"
 LINKED = tuple(field.name for field in fields(Sizes) if field.name != "n_latent")
 
@@ -67,6 +70,10 @@ class OmicsCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the folder of the results, the report, and the links."""
         parser.add_argument("--out", type=str, default="runs/latest", help="folder that the results are written to")
+        parser.add_argument(
+            "--bayesianize", type=list[str] | str | None, default=None,
+            help="parts of the model whose parameters become latents, such as decoder (pyro_omics.bayesianize)",
+        )  # fmt: skip
         parser.add_lightning_class_args(Report, "report")
         parser.set_defaults(
             {
@@ -84,10 +91,16 @@ class OmicsCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make the parts; data that are asked about a checkpoint are aligned to what it was trained on."""
         parser = self._parser(self.subcommand)
-        parser.add_instantiator(_sized, CountModel, subclasses=True)
+        parser.add_instantiator(self._model, CountModel, subclasses=True)
         if self.subcommand != "fit" and self.trained is not None:
             parser.add_instantiator(_adopting(self.trained), pl.LightningDataModule, subclasses=True)
         super().instantiate_classes()
+
+    def _model(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        """The model, sized, and with latent weights where they are asked for."""
+        model = _sized(cls, *args, **kwargs)
+        parts = self.config[self.subcommand].bayesianize
+        return bayesianize(model, *([parts] if isinstance(parts, str) else parts)) if parts else model
 
     def _parse_ckpt_path(self) -> None:
         # Lightning's reads hyperparameters, which our checkpoints do not hold, and fails on a file that is none.
@@ -227,6 +240,8 @@ def main(args: list[str] | None = None) -> None:
     try:
         if given[:1] == ["del"]:
             del_cli.main(given[1:])
+        elif given[:1] == ["compare"]:
+            compare_cli.main(given[1:], _one_of_several)
         else:
             _lightning(args)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
@@ -234,6 +249,16 @@ def main(args: list[str] | None = None) -> None:
         if foreign or os.environ.get("JSONARGPARSE_DEBUG"):
             raise
         sys.exit(f"pyro-omics: error: {_plainly(str(error))}")
+
+
+def _one_of_several(args: list[str]) -> None:
+    """Run the command with these arguments alone."""
+    # Lightning warns where there is a command line beside its arguments.
+    given, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        _lightning(args)
+    finally:
+        sys.argv = given
 
 
 def _lightning(args: list[str] | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytorch_lightning as pl
 from matplotlib.figure import Figure
 
@@ -18,6 +19,7 @@ from pyro_omics.svi import SVIModule
 from pyro_omics.version import __version__
 
 UNIT = "nats per observation"
+SCORES = "validation_scores.csv"
 
 
 class History(pl.Callback):
@@ -92,7 +94,10 @@ class Report(History):
             if self.umap and adata.obsm[basis].shape[1] > 1:
                 figures["umap.png"] = plots.umap(adata, basis, self.color)
         tables = {f"{name}.csv": getattr(posterior, name)() for name in svi.model.tables}
-        metrics = json.dumps(self._metrics(posterior, trainer, seconds), indent=1)
+        found = None
+        if self.num_particles and len(dm.rows("validation")):
+            found = tables[SCORES] = scores(posterior, self.num_particles)
+        metrics = json.dumps(self._metrics(posterior, trainer, seconds, found), indent=1)
         paths = [svi.save(folder / "model")]
         paths.append(in_place(folder / "adata.h5ad", adata.write_h5ad))
         paths += [in_place(folder / name, table.to_csv) for name, table in tables.items()]
@@ -100,13 +105,14 @@ class Report(History):
         paths.append(in_place(folder / "metrics.json", lambda path: path.write_text(metrics)))
         return paths
 
-    def _metrics(self, posterior: Posterior, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
+    def _metrics(
+        self, posterior: Posterior, trainer: pl.Trainer, seconds: float, found: pd.DataFrame | None
+    ) -> dict[str, Any]:
         dm = posterior.dm
         metrics: dict[str, Any] = {name: values[-1] for name, values in self.curves.items()}
         held_out = len(dm.rows("validation"))
-        if self.num_particles and held_out:
-            likelihood = posterior.log_likelihood("validation", num_particles=self.num_particles)
-            metrics["val_log_likelihood"] = float(likelihood.mean())
+        if found is not None:
+            metrics["val_log_likelihood"] = float(found["log_likelihood"].mean())
             metrics["num_particles"] = self.num_particles
         sizes = dm.sizes.description()
         return {
@@ -116,9 +122,27 @@ class Report(History):
             **{name: size for name, size in sizes.items() if name.startswith("n_") and size},
             "epochs": trainer.current_epoch,
             "seconds": seconds,
+            "parameters": sum(p.numel() for p in posterior.svi.parameters()),
             "model": type(posterior.model).__name__,
             "pyro_omics": __version__,
         }
+
+
+def scores(posterior: Posterior, num_particles: int, seed: int = 0) -> pd.DataFrame:
+    """ELBO and importance-weighted log-likelihood of each held-out row, in nats, (n, 2).
+
+    Parameters
+    ----------
+    posterior
+        of a fit whose DataModule holds rows out.
+    num_particles
+        of the latter.
+    seed
+        of the draws.
+    """
+    elbo = posterior.elbo("validation", num_samples=5, seed=seed)
+    likelihood = posterior.log_likelihood("validation", num_particles=num_particles, seed=seed)
+    return pd.concat([elbo, likelihood], axis=1)
 
 
 def draw(figures: Mapping[str, Figure], folder: Path) -> list[Path]:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_omics.models.base import CountModel
+from pyro_omics.priors import WeightPrior
 from pyro_omics.recipe import EDITS
 
 M = TypeVar("M", bound=CountModel)
 
 
-def bayesianize(model: M, *names: str, prior: Any = None) -> M:
+def bayesianize(model: M, *names: str, prior: Distribution | WeightPrior | None = None) -> M:
     r"""A copy of a model in which parameters are global latent variables, each entry with this prior.
 
     .. math:: w_j \sim \mathrm{prior}
@@ -43,12 +44,12 @@ def bayesianize(model: M, *names: str, prior: Any = None) -> M:
     ValueError
         For a name that the model does not have, that has no parameters, or that belongs to the guide: an encoder.
     TypeError
-        For a prior that is neither.
+        For a prior that is neither, and for a model that is none.
 
     Source: Blundell et al. 2015, ICML 37 (Bayes by backprop).
     """
     prior = dist.Normal(0.0, 1.0) if prior is None else prior
-    if not (isinstance(prior, Distribution) or hasattr(prior, "parts")):
+    if not isinstance(prior, Distribution | WeightPrior):
         raise TypeError(f"prior must be a distribution, such as dist.Normal(0.0, 1.0), and is {prior!r}")
     if isinstance(prior, Distribution) and (prior.batch_shape or prior.event_shape):
         raise ValueError(
@@ -93,15 +94,15 @@ def _owner(model: CountModel, path: str) -> tuple[PyroModule, str]:
     return owner, name
 
 
-def _make_latent(owner: PyroModule, name: str, prior: Any) -> None:
+def _make_latent(owner: PyroModule, name: str, prior: Distribution | WeightPrior) -> None:
     value = getattr(owner, name)
     delattr(owner, name)
-    if not isinstance(prior, Distribution):
+    # On the weights' device wherever the model is moved to: of a distribution's own numbers, no module knows.
+    owner.register_buffer(f"_{name}_like", torch.zeros((), dtype=value.dtype, device=value.device), persistent=False)
+    if isinstance(prior, WeightPrior):
         for part, sample in prior.parts(name, value.shape).items():
             setattr(owner, part, sample)
         return
-    # On the weights' device wherever the model is moved to: of a distribution's own numbers, no module knows.
-    owner.register_buffer(f"_{name}_like", torch.zeros((), dtype=value.dtype, device=value.device), persistent=False)
     setattr(owner, name, PyroSample(_Independent(prior, value.shape, f"_{name}_like")))
 
 

@@ -68,6 +68,44 @@ def test_it_keeps_the_contract(names, rest, dm):
     po.testing.check_model(po.bayesianize(scvi(dm), *names), dm, guide=partial(po.guides.Amortized, rest=rest))
 
 
+@pytest.mark.parametrize("prior", [po.priors.Horseshoe(), po.priors.Horseshoe(0.1, slab=1.0), po.priors.WeightNormal()])
+def test_priors_of_weights(prior, dm, tmp_path):
+    model = po.bayesianize(scvi(dm), "decoder.heads", prior=prior)
+    po.testing.check_model(model, dm)
+    again = po.load(po.SVIModule(model).save(tmp_path / "model"))
+    assert type(again.model.recipe_edits[0]["prior"]) is type(prior)
+
+
+def test_a_horseshoe_shrinks_what_does_not_matter_and_leaves_what_does():
+    """Of 20 weights of a regression one is 3, and the others 0."""
+
+    class Sparse(Regression):
+        def __init__(self, n_obs, n_genes):
+            super().__init__(n_obs, n_genes)
+            self.line = PyroModule[torch.nn.Linear](20, 1, bias=False)
+
+        def forward(self, batch):
+            with self.plate(batch):
+                pyro.sample("x", dist.Normal(self.line(batch.x[:, :20] - 2.0).squeeze(-1), 3.0),
+                            obs=batch.x[:, 20] - 10.0)  # fmt: skip
+
+    import anndata as ad
+
+    rng = np.random.default_rng(0)
+    t = rng.poisson(2.0, (150, 20))
+    y = np.maximum(np.round(10 + 3 * (t[:, 4] - 2) + rng.normal(0, 3, 150)), 0)
+    data = po.CellDataModule(ad.AnnData(np.column_stack([t, y]).astype(np.float32)), validation_size=0.0)
+    torch.manual_seed(0)
+    found = {}
+    for name, prior in (("horseshoe", po.priors.Horseshoe(0.05)), ("normal", dist.Normal(0.0, 3.0))):
+        svi = po.SVIModule(po.bayesianize(Sparse.from_data(data), "line", prior=prior), kl_warmup_epochs=0,
+                           optimizer=partial(ClippedAdam, lr=0.05, lrd=0.998))  # fmt: skip
+        found[name] = np.abs(fitted(svi, data, 400).samples("line.weight", num_samples=200).mean("sample")).values[0]
+    null = np.delete(np.arange(20), 4)
+    assert found["horseshoe"][4] > 2.0
+    assert found["horseshoe"][null].mean() < 0.5 * found["normal"][null].mean()
+
+
 def test_every_model_can_be_made_bayesian():
     adata, _ = po.simulate.citeseq(n_obs=60, n_genes=8, n_proteins=4, n_batches=2, seed=0)
     cite = po.CellDataModule(adata, batch_key="batch", protein_obsm_key="protein_counts")

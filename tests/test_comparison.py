@@ -143,6 +143,7 @@ def test_weights_are_made_latent_by_a_value_of_the_file(tmp_path, monkeypatch):
     adata, _ = po.simulate.cells(n_obs=40, n_genes=6, seed=0)
     adata.write_h5ad("cells.h5ad")
     write(tmp_path / "a.yaml")
+    monkeypatch.setattr("sys.argv", ["pyro-omics"])
     cli.main(["fit", "--config", "a.yaml", "--bayesianize=decoder", "--out", "out"])
     svi = po.load("out/model")
     assert "decoder.heads.rho.weight" in po.Posterior(svi, po.CellDataModule(adata)).samples(num_samples=1)

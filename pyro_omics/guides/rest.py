@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from pyro import poutine
 from pyro.infer.autoguide.initialization import init_to_feasible, init_to_value
 from pyro.nn import PyroModule
 
 from pyro_omics.guides.sizes import check_size
-from pyro_omics.models.base import CountModel
+from pyro_omics.models.base import CountModel, latent_sites
 
 
 def over_globals(rest: Callable[..., PyroModule], model: CountModel) -> PyroModule:
@@ -30,8 +29,10 @@ def over_globals(rest: Callable[..., PyroModule], model: CountModel) -> PyroModu
     ValueError
         For an autoguide that would be too large for memory.
     """
-    program = poutine.block(model, hide=list(model.local_sites))
-    check_size(rest, program, model.example_batch())
+    batch = model.example_batch()
+    # What the ELBO sums out is no guide's.
+    program = poutine.block(model, hide=[*model.local_sites, *latent_sites(model, batch, summed_out=True)])
+    check_size(rest, program, batch)
     given = rest.keywords if isinstance(rest, partial) else {}
     if model.starts and "init_loc_fn" not in given and "init_loc_fn" in inspect.signature(rest).parameters:
         # Weights that all start at one number would stay alike.

@@ -109,7 +109,8 @@ class CountModel(PyroModule, Recipe):
         Weights that are latent (PyroSample) are drawn here, before the plate opens: inside it they would be drawn
         once per row.
         """
-        for module in self.modules():
+        # A guide that opens the plate runs outside of the model, where they would be drawn from the prior for nothing.
+        for module in self.modules() if self._pyro_context.active else ():
             for name in getattr(module, "_pyro_samples", ()):
                 getattr(module, name)
         return pyro.plate(PLATE, self.n_obs, subsample=batch.index)

@@ -189,7 +189,7 @@ def test_columns_that_conditions_leave_out_are_said():
 
 def test_columns_of_a_plain_table_that_no_name_explains_are_said():
     frame = plain(NTC_1=[1, 0, 2, 0], NTC_2=[0, 0, 1, 1], ID=[4, 3, 2, 1], smiles=[None] * 4, notes=[np.nan] * 4)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="look like counts") as caught:
         assert read_del(frame).var_names.tolist() == ["target_1", "control_1"]
     (said,) = (str(one.message) for one in caught)
     assert said.startswith("the columns 'NTC_1', 'NTC_2' look like counts, and are left out")
@@ -203,7 +203,7 @@ def test_columns_of_a_plain_table_that_no_name_explains_are_said():
 def test_selections_of_deli_that_are_hardly_replicates_are_said():
     names = {"corrected_s1": "corrected_ca9_1", "corrected_s2": "corrected_ca9_2"}
     frame = deli().rename(columns=names).assign(corrected_ntc=[1, 0, 0])
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="taken as targets") as caught:
         assert (read_del(frame).var["condition"] == "target").all()
     (said,) = (str(one.message) for one in caught)
     assert said.startswith("the selections 'ca9_1', 'ca9_2', 'ntc' are all taken as targets")
@@ -361,8 +361,8 @@ def test_a_selection_called_by_a_letter_is_no_cycle():
     frame = plain(C=["c1", "c2", "c2", "c1"], D=[4, 0, 2, 9])
     with pytest.warns(UserWarning, match="the columns 'D' look like counts.*synthon_keys"):
         assert read_del(frame, complete=False).obs.columns.tolist() == ["A", "B", "C"]
+    of_deldock = frame.rename(columns={"target_1": "ca9_exp_r1", "control_1": "ca9_beads_r1"})
     with pytest.warns(UserWarning, match="the columns 'D' look like counts"):
-        of_deldock = frame.rename(columns={"target_1": "ca9_exp_r1", "control_1": "ca9_beads_r1"})
         assert read_del(of_deldock, complete=False).obs.columns.tolist() == ["A", "B", "C"]
     asked = read_del(frame, synthon_keys=list("ABCD"), complete=False)
     assert asked.obs["D"].tolist() == ["4", "0", "2", "9"]

@@ -93,7 +93,7 @@ LAYOUTS = {
     ),
     "deldenoiser": Layout("'cycle_1_lane', 'cycle_2_lane' and 'readcount'", {"readcount": None}, LANES),
     "plain": Layout(
-        "'target_1', 'control_1', 'pre-selection_1', or the columns that conditions= names",
+        "'target_1', 'control_1', 'pre-selection_1', or columns that conditions names",
         {
             rf"(?i:{condition.replace('-', '[-_ ]?')}(?:[-_. ]?(?:r|rep)?(?P<replicate>\d+))?)": condition
             for condition in KNOWN

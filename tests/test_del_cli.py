@@ -226,8 +226,8 @@ def test_doubts_are_said_and_an_empty_hit_list_is_a_result(folder, capsys):
     assert len(read("out/compounds.csv")) == 64
     printed = capsys.readouterr().out
     for said in (
-        f"Note: read_del: {missing} of the 64 compounds in the full grid are not in the table and are taken to have no count: "
-        "added with zeros (--complete=false leaves them out)",
+        f"Note: read_del: {missing} of the 64 compounds in the full grid are not in the table and are taken to "
+        "have no count: added with zeros (--complete=false leaves them out)",
         "Note: the column 'reads' looks like reads by its name",
         "Note: there is one target selection, 'reads'",
         "Note: the sequencing is too shallow for a list",

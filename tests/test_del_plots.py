@@ -1,6 +1,7 @@
 """Figures of DNA-encoded libraries: their artists hold the data they are given."""
 
 import io
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -193,7 +194,7 @@ def test_a_flat_cube_names_up_to_60_building_blocks():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == [f"A{i}" for i in range(1, 61)]
     assert "B1" not in [tick.get_text() for tick in axes.get_yticklabels()]
     boxes = [tick.get_window_extent() for tick in axes.get_xticklabels()]
-    assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:], strict=False))  # none hides another
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))  # none hides another
     solid = library(n_blocks=(13, 2, 2), n_target=1, n_control=0)
     axes = plots.cube(solid, hit_list(solid, 0)).axes[0]
     assert "A1" not in [tick.get_text() for tick in axes.get_xticklabels()]

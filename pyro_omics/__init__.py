@@ -22,7 +22,16 @@ from pyro_omics import (  # noqa: E402
     report,
     testing,
 )
-from pyro_omics.data import CellDataModule, DELDataModule, complete_grid, datasets, read_del, simulate  # noqa: E402
+from pyro_omics.data import (  # noqa: E402
+    CellDataModule,
+    DELDataModule,
+    add_fingerprints,
+    complete_grid,
+    datasets,
+    fingerprints,
+    read_del,
+    simulate,
+)
 from pyro_omics.models import SCVI, DELCount, HierarchicalDEL, TotalVI  # noqa: E402
 from pyro_omics.posterior import Posterior  # noqa: E402
 from pyro_omics.saving import load  # noqa: E402
@@ -39,6 +48,7 @@ __all__ = [
     "SVIModule",
     "TotalVI",
     "__version__",
+    "add_fingerprints",
     "baselines",
     "complete_grid",
     "datasets",
@@ -46,6 +56,7 @@ __all__ = [
     "distributions",
     "effects",
     "elbos",
+    "fingerprints",
     "guides",
     "layers",
     "libraries",

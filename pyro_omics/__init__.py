@@ -24,7 +24,16 @@ from pyro_omics import (  # noqa: E402
 )
 from pyro_omics.bayes import bayesianize  # noqa: E402
 from pyro_omics.comparison import compare  # noqa: E402
-from pyro_omics.data import CellDataModule, DELDataModule, complete_grid, datasets, read_del, simulate  # noqa: E402
+from pyro_omics.data import (  # noqa: E402
+    CellDataModule,
+    DELDataModule,
+    add_fingerprints,
+    complete_grid,
+    datasets,
+    fingerprints,
+    read_del,
+    simulate,
+)
 from pyro_omics.models import SCANVI, SCVI, DELCount, HierarchicalDEL, TotalVI  # noqa: E402
 from pyro_omics.posterior import Posterior  # noqa: E402
 from pyro_omics.saving import load  # noqa: E402
@@ -42,6 +51,7 @@ __all__ = [
     "SVIModule",
     "TotalVI",
     "__version__",
+    "add_fingerprints",
     "baselines",
     "bayesianize",
     "compare",
@@ -51,6 +61,7 @@ __all__ = [
     "distributions",
     "effects",
     "elbos",
+    "fingerprints",
     "guides",
     "layers",
     "libraries",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ from pyro_omics.svi import SVIModule
 ANNDATA = (".h5ad", ".zarr")
 DESCRIPTION = """Find the binders of a DNA-encoded library: read a table of counts, fit HierarchicalDEL, and write the
 hit list, all compounds ranked, building blocks and pairs of them, the fitted model, figures and metrics.
+In the tables of compounds, fold, fold_lower and fold_upper are multiples of the library's background; log_enrichment,
+median, lower, upper and log_tag are natural logs. A ratio of inf has no count in the controls.
 
   pyro-omics del counts.csv --out runs/del
   pyro-omics del counts.csv --conditions sample1=target,sample2=target,beads=control --synthon_keys bb1,bb2,bb3"""
@@ -62,6 +65,7 @@ def analyse(
     layout: Literal["deldock", "kindel", "deli", "deldenoiser", "plain"] | None = None,
     counts: Literal["umi", "raw"] = "umi",
     synthon_keys: list[str] | str | None = None,
+    complete: bool | None = None,
     fdr: float = 0.1,
     threshold: float = 2.0,
     max_epochs: int = 100,
@@ -86,6 +90,9 @@ def analyse(
         "umi": molecules; "raw": reads.
     synthon_keys
         the columns of building blocks, COLUMN,..., or a list; those that are recognised when not given.
+    complete
+        whether to add the combinations of building blocks that the table omits, with counts of zero; when not given,
+        where the table omits what has no count.
     fdr
         false discovery rate of the hit list.
     threshold
@@ -107,8 +114,9 @@ def analyse(
     _check(fdr, threshold, max_epochs)
     folder, places = _places(out, table)
     notes: list[str] = []
-    with del_report.noting(notes):
-        adata = _read(table, _mapping(conditions), layout, counts, _list(synthon_keys))
+    reading = {"conditions": _mapping(conditions), "layout": layout, "counts": counts, "complete": complete}
+    with del_report.noting(notes), _in_options():
+        adata = _read(table, reading, _list(synthon_keys))
         dm = DELDataModule(adata, synthon_keys=_list(synthon_keys), seed=seed)
     del_report.print_selections(dm)
     folder.mkdir(parents=True, exist_ok=True)  # where it cannot be made, better now than after the training
@@ -124,7 +132,7 @@ def analyse(
     paths.append(svi.save(folder / "model"))
     paths += draw(figures, folder)
     paths.append(in_place(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=1))))
-    del_report.print_hits(found, fdr, threshold)
+    del_report.print_hits(found, fdr, threshold, bool(dm.schema["controls"]))
     print(f"\nThe results are in {folder}\n" + "\n".join(f"  {path}" for path in paths))
     return folder
 
@@ -170,15 +178,20 @@ def _list(keys: Sequence[str] | str | None) -> list[str] | None:
     return keys.split(",") if isinstance(keys, str) else None if keys is None else list(keys)
 
 
-def _read(table: str, conditions: Any, layout: Any, counts: Any, synthon_keys: list[str] | None) -> AnnData:
+@contextmanager
+def _in_options() -> Iterator[None]:
+    """Word errors as one types the mend here."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(del_report.as_options(str(error))) from error
+
+
+def _read(table: str, reading: dict[str, Any], synthon_keys: list[str] | None) -> AnnData:
     if Path(table).suffix not in ANNDATA:
-        return read_del(table, layout, conditions, synthon_keys, counts=counts)
-    for argument, value, default in (
-        ("conditions", conditions, None),
-        ("layout", layout, None),
-        ("counts", counts, "umi"),
-    ):
-        if value != default:
+        return read_del(table, synthon_keys=synthon_keys, **reading)
+    for argument, value in reading.items():
+        if value not in (None, "umi"):
             raise ValueError(
                 f"{argument}={value!r} says how a table is read, and {table!r} is an AnnData: leave it out (conditions "
                 'are in adata.var["condition"])'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +23,19 @@ from pyro_omics.tables import detectable, shortlist
 from pyro_omics.version import __version__
 
 SHOWN = 5
+RATE = (
+    "That rate is the model's own expectation: it held in libraries drawn from the model's prior, and was exceeded on "
+    "simulated selections with other mechanisms, most without controls."
+)
+MATRIX = "Note: there are no control selections, so that compounds that bind the matrix count as hits."
 
 
 def tables(posterior: Posterior, fdr: float, threshold: float, seed: int) -> dict[str, pd.DataFrame]:
     """All tables, name -> table: the hit list, all compounds ranked, and building blocks, single and in pairs.
+
+    Those of compounds have what `enrichment` gives, in natural logs, and beside it ``fold``, ``fold_lower`` and
+    ``fold_upper``: exp of ``median``, ``lower`` and ``upper``, multiples of the library's background. ``ratio``, of the
+    target's counts to the controls', is infinite where the controls have none.
 
     Parameters
     ----------
@@ -47,11 +58,18 @@ def tables(posterior: Posterior, fdr: float, threshold: float, seed: int) -> dic
     ranked = ranked.sort_values(["p_enriched", "log_enrichment"], ascending=False, kind="stable")
     compounds = _compounds(posterior.dm)
     return {
-        "hits": pd.concat([compounds.loc[hits.index], hits], axis=1).rename_axis("compound"),
-        "compounds": pd.concat([compounds.loc[ranked.index], ranked], axis=1).rename_axis("compound"),
+        "hits": _joined(compounds, hits),
+        "compounds": _joined(compounds, ranked),
         "synthons": posterior.synthons(seed=seed),
         "disynthons": _disynthons(posterior, seed),
     }
+
+
+def _joined(compounds: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """What the compounds are, their enrichment in folds, and all that the table says, in its order."""
+    logs = {"fold": "median", "fold_lower": "lower", "fold_upper": "upper"}
+    folds = pd.DataFrame({name: np.exp(table[log]) for name, log in logs.items()})
+    return pd.concat([compounds.loc[table.index], folds, table], axis=1).rename_axis("compound")
 
 
 def _compounds(dm: Any) -> pd.DataFrame:
@@ -93,9 +111,10 @@ def figures(posterior: Posterior, found: dict[str, pd.DataFrame], seed: int) -> 
     drawn = {
         "target_against_control.png": plots.target_against_control(adata, found["hits"]),
         "synthons.png": plots.synthon_forest(found["synthons"]),
-        "replicates.png": plots.replicate_agreement(adata),
         "calibration.png": plots.calibration(adata, of_targets, seed=seed),
     }
+    if _selections(posterior.dm)["target"] > 1:
+        drawn["replicates.png"] = plots.replicate_agreement(adata)
     if len(cycles) <= 3:
         drawn["cube.png"] = plots.cube(adata, found["hits"], cycles)
     return drawn
@@ -156,11 +175,32 @@ def noting(notes: list[str]) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
-    # Other categories are of what the package is built on, and nothing that its user can mend.
-    found = handler.found + [str(warning.message) for warning in caught if warning.category is UserWarning]
-    for note in found:
-        print(f"Note: {note}")
-    notes += found
+        # Other categories are of what the package is built on, and nothing that its user can mend.
+        found = handler.found + [str(warning.message) for warning in caught if warning.category is UserWarning]
+        notes += map(as_options, found)
+        # Also where an error ends it: they may say why.
+        print("".join(f"Note: {as_options(note)}\n" for note in found), end="")
+
+
+def as_options(message: str) -> str:
+    """A message about Python's arguments of `read_del` as one types them on the command line."""
+    message = re.sub(r"read_del\(\.\.\., (complete=\w+)\)", r"\1", message)
+    message = re.sub(r"\bconditions=\{(.*?)\}", _conditions, message)
+    message = re.sub(r"\bconditions\['(.*?)'\]='(.*?)'", _conditions, message)
+    message = message.replace("synthon_keys=[...]", "--synthon_keys COLUMN,...")
+    message = re.sub(r"\bsynthon_keys=\[(.*?)\]", lambda found: f"--synthon_keys {_columns(found[1])}", message)
+    message = re.sub(r"\b(?<!-)(layout|counts)='(\w+)'", r"--\1=\2", message)
+    return re.sub(r"\bcomplete=(True|False)", lambda found: f"--complete={found[1].lower()}", message)
+
+
+def _conditions(found: re.Match[str]) -> str:
+    pairs = re.findall(r"'(.*?)': '(.*?)'", found[1]) or [found.groups()]
+    more = ["..."] if found[1].endswith("...") else []
+    return f"--conditions {shlex.quote(','.join([*map('='.join, pairs), *more]))}"
+
+
+def _columns(names: str) -> str:
+    return shlex.quote(",".join(re.findall(r"'(.*?)'", names)))
 
 
 @contextmanager
@@ -184,10 +224,11 @@ def print_selections(dm: Any) -> None:
     print(f"{dm.adata.n_obs:,} compounds of {blocks} building blocks; selections: {named}")
 
 
-def print_hits(found: dict[str, pd.DataFrame], fdr: float, fold: float) -> None:
-    """Say how many hits there are, and what the best compounds are."""
+def print_hits(found: dict[str, pd.DataFrame], fdr: float, fold: float, controls: bool) -> None:
+    """Say how many hits there are, what their rate means with ``controls`` or without, and which compounds are best."""
     n = len(found["hits"])
     print(f"\n{n:,} hits, more than {fold:g}-fold enriched, at a false discovery rate of {fdr:g}")
+    print(RATE if controls else f"{RATE}\n{MATRIX}")
     if not n:
         print(
             "No compound stands out far enough. That is a result, not an error; the ranking of all compounds and the "
@@ -203,4 +244,7 @@ def print_hits(found: dict[str, pd.DataFrame], fdr: float, fold: float) -> None:
         },
         index=top.index.rename(None),
     )
-    print(f"The first {len(top)} of the ranking:\n{shown.to_string()}")
+    print(
+        f"The first {len(top)} of the ranking (folds are multiples of the library's background; in the tables "
+        f"log_enrichment, median, lower and upper are natural logs):\n{shown.to_string()}"
+    )

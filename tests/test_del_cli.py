@@ -15,7 +15,7 @@ import yaml
 from helpers import quiet_trainer
 
 import pyro_omics as po
-from pyro_omics import cli
+from pyro_omics import cli, del_report
 
 CONFIGS = Path(po.__file__).parents[1] / "configs"
 FIGURES = ["calibration.png", "cube.png", "replicates.png", "synthons.png", "target_against_control.png",
@@ -125,6 +125,13 @@ def test_all_compounds_are_ranked(ran):
     assert list(found.index[: len(hits)]) == list(hits.index)
 
 
+@pytest.mark.parametrize("name", ["hits", "compounds"])
+def test_folds_are_beside_the_logs(ran, name):
+    found = read(ran[0] / f"out/{name}.csv")
+    for fold, log in (("fold", "median"), ("fold_lower", "lower"), ("fold_upper", "upper")):
+        np.testing.assert_allclose(found[fold], np.exp(found[log]), rtol=1e-4)
+
+
 def test_building_blocks_and_their_pairs(ran):
     folder, _, post = ran
     found, expected = read(folder / "out/synthons.csv", [0, 1]), post.synthons(seed=5)
@@ -159,8 +166,11 @@ def test_the_summary_names_the_best(ran):
     folder, printed, _ = ran
     hits, ranked = read(folder / "out/hits.csv"), read(folder / "out/compounds.csv")
     assert "512 compounds of 8 x 8 x 8 building blocks; selections: 2 target\n" in printed
-    assert f"{len(hits)} hits, more than 3-fold enriched, at a false discovery rate of 0.2" in printed
-    lines = printed.split("The first 5 of the ranking:\n")[1].splitlines()[1:6]
+    assert f"{len(hits)} hits, more than 3-fold enriched, at a false discovery rate of 0.2\nThat rate is the" in printed
+    assert "the model's own expectation: it held in libraries drawn from the model's prior, and was exceeded" in printed
+    assert "\nNote: there are no control selections, so that compounds that bind the matrix count as hits" in printed
+    assert "(folds are multiples of the library's background; in the tables log_enrichment, median, lower" in printed
+    lines = printed.split("The first 5 of the ranking")[1].splitlines()[2:7]
     for line, (name, row) in zip(lines, ranked.head(5).iterrows(), strict=True):
         assert line.split() == [name, f"{np.exp(row['median']):.3g}", f"{np.exp(row['lower']):.3g}", "to",
                                 f"{np.exp(row['upper']):.3g}", f"{row['p_enriched']:.3f}"]  # fmt: skip
@@ -170,7 +180,7 @@ def test_the_summary_names_the_best(ran):
 # Options --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_path_of_the_hit_list_conditions_and_building_blocks_by_name(folder):
+def test_a_path_of_the_hit_list_conditions_and_building_blocks_by_name(folder, capsys):
     """Two cycles, all arms, columns of any name: the options in a file, and one of them on the command line."""
     adata, _ = po.simulate.del_library(cycles=(5, 6), n_target=2, n_control=1, n_pre=1, depth=8)
     names = dict(zip(adata.var_names, ["s1", "s2", "beads", "naive"], strict=True))
@@ -178,6 +188,7 @@ def test_a_path_of_the_hit_list_conditions_and_building_blocks_by_name(folder):
     (folder / "options.yaml").write_text("table: other.csv\nmax_epochs: 1\nfdr: 0.3\nsynthon_keys: [amine, acid]\n")
     arms = "--conditions=s1=target,s2=target,beads=control,naive=pre-selection"
     cli.main(["del", "mine.csv", arms, "--out=found.csv", "--fdr=0.4", "--config=options.yaml"])
+    assert "no control selections" not in capsys.readouterr().out
     assert files(folder / "found") == [name for name in LEFT if name != "hits.csv"]
     ranked, hits = read("found/compounds.csv"), read("found.csv")
     assert list(hits.columns[:5]) == ["amine", "acid", "counts_target", "counts_control", "counts_pre-selection"]
@@ -200,7 +211,7 @@ def test_an_anndata_in_four_cycles_has_no_cube(folder):
     adata, _ = po.simulate.del_library(cycles=(2, 3, 2, 2), n_target=1, n_control=0, depth=8)
     adata.write_h5ad("library.h5ad")
     run(table="library.h5ad")
-    assert files("out") == [name for name in LEFT if name != "cube.png"]
+    assert files("out") == [name for name in LEFT if name not in ("cube.png", "replicates.png")]  # nor a second target
     assert len(read("out/compounds.csv")) == 24
 
 
@@ -215,7 +226,8 @@ def test_doubts_are_said_and_an_empty_hit_list_is_a_result(folder, capsys):
     assert len(read("out/compounds.csv")) == 64
     printed = capsys.readouterr().out
     for said in (
-        f"Note: read_del: {missing} of the 64 compounds in the full grid have no count",
+        f"Note: read_del: {missing} of the 64 compounds in the full grid are not in the table and are taken to "
+        "have no count: added with zeros (--complete=false leaves them out)",
         "Note: the column 'reads' looks like reads by its name",
         "Note: there is one target selection, 'reads'",
         "Note: the sequencing is too shallow for a list",
@@ -243,7 +255,7 @@ def refused(folder, capsys, monkeypatch):
             run(*options, **where)
         assert end.value.code not in (0, None)
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-        message = f"{end.value.code}\n{capsys.readouterr().err}"
+        message = f"{end.value.code}\n{''.join(capsys.readouterr())}"
         assert "Traceback" not in message
         return message
 
@@ -258,9 +270,9 @@ def refused(folder, capsys, monkeypatch):
         ("--max_epochs=0", "max_epochs is a number of passes over the compounds, at least 1, and is 0"),
         ("--conditions=target_1", "write COLUMN=CONDITION,COLUMN=CONDITION"),
         ("--conditions=nowhere=target", "conditions names 'nowhere'"),
-        ("--conditions.target_1=Target", "write 'target'"),
+        ("--conditions.target_1=Target", "--conditions target_1=Target: write 'target'"),
         ("--synthon_keys=A,Z", "'Z' is not a column"),
-        ("--layout=kindel", "layout='kindel' is known by"),
+        ("--layout=kindel", "--layout=kindel is known by"),
         ("--layout=excel", "excel"),
         ("--counts=some", "some"),
         ("--epochs=3", "epochs"),
@@ -291,10 +303,49 @@ def test_counts_that_are_none_are_named(refused, folder):
 
 def test_a_table_whose_selections_are_unknown_is_asked_about(refused):
     small(cycles=(2, 2)).rename(columns={"target_1": "s1", "target_2": "s2"}).to_csv("plain.csv", index=False)
-    assert "for instance conditions={'s1': 'target', 's2': 'control'}" in refused(table="plain.csv")
+    said = "say what each was selected on, --conditions 's1=target or control,...'"
+    assert said in refused(table="plain.csv")
+    assert "write which of them it is" in refused("--conditions=s1=target or control", table="plain.csv")
 
 
-@pytest.mark.parametrize("option", ["--layout=plain", "--counts=raw", "--conditions=target_1=target"])
+def test_doubts_are_said_where_an_error_ends_it(refused):
+    small(cycles=(2, 2)).rename(columns={"A": "amine", "B": "acid"}).to_csv("plain.csv", index=False)
+    said = refused(table="plain.csv")
+    assert "Note: no building blocks are recognised among the columns" in said
+    assert "name their columns, --synthon_keys COLUMN,...; columns of text are 'amine', 'acid'" in said
+    assert "synthon_keys must name the building-block columns" in said
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("say, conditions={'S1': 'target'}; or", "say, --conditions S1=target; or"),
+        ("conditions={'S1': 'target', 'b c': 'control'}", "--conditions 'S1=target,b c=control'"),
+        ("conditions={'S1': 'competitor', ...}", "--conditions S1=competitor,..."),
+        ("conditions['S1']='traget': write", "--conditions S1=traget: write"),
+        ("name them, synthon_keys=[...]", "name them, --synthon_keys COLUMN,..."),
+        ("say which, synthon_keys=['A', 'B']", "say which, --synthon_keys A,B"),
+        ("layout='deli', counts='raw'", "--layout=deli, --counts=raw"),
+        ("(read_del(..., complete=False)), complete=True", "(--complete=false), --complete=true"),
+        ("the accounts='raw' of df.groupby(['A'])", "the accounts='raw' of df.groupby(['A'])"),
+    ],
+)
+def test_mends_are_worded_as_options(message, expected):
+    assert del_report.as_options(message) == expected
+
+
+def test_a_table_is_completed_as_asked(folder):
+    frame = small(cycles=(3, 3), n_target=1)
+    frame.iloc[1:].to_csv("counts.csv", index=False)
+    run("--complete=true")
+    assert len(read("out/compounds.csv")) == 9
+    run("--complete=false")
+    assert len(read("out/compounds.csv")) == 8
+
+
+@pytest.mark.parametrize(
+    "option", ["--layout=plain", "--counts=raw", "--conditions=target_1=target", "--complete=false"]
+)
 def test_how_a_table_is_read_is_not_asked_of_an_anndata(refused, option):
     po.simulate.del_library(cycles=(2, 2), depth=8)[0].write_h5ad("library.h5ad")
     assert "says how a table is read, and 'library.h5ad' is an AnnData" in refused(option, table="library.h5ad")

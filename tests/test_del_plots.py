@@ -1,6 +1,7 @@
 """Figures of DNA-encoded libraries: their artists hold the data they are given."""
 
 import io
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 import xarray as xr
 from anndata import AnnData
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -185,6 +187,19 @@ def test_a_cube_of_two_cycles_is_flat():
     np.testing.assert_array_equal(points.get_offsets(), [[3, 4], [1, 1]])
 
 
+def test_a_flat_cube_names_up_to_60_building_blocks():
+    adata = library(n_blocks=(60, 61), n_target=1, n_control=0)
+    figure = drawn(plots.cube(adata, hit_list(adata, 0)))
+    axes = figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [f"A{i}" for i in range(1, 61)]
+    assert "B1" not in [tick.get_text() for tick in axes.get_yticklabels()]
+    boxes = [tick.get_window_extent() for tick in axes.get_xticklabels()]
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))  # none hides another
+    solid = library(n_blocks=(13, 2, 2), n_target=1, n_control=0)
+    axes = plots.cube(solid, hit_list(solid, 0)).axes[0]
+    assert "A1" not in [tick.get_text() for tick in axes.get_xticklabels()]
+
+
 def test_a_cube_of_named_cycles():
     adata = library(n_blocks=(2, 3, 2, 2))
     with pytest.raises(ValueError, match="draws two or three cycles, and synthon_keys has 4"):
@@ -220,6 +235,27 @@ def test_the_forest_shows_the_best_synthons_with_their_intervals():
     assert [tick.get_text() for tick in axes.get_yticklabels()] == [f"{cycle} {name}" for cycle, name in best.index]
     assert axes.yaxis_inverted()  # the first, at 0, is on top
     assert axes.get_title() == "cycle and synthon: the best 3 of 5"
+
+
+def test_the_forest_compares_building_blocks_with_those_of_their_cycle():
+    """Not with a background of 0: each cycle's median is of all its building blocks, not of those shown."""
+    table = synthons(9)
+    axes = drawn(plots.synthon_forest(table, top=4)).axes[0]
+    medians = table["log_enrichment"].groupby("cycle").median()
+    assert {line.get_label(): line.get_xdata()[0] for line in axes.lines} == {
+        f"median of {cycle}": pytest.approx(median) for cycle, median in medians.items()
+    }
+    best = table.sort_values("log_enrichment", ascending=False).head(4)
+    lines = {line.get_label()[-1]: to_rgba(line.get_color()) for line in axes.lines}
+    shown = [lines[cycle] for cycle in best.index.get_level_values("cycle")]
+    np.testing.assert_allclose(axes.collections[1].get_facecolors(), shown)
+    pairs = plots.synthon_forest(table.rename_axis(["A", "B"])).axes[0]
+    (line,) = pairs.lines
+    assert line.get_xdata()[0] == pytest.approx(table["log_enrichment"].median())
+    assert " ".join(axes.get_xlabel().split()) == (
+        "log enrichment of the tags over the background (natural log), 90% interval; compare building blocks with "
+        "each other"
+    )
 
 
 def test_a_forest_of_all_synthons():
@@ -259,7 +295,8 @@ def heights(figure, name):
 
 
 def band(figure):
-    box = labelled(figure.axes[0], "95% of calibrated histograms").get_bbox()
+    said = "95% if the predictions had not seen these counts;\nones that have are more central"
+    box = labelled(figure.axes[0], said).get_bbox()
     return box.y0, box.y1
 
 

@@ -52,6 +52,8 @@ def kindel():
     return pd.DataFrame(
         {
             "smiles": ["C", "CC"],
+            "smiles_a": ["C", "CCO"],
+            "smiles_b": ["N", "N"],
             "molecule_hash": ["h1", "h0"],
             "seq_target_1": [1, 2],
             "seq_target_2": [3.0, 4.0],
@@ -68,7 +70,7 @@ def deli():
             "raw_s1": [30, 12, 0],
             "corrected_s1": [3, 1, 0],
             "raw_s2": [0, 12, 24],
-            "corrected_s2": [0, 1, 2],
+            "corrected_s2": [0, 1, 1],
             "SMILES_A": ["C", "N", "N"],
             "ID_A": ["A2", "A1", "A1"],
             "SMILES_B": ["O", "O", "F"],
@@ -78,7 +80,7 @@ def deli():
             "A_raw_s1": [30, 12, 12],
             "A_corrected_s1": [3, 1, 1],
             "A-B_corrected_s1": [3, 1, 0],
-            "AB_corrected_s2": [0, 1, 2],
+            "AB_corrected_s2": [0, 1, 1],
         }
     )
 
@@ -117,7 +119,7 @@ def test_kindel():
     assert selections == [("target", "1"), ("target", "2"), ("control", "1"), ("pre-selection", "1")]
     assert counts.index.tolist() == ["h1", "h0"]
     assert counts.to_numpy().tolist() == [[1, 3, 5, 7], [2, 4, 6, 0]]
-    assert adata.obs.columns.tolist() == ["smiles"]
+    assert adata.obs.astype(str).to_dict("list") == {"A": ["C", "CCO"], "B": ["N", "N"], "smiles": ["C", "CC"]}
     assert read_del(kindel().assign(molecule_hash=[12, 7])).obs_names.tolist() == ["12", "7"]
     assert read_del(kindel().assign(bb1=["b", "c"], bb2=["d", "d"])).obs["A"].tolist() == ["b", "c"]
 
@@ -127,7 +129,7 @@ def test_deli_takes_umi_counts_of_compounds_and_no_sums():
     assert selections == [("target", "1"), ("target", "2")]
     assert counts.columns.tolist() == ["s1", "s2"]
     assert counts.index.tolist() == ["A2-B1", "A1-B1", "A1-B2"]
-    assert counts.to_numpy().tolist() == [[3, 0], [1, 1], [0, 2]]
+    assert counts.to_numpy().tolist() == [[3, 0], [1, 1], [0, 1]]
     assert adata.obs["A"].tolist() == ["A2", "A1", "A1"]
     assert adata.obs["smiles"].tolist() == ["CO", "NO", "NF"]
 
@@ -185,6 +187,63 @@ def test_columns_that_conditions_leave_out_are_said():
         read_del(frame, conditions={"S9": "target"})
 
 
+def test_columns_of_a_plain_table_that_no_name_explains_are_said():
+    frame = plain(NTC_1=[1, 0, 2, 0], NTC_2=[0, 0, 1, 1], ID=[4, 3, 2, 1], smiles=[None] * 4, notes=[np.nan] * 4)
+    with pytest.warns(UserWarning, match="look like counts") as caught:
+        assert read_del(frame).var_names.tolist() == ["target_1", "control_1"]
+    (said,) = (str(one.message) for one in caught)
+    assert said.startswith("the columns 'NTC_1', 'NTC_2' look like counts, and are left out")
+    assert "conditions={'NTC_1': 'target or control', ...}" in said
+    assert caught[0].filename == __file__
+    read_del(frame, conditions={"NTC_1": "control", "NTC_2": "control"})
+    with pytest.warns(UserWarning, match="the columns 'NTC_2' look like counts"):
+        read_del(frame, conditions={"NTC_1": "control"})
+
+
+def test_selections_of_deli_that_are_hardly_replicates_are_said():
+    names = {"corrected_s1": "corrected_ca9_1", "corrected_s2": "corrected_ca9_2"}
+    frame = deli().rename(columns=names).assign(corrected_ntc=[1, 0, 0])
+    with pytest.warns(UserWarning, match="taken as targets") as caught:
+        assert (read_del(frame).var["condition"] == "target").all()
+    (said,) = (str(one.message) for one in caught)
+    assert said.startswith("the selections 'ca9_1', 'ca9_2', 'ntc' are all taken as targets")
+    assert "say it of each, conditions={'ca9_1': 'target or control', ...}" in said
+    # Silent where the caller says which is no target, or that all are; not where it says it of some.
+    for told in ({"ntc": "control"}, {"corrected_ntc": "control"}, dict.fromkeys(["ca9_1", "ca9_2", "ntc"], "target")):
+        read_del(frame, conditions=told)
+    with pytest.warns(UserWarning, match="are all taken as targets"):
+        read_del(frame, conditions={"ca9_1": "target", "ca9_2": "target"})
+
+
+@pytest.mark.parametrize("ending", ["1", "_rep1", "-R01", " replicate 1"])
+def test_names_that_differ_by_a_replicate_are_of_one_target(ending):
+    names = {f"corrected_s{k}": f"corrected_53BP1{ending.replace('1', str(k))}" for k in (1, 2)}
+    assert read_del(deli().rename(columns=names)).n_vars == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (("Target_1", "Control_1"), [("target", "1"), ("control", "1")]),
+        (("TARGET-2", "control r3"), [("target", "2"), ("control", "3")]),
+        (("target", "control"), [("target", "1"), ("control", "1")]),
+        (("Target", "PreSelection"), [("target", "1"), ("pre-selection", "1")]),
+        (("pre_selection_1", "Competitor_rep2"), [("pre-selection", "1"), ("competitor", "2")]),
+        (("exp_r1", "beads_r1"), [("target", "1"), ("control", "1")]),
+        (("CA9_Exp_R2", "CA9_Beads_R1"), [("target", "2"), ("control", "1")]),
+    ],
+)
+def test_case_separators_and_names_without_a_number(columns, expected):
+    frame = plain().rename(columns=dict(zip(["target_1", "control_1"], columns, strict=True)))
+    adata = read_del(frame)
+    assert held(adata)[0] == expected
+    assert adata.var_names.tolist() == list(columns)
+
+
+def test_a_column_target_of_text_is_no_selection():
+    assert read_del(deldock().assign(target="ca9"), complete=False).n_vars == 3
+
+
 def test_conditions_go_before_the_layout_and_add_columns():
     frame = deldock().assign(naive=[1, 1, 1])
     selections, counts = held(
@@ -207,7 +266,8 @@ def test_two_proteins_are_no_replicates_of_one_target():
     assert selections[-1] == ("competitor", "1")
 
 
-BLOCKS = [("ID_A", "ID_B"), ("cycle_1", "cycle_2"), ("Cycle 1", "Cycle 2"), ("bb1_id", "bb2_id"), ("BB1", "BB2")]
+BLOCKS = [("ID_A", "ID_B"), ("cycle_1", "cycle_2"), ("Cycle 1", "Cycle 2"), ("bb1_id", "bb2_id"), ("BB1", "BB2"),
+          ("BB_A", "BB_B"), ("codon1", "codon_2"), ("smiles_a", "smiles_b")]  # fmt: skip
 
 
 @pytest.mark.parametrize("columns", [*BLOCKS, ("BB", None)])
@@ -224,11 +284,13 @@ def test_layout_that_is_not_clear():
     both = kindel().assign(target_1=[1, 2])
     with pytest.raises(ValueError, match=r"several layouts fit the columns: kindel, plain; say which, layout='kindel'"):
         read_del(both)
-    assert read_del(both, layout="plain").var_names.tolist() == ["target_1"]
+    with pytest.warns(UserWarning, match="the columns 'seq_target_1', .* look like counts, and are left out"):
+        assert read_del(both, layout="plain").var_names.tolist() == ["target_1"]
     assert read_del(both, layout="kindel").n_vars == 4
     with pytest.raises(ValueError, match=r"layout='deli' is known by 'ID_A'.*the columns are 'smiles'"):
         read_del(both, layout="deli")
-    assert read_del(plain(raw_x=0, readcount=0)).n_vars == 2  # neither DELi's, without ID_A, nor deldenoiser's
+    with pytest.warns(UserWarning, match="the columns 'raw_x', 'readcount' look like counts"):
+        assert read_del(plain(raw_x=0, readcount=0)).n_vars == 2  # neither DELi's, without ID_A, nor deldenoiser's
     with pytest.raises(ValueError, match=r"layout='delly': pass one of None, 'deldock'"):
         read_del(both, layout="delly")
     with pytest.raises(ValueError, match=r"counts='reads': pass one of 'umi', 'raw'"):
@@ -241,10 +303,10 @@ def test_no_layout_says_what_was_looked_for_and_what_looks_like_counts():
         read_del(frame)
     assert "kindel: 'seq_target_1'" in str(error.value)
     assert str(error.value).endswith(
-        "Columns that look like counts: 'pull', 'none'; tell read_del what each was selected on, for instance "
-        "conditions={'pull': 'target', 'none': 'control'}"
+        "Columns that look like counts: 'pull', 'none'; say what each was selected on, "
+        "conditions={'pull': 'target or control', ...}"
     )
-    with pytest.raises(ValueError, match=r"layout='deldenoiser'.*conditions=\{'readcount': 'target'\}"):
+    with pytest.raises(ValueError, match=r"layout='deldenoiser'.*conditions=\{'readcount': 'target or control'\}"):
         read_del(lanes())
     with pytest.raises(ValueError, match="No column holds whole numbers"):
         read_del(plain()[["A", "B"]])
@@ -256,6 +318,11 @@ def test_no_layout_says_what_was_looked_for_and_what_looks_like_counts():
         ({"conditions": {"tarjet_1": "target"}}, "'tarjet_1', which is not a column of counts: there are 'target_1'"),
         ({"conditions": {"target_1": "Target"}}, r"\['target_1'\]='Target': write 'target'"),
         ({"conditions": {"target_1": "preselection"}}, "write 'pre-selection'"),
+        ({"conditions": {"target_1": "traget"}}, "write 'target'"),
+        ({"conditions": {"control_1": "controls"}}, "write 'control'"),
+        ({"conditions": {"target_1": "pre_selection"}}, "write 'pre-selection'"),
+        ({"conditions": {"target_1": "Competitors"}}, "write 'competitor'"),
+        ({"conditions": {"target_1": "target or control"}}, "write which of them it is"),
         ({"conditions": {"target_1": ""}}, "pass one of 'target', 'control', 'pre-selection'"),
         ({"conditions": {"B": "target"}, "synthon_keys": ["A", "B"]}, "'B' is among the building blocks and among the"),
         ({"synthon_keys": ["A", "C"]}, "'C' is not a column: there are 'A', 'B'"),
@@ -273,6 +340,35 @@ def test_columns_that_are_no_building_blocks():
     alone = deldock().assign(A=1)  # one cycle is no library
     assert read_del(alone, complete=False).obs_names[0] == "p-x"
     assert read_del(deli().assign(A="x", B="y"), complete=False).obs["A"].tolist() == ["A2", "A1", "A1"]
+
+
+def test_building_blocks_that_are_not_recognised_are_asked_for():
+    frame = plain(compound_id=list("wxyz"), mw=300.5).rename(columns={"A": "amine", "B": "acid"})
+    with pytest.warns(UserWarning, match="no building blocks are recognised") as caught:
+        assert read_del(frame).obs.empty
+    assert str(caught[0].message).endswith("synthon_keys=[...]; columns of text are 'amine', 'acid'")
+    read_del(frame, synthon_keys=["amine", "acid"])
+    with pytest.warns(UserWarning, match="no other column is text"):
+        read_del(frame.drop(columns=["amine", "acid"]))
+
+
+def test_building_blocks_named_go_before_their_structures():
+    frame = plain(smiles_a=list("CNOS"), smiles_b=list("FFII"))
+    assert read_del(frame).obs["A"].tolist() == ["a1", "a1", "a2", "a2"]
+
+
+def test_a_selection_called_by_a_letter_is_no_cycle():
+    frame = plain(C=["c1", "c2", "c2", "c1"], D=[4, 0, 2, 9])
+    with pytest.warns(UserWarning, match="the columns 'D' look like counts.*synthon_keys"):
+        assert read_del(frame, complete=False).obs.columns.tolist() == ["A", "B", "C"]
+    of_deldock = frame.rename(columns={"target_1": "ca9_exp_r1", "control_1": "ca9_beads_r1"})
+    with pytest.warns(UserWarning, match="the columns 'D' look like counts"):
+        assert read_del(of_deldock, complete=False).obs.columns.tolist() == ["A", "B", "C"]
+    asked = read_del(frame, synthon_keys=list("ABCD"), complete=False)
+    assert asked.obs["D"].tolist() == ["4", "0", "2", "9"]
+    # All by number, or one of two: the cycles' numbers of building blocks.
+    assert read_del(plain(A=[1, 1, 2, 2])).obs.columns.tolist() == ["A", "B"]
+    assert read_del(plain(A=[1, 1, 2, 2], B=[1, 2, 1, 2])).obs.columns.tolist() == ["A", "B"]
 
 
 def test_cycles_are_in_the_order_of_their_numbers():
@@ -462,10 +558,11 @@ def test_numbered_building_blocks_are_whole():
 
 
 def test_compounds_without_building_blocks_are_called_by_their_smiles():
-    adata = read_del(deldock().drop(columns=["cycle1", "cycle2"]))
+    with pytest.warns(UserWarning, match="no building blocks are recognised"):
+        adata = read_del(deldock().drop(columns=["cycle1", "cycle2"]))
     assert adata.obs_names.tolist() == ["C", "CC", "CCC"]
     with pytest.raises(ValueError, match="complete=True needs the building blocks"):
-        read_del(deldock().drop(columns=["cycle1", "cycle2"]), complete=True)
+        read_del(deldock().drop(columns=["cycle1", "cycle2"]), complete=True, synthon_keys=[])
 
 
 # The full grid --------------------------------------------------------------------------------------------------------
@@ -560,17 +657,32 @@ def test_a_table_that_omits_zeros_is_completed_and_it_is_said(caplog):
         assert read_del(omits).obs_names.tolist() == ["A1-B1", "A1-B2", "A2-B1", "A2-B2"]
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("pyro_omics", "INFO")
-    assert "1 of the 4 compounds" in record.getMessage()
+    assert "1 of the 4 compounds in the full grid are not in the table and are taken to have no" in record.getMessage()
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="pyro_omics"):
         assert read_del(omits, complete=False).n_obs == 3
-        # A compound without a count shows that the table does not omit them.
-        zeros = omits.assign(corrected_s1=[3, 1, 0], corrected_s2=[0, 1, 0])
-        assert read_del(zeros).n_obs == 3
         full = plain(target_1=[1, 1, 1, 1]).iloc[::-1]
         assert read_del(full).obs_names[0] == "a2-b2"
         assert not caplog.records
+
+
+def test_combinations_that_a_table_with_zeros_lacks_were_not_made(caplog):
+    zeros = deli().assign(corrected_s1=[3, 1, 0], corrected_s2=[0, 1, 0])
+    with caplog.at_level(logging.INFO, logger="pyro_omics"):
+        assert read_del(zeros).n_obs == 3
+    (record,) = caplog.records
+    assert "3 of the 4 combinations of building blocks are in the table, 1 of them without" in record.getMessage()
+    assert "taken as not made (complete=True adds them" in record.getMessage()
     assert read_del(zeros, complete=True).n_obs == 4
+
+
+def test_a_table_after_a_threshold_is_completed_with_a_warning():
+    filtered = deli().assign(corrected_s1=[3, 2, 0], corrected_s2=[0, 1, 2])
+    with pytest.warns(UserWarning, match="looks filtered: each of its compounds has two counts or more") as caught:
+        assert read_del(filtered).n_obs == 4
+    assert caught[0].filename == __file__ and "complete=False" in str(caught[0].message)
+    assert (read_del(filtered, complete=False).n_obs, read_del(filtered, complete=True).n_obs) == (3, 4)
+    assert read_del(filtered.assign(corrected_s1=[3, 2, 1], corrected_s2=0)).n_obs == 4
 
 
 # Fingerprints ---------------------------------------------------------------------------------------------------------
@@ -629,6 +741,10 @@ def test_salts(rdkit):
         fingerprints([salt], salts="strip")
     with pytest.raises(ValueError, match=r"pass \['CCO'\]"):
         fingerprints("CCO")
+
+
+def test_fingerprints_are_at_the_top():
+    assert (po.fingerprints, po.add_fingerprints) == (fingerprints, add_fingerprints)
 
 
 def test_add_fingerprints(rdkit):

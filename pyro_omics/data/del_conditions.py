@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 CONDITIONS = ("target", "control", "pre-selection")
+KNOWN = (*CONDITIONS, "competitor")
+EITHER = "target or control"  # stands for a condition that only the caller knows
+ALIKE = 0.8  # of difflib: a condition this near to a known one is taken for misspelt
+REPLICATE = r"(?i)[\W_]*(?:r|rep|replicate)?[\W_]*\d+$"
 SHOWN = 20
 
 
@@ -43,12 +48,13 @@ def labelled(found: list[Selection], others: Sequence[str], conditions: Mapping[
 
 
 def _check_condition(column: str, condition: str) -> None:
-    plain = {name.replace("-", ""): name for name in CONDITIONS}
     if not isinstance(condition, str) or not condition:
         raise ValueError(f"conditions[{column!r}]={condition!r}: pass one of {', '.join(map(repr, CONDITIONS))}")
-    meant = plain.get(re.sub("[^a-z]", "", condition.lower()))
-    if meant not in (None, condition):
-        raise ValueError(f"conditions[{column!r}]={condition!r}: write {meant!r}")
+    if condition == EITHER:
+        raise ValueError(f"conditions[{column!r}]={condition!r}: write which of them it is")
+    meant = difflib.get_close_matches(condition.lower(), KNOWN, 1, ALIKE)
+    if meant and meant[0] != condition:
+        raise ValueError(f"conditions[{column!r}]={condition!r}: write {meant[0]!r}")
 
 
 def _check_one_protein(unlabelled: list[Selection]) -> None:
@@ -60,6 +66,19 @@ def _check_one_protein(unlabelled: list[Selection]) -> None:
             f"the selections are on several proteins, {', '.join(map(str, proteins))}, and one is the target: drop the "
             f"columns of the others, or say what each is, conditions={{{last!r}: 'competitor', ...}}"
         )
+
+
+def assumed(selections: list[Selection], conditions: Mapping[str, str]) -> list[str]:
+    """The names of the targets, where some are not the caller's and they differ by more than a replicate's number."""
+    targets = [one for one in selections if one.condition == "target"]
+    ours = [one for one in targets if one.column not in conditions and one.name not in conditions]
+    stems = {re.sub(REPLICATE, "", one.name) for one in targets}
+    return [one.name for one in targets] if ours and len(stems) > 1 else []
+
+
+def example(names: Sequence[str]) -> str:
+    """How to pass ``conditions`` for these columns."""
+    return f"conditions={{{names[0]!r}: {EITHER!r}{', ...' if len(names) > 1 else ''}}}"
 
 
 def numbered(selections: list[Selection]) -> list[Selection]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pyro_omics.data.del_conditions import CONDITIONS, Selection, labelled, numbered, some
+from pyro_omics.data.del_conditions import KNOWN, Selection, assumed, example, labelled, numbered, some
 
 IDS = ("DEL_ID", "molecule_hash", "compound_id", "compound", "id", "Unnamed: 0")  # the last: an index, as CSV
 UMI, READS = "corrected", "raw"  # DELi's prefixes
@@ -18,7 +18,8 @@ UMI, READS = "corrected", "raw"  # DELi's prefixes
 class Columns:
     """What is read of a table; ``synthons`` maps a column of obs to the table's.
 
-    ``names`` are all of the table's, and ``unnamed`` those that look like counts where the caller named some.
+    ``names`` are all of the table's; ``unnamed`` those that look like counts and are not taken; ``assumed`` the
+    targets that may be something else; ``candidates`` the columns of text that no other part is made of.
     """
 
     selections: list[Selection]
@@ -27,6 +28,8 @@ class Columns:
     smiles: str | None
     names: list[str]
     unnamed: list[str]
+    assumed: list[str]
+    candidates: list[str]
 
     def counts(self) -> list[str]:
         """The table's columns of numbers."""
@@ -56,20 +59,23 @@ class Layout:
     synthons: str | None = None
 
 
+BARE = "|".join(name.replace("-", "[-_ ]?") for name in KNOWN)
 LANES, DELI_BLOCKS = r"cycle_(\d+)_lane", r"ID_([A-Z])"
 FAMILIES = (
     "([A-Z])",
     DELI_BLOCKS,
     LANES,
-    *(rf"(?i:{word})[_ ]?(\d+)" for word in ("cycle", "bb", "synthon", "building[_ ]?block")),
+    *(rf"(?i:{word})[_ ]?(\d+)" for word in ("cycle", "bb", "synthon", "codon", "building[_ ]?block")),
     r"(?i:bb)[_ ]?(\d+)[_ ]?(?i:id)",
+    r"(?i:bb)[_ ]([A-Za-z])",
 )
+STRUCTURES = (r"(?i:smiles)_([A-Za-z])",)  # building blocks where no other columns name them
 LAYOUTS = {
     "deldock": Layout(
         "'<protein>_exp_r1' and '<protein>_beads_r1'",
         {
-            r"(?P<protein>.+)_exp_r(?P<replicate>\d+)": "target",
-            r".+_beads_r(?P<replicate>\d+)": "control",
+            r"(?i:(?:(?P<protein>.+)_)?exp_r(?P<replicate>\d+))": "target",
+            r"(?i:(?:.+_)?beads_r(?P<replicate>\d+))": "control",
         },
     ),
     "kindel": Layout(
@@ -87,10 +93,10 @@ LAYOUTS = {
     ),
     "deldenoiser": Layout("'cycle_1_lane', 'cycle_2_lane' and 'readcount'", {"readcount": None}, LANES),
     "plain": Layout(
-        "'target_1', 'control_1', 'pre-selection_1', or the columns that conditions= names",
+        "'target_1', 'control_1', 'pre-selection_1', or columns that conditions names",
         {
-            rf"{condition}_(?P<replicate>\d+)": condition.replace("[-_]?", "-")
-            for condition in ("target", "control", "pre[-_]?selection", "competitor")
+            rf"(?i:{condition.replace('-', '[-_ ]?')}(?:[-_. ]?(?:r|rep)?(?P<replicate>\d+))?)": condition
+            for condition in KNOWN
         },
     ),
 }
@@ -112,13 +118,15 @@ def recognise(
     """
     names = [str(name) for name in head.columns]
     conditions = dict(conditions or {})
-    fitting = _fitting(names)
+    # A column "target" may as well be of proteins' names.
+    free = [n for n in names if not re.fullmatch(f"(?i:{BARE})", n) or pd.api.types.is_numeric_dtype(head[n])]
+    fitting = _fitting(free)
     if layout is None:
         layout = _only(fitting, names, head, conditions)
     elif layout not in fitting and layout != "plain":
         raise ValueError(f"layout={layout!r} is known by {LAYOUTS[layout].needs}, and the columns are {some(names)}")
-    blocks = _synthons(names, LAYOUTS[layout].synthons, synthon_keys, conditions)
-    found = _selections(names, layout, UMI if counts == "umi" else READS)
+    blocks = _synthons(head, LAYOUTS[layout].synthons, synthon_keys, conditions)
+    found = _selections(free, layout, UMI if counts == "umi" else READS)
     # Of DELi's, the other columns are sums, or the same samples' reads.
     ids = {name.lower() for name in (*IDS, "smiles")}
     free = [n for n in names if n in conditions or (n not in blocks.values() and n.lower() not in ids)]
@@ -132,8 +140,17 @@ def recognise(
         raise ValueError(f"{both[0]!r} is among the building blocks and among the counts: it is one or the other")
     taken = {*blocks.values(), *(selection.column for selection in selections)}
     lower = {name.lower(): name for name in names}
-    unnamed = _like_counts(head, taken) if conditions and layout == "plain" else []
-    return Columns(numbered(selections), blocks, _id(head, taken), lower.get("smiles"), names, unnamed)
+    unnamed = [name for name in _like_counts(head, taken) if layout == "plain" or _stray(name, blocks, synthon_keys)]
+    return Columns(
+        selections=numbered(selections),
+        synthons=blocks,
+        id=_id(head, taken),
+        smiles=lower.get("smiles"),
+        names=names,
+        unnamed=unnamed,
+        assumed=assumed(selections, conditions) if layout == "deli" else [],
+        candidates=[n for n in names if n not in taken and n.lower() not in ids and _is_text(head[n])],
+    )
 
 
 def _matches(names: Sequence[str], pattern: str) -> list[re.Match[str]]:
@@ -160,7 +177,7 @@ def _only(fitting: list[str], names: list[str], head: pd.DataFrame, conditions: 
         raise ValueError(f"several layouts fit the columns: {', '.join(fitting)}; say which, layout={fitting[0]!r}")
     sought = "; ".join(f"{name}: {layout.needs}" for name, layout in LAYOUTS.items())
     raise ValueError(
-        f"no layout fits the columns {some(names)}. Looked for {sought}. {_how(head, _synthons(names, None, None, {}))}"
+        f"no layout fits the columns {some(names)}. Looked for {sought}. {_how(head, _synthons(head, None, None, {}))}"
     )
 
 
@@ -182,16 +199,18 @@ def _selections(names: list[str], layout: str, kind: str) -> list[Selection]:
 
 
 def _synthons(
-    names: list[str], pattern: str | None, synthon_keys: Sequence[str] | None, conditions: Mapping[str, str]
+    head: pd.DataFrame, pattern: str | None, synthon_keys: Sequence[str] | None, conditions: Mapping[str, str]
 ) -> dict[str, str]:
     """Columns of obs and the table's: the ones named, under their names; else those recognised, as A, B, C, ..."""
+    names = [str(name) for name in head.columns]
     if synthon_keys is not None:
         if lacking := [key for key in synthon_keys if key not in names]:
             raise ValueError(f"synthon_keys: {lacking[0]!r} is not a column: there are {some(names)}")
         return {key: key for key in synthon_keys}
     free = [name for name in names if name not in conditions]
-    families = [_family(free, one) for one in ([pattern] if pattern else FAMILIES)]
-    families = [family for family in families if len(family) > 1]
+    families: list[list[str]] = []
+    for patterns in ((pattern,),) if pattern else (FAMILIES, STRUCTURES):
+        families = families or [family for one in patterns if len(family := _family(head[free], one)) > 1]
     if len(families) > 1:
         raise ValueError(
             f"building blocks could be the columns {' or '.join(map(str, families))}: say which, "
@@ -200,14 +219,23 @@ def _synthons(
     return {chr(ord("A") + i): name for i, name in enumerate(families[0])} if families else {}
 
 
-def _family(names: list[str], pattern: str) -> list[str]:
+def _family(head: pd.DataFrame, pattern: str) -> list[str]:
     """Columns that differ in the cycle's letter or number, in its order; letters run from A without a gap."""
-    cycles = {match[1]: match.string for match in _matches(names, pattern)}
+    cycles = {match[1].upper(): match.string for match in _matches(list(head.columns), pattern)}
     if all(cycle.isdigit() for cycle in cycles):
         return [cycles[cycle] for cycle in sorted(cycles, key=int)]
     letters = [chr(ord("A") + i) for i in range(26)]
     run = next((i for i, letter in enumerate(letters) if letter not in cycles), 26)
-    return [cycles[letter] for letter in letters[:run]]
+    family = [cycles[letter] for letter in letters[:run]]
+    # A letter alone may be a selection's name: whole numbers beside two or more cycles of text are no cycle.
+    named = [name for name in family if name not in _like_counts(head, set())]
+    return named if pattern == FAMILIES[0] and len(named) > 1 else family
+
+
+def _stray(name: str, blocks: Mapping[str, str], synthon_keys: Sequence[str] | None) -> bool:
+    """Whether a column that is left out might be a cycle of those recognised by their letters."""
+    by_letter = synthon_keys is None and bool(_matches(list(blocks.values()), FAMILIES[0]))
+    return by_letter and bool(_matches([name], FAMILIES[0]))
 
 
 def _id(head: pd.DataFrame, taken: set[str]) -> str | None:
@@ -219,14 +247,22 @@ def _id(head: pd.DataFrame, taken: set[str]) -> str | None:
 
 def _like_counts(head: pd.DataFrame, taken: set[str]) -> list[str]:
     """Columns of a table's first rows that hold whole numbers, 0 or more, and are not ``taken``."""
+    ids = {name.lower() for name in IDS}
     return [
         str(name)
         for name in head.columns
-        if name not in (*taken, *IDS)
-        and pd.api.types.is_numeric_dtype(head[name])
-        and (head[name].dropna() >= 0).all()
-        and (head[name].dropna() % 1 == 0).all()
+        if name not in taken and str(name).lower() not in ids and _are_whole(head[name].dropna())
     ]
+
+
+def _are_whole(values: pd.Series) -> bool:
+    if values.empty or pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
+        return False
+    return bool((values >= 0).all() and (values % 1 == 0).all())
+
+
+def _is_text(values: pd.Series) -> bool:
+    return pd.api.types.infer_dtype(values, skipna=True) in ("string", "categorical")
 
 
 def _how(head: pd.DataFrame, blocks: Mapping[str, str]) -> str:
@@ -234,8 +270,4 @@ def _how(head: pd.DataFrame, blocks: Mapping[str, str]) -> str:
     like = _like_counts(head, {*blocks.values()})
     if not like:
         return "No column holds whole numbers, as counts would be"
-    labels = ", ".join(f"{name!r}: {label!r}" for name, label in zip(like, CONDITIONS, strict=False))
-    return (
-        f"Columns that look like counts: {some(like)}; tell read_del what each was selected on, for "
-        f"instance conditions={{{labels}}}"
-    )
+    return f"Columns that look like counts: {some(like)}; say what each was selected on, {example(like)}"

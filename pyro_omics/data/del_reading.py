@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +16,18 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from pyro_omics.data.del_conditions import some
+from pyro_omics.data.del_conditions import example, some
 from pyro_omics.data.del_layouts import LAYOUTS, Columns, recognise
 from pyro_omics.data.grid import SEPARATOR, check_distinct, check_named, complete_grid, natural_categorical
 from pyro_omics.data.reading import check_keys
 from pyro_omics.data.tables import opened
 
 LARGEST = 2**24  # float32 does not count exactly above
+FILTERED = (
+    "the table looks filtered: each of its compounds has two counts or more, as after a threshold. Compounds below it "
+    "are added with zeros, which is less than they had: pass the table as it was before the filter, or complete=False "
+    "(complete=True says that nothing was filtered)"
+)
 READS = r"(?:^|[^a-z])(?:raw|reads?|read_?counts?)(?:[^a-z]|$)"
 
 logger = logging.getLogger("pyro_omics")
@@ -41,20 +46,24 @@ def read_del(
     =========== ================================================== ================== ==================
     layout      columns of counts: condition                       building blocks    compound's name
     =========== ================================================== ================== ==================
-    deldock     ``ca9_exp_r1``: target; ``ca9_beads_r1``: control  any of those below any of those below
+    deldock     ``ca9_exp_r1``, ``exp_r1``: target;                any of those below any of those below
+                ``ca9_beads_r1``, ``beads_r1``: control
     kindel      ``seq_target_1``: target; ``seq_matrix_1``:        any                ``molecule_hash``
                 control; ``seq_load``: pre-selection
     deli        ``corrected_<selection>`` (UMI) or                 ``ID_A``, ``ID_B`` ``DEL_ID``
                 ``raw_<selection>``: target
     deldenoiser ``readcount``: not known                           ``cycle_1_lane``   blocks, joined
     plain       ``target_1``, ``control_1``, ``pre-selection_1``,  any                any
-                ``competitor_1``, and what ``conditions`` names
+                ``competitor_1``, in any case, also without the
+                number, and what ``conditions`` names
     =========== ================================================== ================== ==================
 
-    Building blocks are recognised as ``A``, ``B``, ...; ``ID_A``; ``cycle1`` or ``cycle_1``; ``cycle_1_lane``;
-    ``bb1``; ``bb1_id``; ``synthon1``. A compound is called by ``DEL_ID``, ``molecule_hash``, ``compound_id``,
-    ``compound``, ``id``, or the table's index if that is text; else by its building blocks joined, "A001-B001-C001";
-    else by its SMILES. Other columns, such as DELi's sums over disynthons, are left out.
+    Building blocks are recognised as ``A``, ``B``, ... (a column of whole numbers beside two or more of text is left
+    out); ``ID_A``; ``cycle1`` or ``cycle_1``; ``cycle_1_lane``; ``bb1``; ``bb1_id``; ``BB_A``; ``synthon1``;
+    ``codon1``; and, where there are none of these, as KinDEL's ``smiles_a``. A compound is called by ``DEL_ID``,
+    ``molecule_hash``, ``compound_id``, ``compound``, ``id``, or the table's index if that is text; else by its building
+    blocks joined, "A001-B001-C001"; else by its SMILES. Other columns, such as DELi's sums over disynthons, are left
+    out.
 
     Parameters
     ----------
@@ -64,13 +73,15 @@ def read_del(
         the form of the table, where it is not to be recognised by its columns.
     conditions
         column -> ``"target"``, ``"control"``, ``"pre-selection"`` or another word, such as ``"competitor"``. Goes
-        before what the layout says, and adds columns that the layout does not know.
+        before what the layout says, and adds columns that the layout does not know. A word that is nearly one of
+        these four is refused as misspelt.
     synthon_keys
         columns of building blocks, kept under their names; by default those recognised, called A, B, C, ...
     complete
         whether to add the all-zero compounds of the full grid (`complete_grid`). None: where the table omits them,
-        that is where each of its compounds has a count, and combinations of its building blocks are missing; said in
-        the log ``pyro_omics``, at INFO. A table that was filtered otherwise needs ``False``.
+        that is where each of its compounds has a count, and combinations of its building blocks are missing. If some
+        of its compounds have no count, combinations that are missing are taken as not made. Either is said in the log
+        ``pyro_omics``, at INFO. A table that was filtered otherwise needs ``False``.
     counts
         ``"umi"``: molecules, as counted by UMIs. ``"raw"``: reads (DELi's ``raw_`` columns; of other layouts the same
         columns), with a warning.
@@ -92,7 +103,10 @@ def read_del(
     -----
     UserWarning
         Where counts are reads: ``counts="raw"``, or a column's name has the word "raw", "read(s)" or "readcount(s)".
-        Where ``conditions`` leaves out columns that look like counts.
+        Where columns of a plain table look like counts and are left out. Where DELi's selections are all taken as
+        targets, and their names differ by more than a replicate's number. Where no building blocks are recognised.
+        Where a table is completed whose compounds have two counts or more each, as after a threshold (not of
+        ``complete=True``).
     """
     for argument, value, allowed in (("layout", layout, (None, *LAYOUTS)), ("counts", counts, ("umi", "raw"))):
         if value not in allowed:
@@ -101,18 +115,21 @@ def read_del(
     load = opened(path_or_frame)
     columns = recognise(load(None), layout, conditions, synthon_keys, counts)
     _warn_of_reads(columns.counts(), counts)
-    _warn_of_unnamed(columns.unnamed)
+    for doubt in _doubts(columns, named=synthon_keys is not None):
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     adata = _adata(load((columns.text(), columns.counts())), columns)
     if complete is None:
         complete = _omits_zeros(adata, list(columns.synthons))
+        if complete and adata.X.sum(1).min() > 1:
+            warnings.warn(FILTERED, UserWarning, stacklevel=2)
     if not complete:
         return adata
     if not columns.synthons:
         raise ValueError("complete=True needs the building blocks: name their columns, synthon_keys=[...]")
     full = complete_grid(adata, list(columns.synthons))
     logger.info(
-        "read_del: %s of the %s compounds in the full grid have no count and are not in the table: added with zeros "
-        "(complete=False leaves them out)",
+        "read_del: %s of the %s compounds in the full grid are not in the table and are taken to have no count: added "
+        "with zeros (complete=False leaves them out)",
         f"{full.n_obs - adata.n_obs:,}",
         f"{full.n_obs:,}",
     )
@@ -135,13 +152,24 @@ def _warn_of_reads(columns: list[str], counts: str) -> None:
     )
 
 
-def _warn_of_unnamed(names: list[str]) -> None:
-    if names:
-        warnings.warn(
-            f"the columns {some(names)} look like counts, and are left out, since conditions does not name them: if "
-            "they are selections, say of what; if not, drop them from the table",
-            UserWarning,
-            stacklevel=3,
+def _doubts(columns: Columns, named: bool) -> Iterator[str]:
+    """What may have been taken wrongly; ``named``: the caller said which columns are building blocks."""
+    if names := columns.unnamed:
+        yield (
+            f"the columns {some(names)} look like counts, and are left out, since neither their names nor conditions "
+            f"say what they are: if they are selections, say of what, {example(names)}; if they are building blocks, "
+            "name the columns of all cycles, synthon_keys=[...]; if neither, drop them from the table"
+        )
+    if names := columns.assumed:
+        yield (
+            f"the selections {some(names)} are all taken as targets, and their names differ by more than a "
+            f"replicate's number: DELi's columns do not say what was selected on; say it of each, {example(names)}"
+        )
+    if not columns.synthons and not named and (columns.id or columns.smiles):
+        text = f"columns of text are {some(columns.candidates)}" if columns.candidates else "no other column is text"
+        yield (
+            "no building blocks are recognised among the columns, and the DEL models need them: name their columns, "
+            f"synthon_keys=[...]; {text}"
         )
 
 
@@ -240,6 +268,14 @@ def _how_to_sum(keys: list[str], counts: list[str]) -> str:
 
 def _omits_zeros(adata: AnnData, keys: list[str]) -> bool:
     """Whether no compound is without a count, though combinations of the building blocks are missing."""
-    if not keys or (np.diff(adata.X.indptr) == 0).any():
+    size = math.prod(len(adata.obs[key].cat.categories) for key in keys)
+    if not keys or adata.n_obs == size:
         return False
-    return adata.n_obs < math.prod(len(adata.obs[key].cat.categories) for key in keys)
+    zeros = int((np.diff(adata.X.indptr) == 0).sum())
+    if zeros:
+        logger.info(
+            "read_del: %s of the %s combinations of building blocks are in the table, %s of them without a count: the "
+            "others are taken as not made (complete=True adds them with zeros)",
+            *(f"{number:,}" for number in (adata.n_obs, size, zeros)),
+        )
+    return not zeros

@@ -56,6 +56,8 @@ class Refinement:
 
     def __call__(self, guide: LocalGuide, batch: Any) -> Offsets:
         """The offsets of the rows of a batch, by site: of the location and of the log scale, (n, d) each."""
+        if not guide.model.local_sites:
+            return {}
         known = self._memory.find(guide, batch)
         if known is None:
             with _apart(guide, batch):

@@ -342,6 +342,7 @@ def start_at(guide: Any, site: str, start: dist.Gamma) -> None:
     if hasattr(guide, "factor"):
         guide.factor(site).start_at(start)
     elif hasattr(guide, "locs") and hasattr(guide, "scales"):
-        # As LogNormals with the same moments of the log.
-        setattr(guide.locs, site, torch.digamma(start.concentration) - start.rate.log())
-        setattr(guide.scales, site, torch.polygamma(1, start.concentration).sqrt())
+        # As LogNormals with the same moments of the log; AutoStructured's are flat.
+        shape = getattr(guide.locs, site).shape
+        setattr(guide.locs, site, (torch.digamma(start.concentration) - start.rate.log()).reshape(shape))
+        setattr(guide.scales, site, torch.polygamma(1, start.concentration).sqrt().reshape(shape))

@@ -11,6 +11,7 @@ from scipy import stats
 from pyro_omics.data.reading import dense
 
 COVERAGE = 0.95
+BAND = f"{COVERAGE:.0%} if the predictions had not seen these counts;\nones that have are more central"
 
 
 def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: int = 0) -> Figure:
@@ -25,10 +26,11 @@ def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: in
     interval).
 
     A slope says that counts are predicted too high (bars on the left) or too low (on the right); a U, that the
-    predictions are too narrow; a hump, that they are too wide. A slight hump is no fault where each row's own latent
-    has seen the counts that it predicts. Where most counts are 0 by either, u is nearly uniform by its v alone: rows of
-    high counts are then told better by themselves, ``calibration(adata[rows], draws.sel(obs=adata.obs_names[rows]))``,
-    chosen by anything but these counts.
+    predictions are too narrow; a hump, that they are too wide. The band is of predictions that have not seen the
+    counts. Those of a fit to the same counts have: u is then more central than uniform, by a hump that is no fault, and
+    a histogram within the band is less of a test. Where most counts are 0 by either, u is nearly uniform by its v
+    alone: rows of high counts are then told better by themselves,
+    ``calibration(adata[rows], draws.sel(obs=adata.obs_names[rows]))``, chosen by anything but these counts.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: in
         u_n = _transform(x_nr[:, r], draws.values[:, :, r], rng)
         number, edges = np.histogram(u_n, bins, (0.0, 1.0))
         axes.stairs(number * bins / len(u_n), edges, label=name)
-    axes.axhspan(*_band(len(x_nr), bins), color="0.9", zorder=0, label=f"{COVERAGE:.0%} of calibrated histograms")
+    axes.axhspan(*_band(len(x_nr), bins), color="0.9", zorder=0, label=BAND)
     axes.axhline(1, color="0.6", linewidth=1, zorder=1)
     axes.set(xlabel="rank of the observed count among its predictions", ylabel="density", xlim=(0, 1))
     axes.set_ylim(bottom=0)

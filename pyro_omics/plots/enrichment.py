@@ -13,8 +13,13 @@ from matplotlib.figure import Figure
 from pyro_omics.data.cycles import codes_of, levels_of, synthon_columns
 from pyro_omics.plots.selections import positions
 
-NAMED = 12  # building blocks of a cycle up to which an axis has their names, above which it has their numbers
-
+# Building blocks of a cycle up to which an axis has their names, by the number of cycles; above, their numbers.
+NAMED = {2: 60, 3: 12}
+UPRIGHT = 12  # names beside each other up to which they fit as they are
+FOREST = (
+    "log enrichment of the tags over the background (natural log), 90% interval;\n"
+    "compare building blocks with each other"
+)
 STEMS = 100  # compounds up to which each stands on a line from the floor
 
 
@@ -22,7 +27,8 @@ def cube(adata: AnnData, table: pd.DataFrame, synthon_keys: Sequence[str] | None
     """Compounds as points in the cube of building blocks, larger and brighter the more they are enriched.
 
     Compounds that share one building block lie in a plane, those that share two on a line. An axis has a cycle's
-    building blocks, numbered from 1 in the order of their names ("A2" before "A10").
+    building blocks, numbered from 1 in the order of their names ("A2" before "A10"), and has the names of up to 12;
+    in two dimensions of up to 60.
 
     Parameters
     ----------
@@ -56,7 +62,10 @@ def cube(adata: AnnData, table: pd.DataFrame, synthon_keys: Sequence[str] | None
     obs = adata.obs.iloc[positions(adata, table)]
     levels = [levels_of(adata.obs, key) for key in keys]
     at = [codes_of(obs, key, level) + 1 for key, level in zip(keys, levels, strict=True)]
-    figure = Figure(figsize=(7, 6), layout="constrained")
+    named = NAMED[len(keys)]
+    longest = max((len(level) for level in levels if len(level) <= named), default=0)
+    side = 0.16 * max(longest - 30, 0)  # inches that names of 7 points need
+    figure = Figure(figsize=(7 + side, 6 + side), layout="constrained")
     axes: Any = figure.add_subplot(projection="3d" if len(keys) == 3 else None)
     value = table["log_enrichment"].to_numpy()
     largest = 100 * min(1.0, (STEMS / max(len(value), 1)) ** 0.5)  # many would hide each other
@@ -66,7 +75,7 @@ def cube(adata: AnnData, table: pd.DataFrame, synthon_keys: Sequence[str] | None
     if len(keys) == 3 and 0 < len(table) <= STEMS:
         axes.stem(*at, bottom=0.5, linefmt="0.8", markerfmt=" ", basefmt=" ")
     for name, key, level in zip("xyz", keys, levels, strict=False):
-        _cycle(axes, name, key, level)
+        _cycle(axes, name, key, level, named)
     if len(table):
         figure.colorbar(points, ax=axes, label="log enrichment (natural)", shrink=0.7)
     axes.set_title(f"{len(table):,} hits" if len(table) else "no hits")
@@ -76,7 +85,9 @@ def cube(adata: AnnData, table: pd.DataFrame, synthon_keys: Sequence[str] | None
 def synthon_forest(table: pd.DataFrame, top: int = 20) -> Figure:
     """The most enriched building blocks, or pairs of them, with their 90% intervals: the best on top.
 
-    The scale is the natural log of what a building block's compounds bring over the background, which is 0.
+    The scale is the natural log of what a building block's tags bring over the background. The level of the background
+    is told badly by counts (see ``Posterior.synthons``), so that building blocks are to be compared with each other: a
+    thin line marks the median of the estimates of each cycle, in its colour, or of all pairs.
 
     Parameters
     ----------
@@ -104,19 +115,31 @@ def synthon_forest(table: pd.DataFrame, top: int = 20) -> Figure:
     y = np.arange(len(best))
     # Not errorbar: the mean of a skewed posterior may lie outside its interval.
     axes.hlines(y, best["lower"], best["upper"], color="0.5")
-    axes.scatter(best["log_enrichment"], y, color="tab:blue", zorder=3)
-    axes.axvline(0, color="0.8", linewidth=1, zorder=0)
+    cycles = _cycles(table)
+    colours = {cycle: f"C{i % 10}" for i, cycle in enumerate(cycles.unique())}
+    axes.scatter(best["log_enrichment"], y, color=[colours[cycle] for cycle in _cycles(best)], zorder=3)
+    for cycle, median in table.groupby(cycles.to_numpy(), sort=False)["log_enrichment"].median().items():
+        axes.axvline(median, color=colours[cycle], linewidth=0.8, zorder=0, label=f"median of {cycle}")
+    axes.legend(frameon=False, loc="lower right")
     axes.set_yticks(y, [" ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in best.index])
     axes.invert_yaxis()
-    axes.set_xlabel("log enrichment (natural; bars: 90% intervals)")
+    axes.set_xlabel(FOREST)
     shown = f"the best {len(best)} of {len(table):,}" if len(best) < len(table) else f"all {len(table):,}"
     axes.set_title(f"{' and '.join(map(str, table.index.names))}: {shown}")
     return figure
 
 
-def _cycle(axes: Any, name: str, key: str, levels: list[str]) -> None:
+def _cycles(table: pd.DataFrame) -> pd.Index:
+    """The cycle of each building block; of pairs one name for all."""
+    if list(table.index.names) == ["cycle", "synthon"]:
+        return table.index.get_level_values("cycle").astype(str)
+    return pd.Index(["all"] * len(table))
+
+
+def _cycle(axes: Any, name: str, key: str, levels: list[str], named: int) -> None:
     """One axis of the cube."""
     getattr(axes, f"set_{name}lim")(0.5, len(levels) + 0.5)
     getattr(axes, f"set_{name}label")(f"{key} ({len(levels)} building blocks)")
-    if len(levels) <= NAMED:
-        getattr(axes, f"set_{name}ticks")(np.arange(1, len(levels) + 1), levels)
+    if len(levels) <= named:
+        crowded = {"fontsize": 7, "rotation": 90 if name == "x" else 0} if len(levels) > UPRIGHT else {}
+        getattr(axes, f"set_{name}ticks")(np.arange(1, len(levels) + 1), levels, **crowded)

@@ -1,0 +1,194 @@
+"""The matrix of what goes with what: every pair of parts is tried in some model, trained a few steps or refused.
+
+PYRO_OMICS_WRITE_MATRIX=1 pytest tests/test_matrix.py writes docs/matrix.md anew.
+"""
+
+import itertools
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from own_model import PoissonFactors
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoIAFNormal,
+    AutoLaplaceApproximation,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+    AutoStructured,
+)
+
+import pyro_omics as po
+
+DOCS = Path(__file__).parents[1] / "docs" / "matrix.md"
+GUIDES = {name: getattr(po.guides, name) for name in po.guides.__all__}
+RESTS = {
+    "AutoNormal": AutoNormal,
+    "AutoDelta": AutoDelta,
+    "AutoDiagonalNormal": AutoDiagonalNormal,
+    "AutoMultivariateNormal": AutoMultivariateNormal,
+    "AutoLowRankMultivariateNormal": partial(AutoLowRankMultivariateNormal, rank=2),
+    "AutoIAFNormal": partial(AutoIAFNormal, hidden_dim=[200]),
+    "AutoStructured": AutoStructured,
+    "AutoLaplaceApproximation": AutoLaplaceApproximation,
+}
+PRIORS = {
+    name: prior
+    for name in po.priors.__all__
+    if isinstance(prior := getattr(po.priors, name), type) and issubclass(prior, po.priors.Prior) and name != "Prior"
+}
+LIKELIHOODS = {
+    name: getattr(po.likelihoods, name)
+    for name in ("Poisson", "NegativeBinomial", "ZeroInflatedPoisson", "ZeroInflatedNegativeBinomial")
+}
+ELBOS = {
+    "Trace_ELBO": Trace_ELBO,
+    "TraceMeanField_ELBO": TraceMeanField_ELBO,
+    "TraceEnum_ELBO": partial(TraceEnum_ELBO, max_plate_nesting=1),
+    "RenyiELBO(0.5)": partial(po.elbos.RenyiELBO, alpha=0.5, num_particles=2),
+    "ImportanceWeightedELBO": partial(po.elbos.ImportanceWeightedELBO, num_particles=2),
+}
+FACTORS = {"guide": GUIDES, "rest": RESTS, "prior": PRIORS, "likelihood": LIKELIHOODS, "elbo": ELBOS}
+# What each model takes beside a guide, its rest and an ELBO; DELCount has no latents but its depths.
+MODELS = {
+    "SCVI": ("prior", "likelihood"),
+    "TotalVI": ("prior", "likelihood"),
+    "SCANVI": ("likelihood",),
+    "DELCount": ("likelihood",),
+    "HierarchicalDEL": ("likelihood",),
+    "PoissonFactors": (),
+}
+
+
+def cells(model):
+    """Cells in which every pair of parts is together at least once, chosen greedily."""
+    names = ["guide", "rest", "elbo", *MODELS[model]]
+    every = list(itertools.product(*(FACTORS[name] for name in names)))
+    # Shuffled, or the first parts of each list would be in most cells.
+    every = [every[i] for i in np.random.default_rng(0).permutation(len(every))]
+    legal = [cell for cell in every if _legal(model, dict(zip(names, cell, strict=True)))]
+    chosen, left = [], {pair for cell in legal for pair in _pairs(cell)}
+    while left:
+        best = max(legal, key=lambda cell: len(left & _pairs(cell)))
+        chosen.append(dict(zip(names, best, strict=True)))
+        left -= _pairs(best)
+    return chosen
+
+
+def _pairs(cell):
+    return set(itertools.combinations(enumerate(cell), 2))
+
+
+# Pairs (model or part, part) that are refused, and how: each is a test of its own below.
+REFUSED = {
+    ("SCVI", "Conditional"): "has no method conditional",
+    ("TotalVI", "Conditional"): "has no method conditional",
+    ("SCANVI", "Conditional"): "has no method conditional",
+    ("DELCount", "Conditional"): "has no method conditional",
+    ("PoissonFactors", "Conditional"): "has no method conditional",
+    **{(model, "TraceEnum_ELBO"): "use Trace_ELBO" for model in MODELS if model != "SCANVI"},
+    **{("SCANVI", elbo): "TraceEnum_ELBO" for elbo in ELBOS if elbo not in ("TraceEnum_ELBO", "RenyiELBO(0.5)",
+       "ImportanceWeightedELBO")},
+}  # fmt: skip
+
+
+def _legal(model, cell):
+    parts = [model, *cell.values()]
+    return not any((a, b) in REFUSED for a, b in itertools.permutations(parts, 2))
+
+
+@pytest.fixture(scope="module")
+def data():
+    cite, _ = po.simulate.citeseq(n_obs=40, n_genes=6, n_proteins=4, n_batches=2, seed=0)
+    cite.obs["type"] = np.random.default_rng(0).choice(["B", "T", "Unknown"], 40)
+    options = {"batch_key": "batch", "batch_size": 20, "validation_size": 0.2}
+    rna = po.CellDataModule(cite, **options)
+    adata, _ = po.simulate.del_library(cycles=(4, 4, 3), seed=0)
+    library = po.DELDataModule(adata, batch_size=24)
+    return {
+        "SCVI": rna,
+        "PoissonFactors": rna,
+        "TotalVI": po.CellDataModule(cite, protein_obsm_key="protein_counts", **options),
+        "SCANVI": po.CellDataModule(cite, label_key="type", **options),
+        "DELCount": library,
+        "HierarchicalDEL": library,
+    }
+
+
+def made(model, cell, dm):
+    """The SVIModule of a cell."""
+    torch.manual_seed(0)
+    parts = {name: FACTORS[name][cell[name]]() for name in MODELS[model] if name in cell}
+    if model == "PoissonFactors":
+        program = PoissonFactors.from_data(dm)
+    elif model in ("DELCount", "HierarchicalDEL"):
+        options = {"n_hidden": 4, "latent_depth": True} if model == "DELCount" else {}
+        program = getattr(po.models, model).from_data(dm, **options, **parts)
+    else:
+        program = getattr(po.models, model).from_data(dm, n_latent=2, n_hidden=4, **parts)
+    guide = GUIDES[cell["guide"]]
+    if guide is not po.guides.GammaMeanField:
+        guide = partial(guide, rest=RESTS[cell["rest"]])
+    return po.SVIModule(program, guide=guide, elbo=ELBOS[cell["elbo"]]())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_pair_of_parts_trains_in_some_cell(model, data):
+    dm = data[model]
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
+    failed = []
+    for cell in cells(model):
+        svi = made(model, cell, dm)
+        trainer = pl.Trainer(max_steps=3, accelerator="cpu", enable_model_summary=False, **quiet)
+        trainer.fit(svi, dm)
+        numbers = [float(trainer.callback_metrics["train_elbo"]), *(float(p.detach().sum()) for p in svi.parameters())]
+        if not np.isfinite(numbers).all():
+            failed.append(cell)
+    assert not failed
+
+
+@pytest.mark.parametrize(("model", "part"), [pair for pair in REFUSED if pair[0] in MODELS])
+def test_what_cannot_work_is_refused_by_name(model, part, data):
+    cell = {"guide": "Amortized", "rest": "AutoNormal", "elbo": "TraceEnum_ELBO" if model == "SCANVI" else "Trace_ELBO"}
+    cell |= {name: next(iter(FACTORS[name])) for name in MODELS[model]}
+    cell[next(name for name, values in FACTORS.items() if part in values)] = part
+    with pytest.raises((ValueError, TypeError), match=REFUSED[model, part]):
+        made(model, cell, data[model])
+
+
+def table():
+    """The matrix as Markdown: what goes with each model."""
+    columns = list(MODELS)
+    lines = [
+        "# What goes with what",
+        "",
+        "Written by `tests/test_matrix.py`, which trains a few steps of cells in which every pair of the parts below",
+        "is together at least once (yes), and checks that the others are refused with the reason that is given.",
+        "",
+        f"| | {' | '.join(columns)} |",
+        f"| --- |{' --- |' * len(columns)}",
+    ]
+    for factor, values in FACTORS.items():
+        lines.append(f"| **{factor}** |{' |' * len(columns)}")
+        for value in values:
+            marks = []
+            for model in columns:
+                takes = factor in ("guide", "rest", "elbo", *MODELS[model])
+                refused = REFUSED.get((model, value))
+                marks.append("-" if not takes else f"no: {refused}" if refused else "yes")
+            lines.append(f"| {value} | {' | '.join(marks)} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_in_the_docs_is_this_one():
+    if os.environ.get("PYRO_OMICS_WRITE_MATRIX"):
+        DOCS.parent.mkdir(exist_ok=True)
+        DOCS.write_text(table())
+    assert DOCS.read_text() == table()

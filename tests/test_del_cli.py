@@ -105,6 +105,7 @@ def test_it_leaves_its_results(ran):
         assert (ran[0] / "out" / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.filterwarnings("ignore:there are no control selections")
 def test_the_hit_list_is_that_of_the_same_fit_in_python(ran):
     folder, _, post = ran
     found, expected = read(folder / "out/hits.csv"), post.hits(fdr=0.2, threshold=np.log(3), seed=5)
@@ -383,6 +384,7 @@ def lightning(command, config, *options, out="out"):
     cli.main([command, f"--config={config}", *QUIET, f"--out={out}", *options])
 
 
+@pytest.mark.filterwarnings("ignore:there are no control selections")
 def test_fit_of_a_hierarchical_model(folder):
     small(cycles=(3, 4)).to_csv("counts.csv", index=False)
     lightning("fit", CONFIGS / "del_hierarchical.yaml", "--data.adata=counts.csv", "--model.model.order=1")
@@ -442,7 +444,7 @@ def test_what_a_table_means_is_said_in_yaml(folder):
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        (["--data=pyro_omics.DELDataModule", "--data.adata=c.csv"], {"batch_size": 1024, "validation_size": 0.0}),
+        (["--data=pyro_omics.DELDataModule", "--data.adata=c.csv"], {"batch_size": None, "validation_size": 0.0}),
         (["--model.model=pyro_omics.TotalVI", "--data.adata=c.h5ad"], {"n_hidden": 256, "n_layers": 2, "dropout": 0.2}),
         (["--model.model=pyro_omics.DELCount", "--data.adata=c.h5ad"], {"norm": "pyro_omics.layers.LayerNorm"}),
         (["--data.adata=c.h5ad"], {"validation_size": 0.1, "n_latent": 10}),

@@ -86,6 +86,7 @@ def test_fit_leaves_its_results(folder):
         "model/config.json",
         "model/weights.safetensors",
         "training_curve.png",
+        "validation_scores.csv",
     ]
     adata = ad.read_h5ad("out/adata.h5ad")
     dm = po.CellDataModule("cells.h5ad", batch_key="donor")

@@ -10,7 +10,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quiet = "max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False"
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     namespace = {}
     for block in blocks:
         exec(compile(re.sub(r"max_epochs=\d+", quiet, block), "README.md", "exec"), namespace)

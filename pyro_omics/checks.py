@@ -108,6 +108,17 @@ def _check_enumerated(model: CountModel, guide: Guide, batch: Any, elbo: ELBO) -
         raise ValueError(f"the guide samples {both}, which {name} marks to be summed out: leave them out of the guide")
 
 
+def check_rows(autoguide: type, model: CountModel) -> None:
+    """Raise for a bare autoguide where rows have latents of their own: it knows nothing of a minibatch's rows."""
+    if not model.local_sites:
+        return
+    own = getattr(model.default_guide(), "__name__", "Amortized")
+    raise ValueError(
+        f"guide={autoguide.__name__} alone has no rows to look a minibatch's {list(model.local_sites)} up in: use "
+        f"functools.partial(guides.{own}, rest={autoguide.__name__}), or guides.PerObservation for a table of the rows"
+    )
+
+
 def check_particles(elbo: ELBO, model: CountModel, batch: Any) -> None:
     """Raise where particles would be vectorised over global latents, which the rows of a batch then mix with."""
     if elbo.vectorize_particles and enumerates(elbo):

@@ -12,6 +12,7 @@ import pyro
 import pytorch_lightning as pl
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer.autoguide import AutoGuide
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 from pytorch_lightning.utilities import rank_zero_info
@@ -24,6 +25,7 @@ from pyro_omics.checks import (
     check_pair,
     check_parameters,
     check_particles,
+    check_rows,
     check_schema,
     check_sizes,
     quietly,
@@ -108,6 +110,8 @@ class SVIModule(pl.LightningModule):
         made = self._make_guide
         if made is None:
             made = model.default_guide() or Amortized
+        elif isinstance(made, type) and issubclass(made, AutoGuide):
+            check_rows(made, model)
         guide = made if isinstance(made, torch.nn.Module) else made(model)
         pair = self.bound(model, guide)
         with quietly(pair):

@@ -139,6 +139,8 @@ def made(model, cell, dm):
     return po.SVIModule(program, guide=guide, elbo=ELBOS[cell["elbo"]]())
 
 
+# Pyro's, of AutoStructured, which orders the sites its own way; the KL of its Deltas is taken at the draw, and right.
+@pytest.mark.filterwarnings("ignore:Failed to verify mean field restriction on the guide")
 @pytest.mark.parametrize("model", MODELS)
 def test_every_pair_of_parts_trains_in_some_cell(model, data):
     dm = data[model]
@@ -161,6 +163,12 @@ def test_what_cannot_work_is_refused_by_name(model, part, data):
     cell[next(name for name, values in FACTORS.items() if part in values)] = part
     with pytest.raises((ValueError, TypeError), match=REFUSED[model, part]):
         made(model, cell, data[model])
+
+
+@pytest.mark.parametrize(("model", "own"), [("SCVI", "Amortized"), ("HierarchicalDEL", "Conditional")])
+def test_a_bare_autoguide_has_no_rows(model, own, data):
+    with pytest.raises(ValueError, match=rf"guide=AutoNormal alone has no rows.*guides.{own}, rest=AutoNormal"):
+        po.SVIModule(getattr(po.models, model).from_data(data[model]), guide=AutoNormal)
 
 
 def table():

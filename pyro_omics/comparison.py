@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -69,6 +68,8 @@ def compare(
     ------
     ValueError
         Where no rows are held out, and for a name that cannot be a folder's.
+    FileExistsError
+        Where a folder of that name is there, and is no fit.
     TypeError
         For a configuration that does not make an `SVIModule`.
     """
@@ -78,6 +79,9 @@ def compare(
     if wrong := [name for name in names if not name or name != Path(name).name]:
         raise ValueError(f"configurations: {wrong[0]!r} cannot be the name of a folder: leave out '/'")
     place = None if folder is None else Path(folder).expanduser()
+    for taken in [] if place is None else [place / name for name in names if (place / name).exists()]:
+        if "description" not in _metrics(taken):  # another's, or one of `pyro-omics fit`, which would be lost
+            raise FileExistsError(f"{taken} exists and is no fit of a comparison: choose another folder")
     run = _Run(dm, {"max_epochs": max_epochs, "num_particles": num_particles, "seed": seed}, trainer)
     return table({name: run(name, make, place) for name, make in configurations.items()})
 
@@ -170,12 +174,16 @@ class _Run:
         """What must be the same for a fit not to be repeated."""
         names = self.dm.adata.obs_names
         parts = {split: _digest(names[self.dm.rows(split)]) for split in ("training", "validation")}
-        counts = _digest([float(self.dm.data.counts.values.double().sum()), *self.dm.data.counts.indptr[-5:].tolist()])
+        counts = _digest(
+            part.numpy().tobytes().hex() for part in (self.dm.data.counts.values, self.dm.data.counts.indices)
+        )
         elbo = {k: v for k, v in vars(svi.bound).items() if isinstance(v, bool | int | float | str)}
         pair = {"model": encode(svi.model), "guide": encode(svi.guide), "optimizer": encode(svi.make_optimizer)}
         described = {
             **pair,
             "elbo": {"class": type(svi.bound).__name__, **elbo} if isinstance(svi.bound, ELBO) else None,
+            "scheduler": encode(svi.make_scheduler),
+            "trainer": encode(self.trainer),
             "kl_warmup_epochs": svi.kl_warmup_epochs,
             "rows": {**parts, "counts": counts, "batch_size": self.dm.batch_size},
             **self.options,
@@ -189,9 +197,11 @@ def _digest(values: Iterable[Any]) -> str:
 
 def _kept(folder: Path, described: dict[str, Any]) -> bool:
     """Whether a folder has this very fit. What cannot be written down cannot be told apart, and is fitted anew."""
-    if not (folder / METRICS).is_file() or '"unknown"' in json.dumps([described["model"], described["guide"]]):
-        return False
-    return json.loads((folder / METRICS).read_text()).get("description") == described
+    return '"unknown"' not in json.dumps(described) and _metrics(folder).get("description") == described
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / METRICS).read_text()) if (folder / METRICS).is_file() else {}
 
 
 def _keep(folder: Path, svi: SVIModule, fit: Fit, described: dict[str, Any]) -> None:
@@ -204,7 +214,5 @@ def _keep(folder: Path, svi: SVIModule, fit: Fit, described: dict[str, Any]) -> 
         metrics = {"seconds": fit.seconds, "parameters": fit.parameters, "description": described}
         in_place(fresh / METRICS, lambda path: path.write_text(json.dumps(metrics, indent=1)))
         if folder.exists():
-            if not (folder / METRICS).is_file():
-                raise FileExistsError(f"{folder} exists and is no fit of a comparison: choose another folder")
-            shutil.rmtree(folder)
+            folder.rename(Path(beside) / "old")
         fresh.rename(folder)

@@ -87,6 +87,26 @@ def test_a_comparison_that_was_cut_off_goes_on(dm, tmp_path, monkeypatch):
     assert isinstance(po.load(tmp_path / "nb" / "model").model, po.SCVI)
 
 
+def test_what_cannot_be_told_apart_is_fitted_anew(dm, tmp_path, monkeypatch):
+    trained = []
+    fit = comparison.pl.Trainer.fit
+    monkeypatch.setattr(comparison.pl.Trainer, "fit", lambda self, *a: (trained.append(1), fit(self, *a)))
+
+    def compared(rate, **trainer):
+        def make():
+            model = po.SCVI.from_data(dm, n_latent=2, n_hidden=4)
+            return po.SVIModule(model, optimizer=lambda parameters: torch.optim.Adam(parameters, lr=rate))
+
+        return po.compare({"own": make}, dm, max_epochs=1, folder=tmp_path, num_particles=2, **trainer)
+
+    assert compared(1e-3).loc["own", "val_elbo"] != compared(1e-1).loc["own", "val_elbo"]
+    assert len(trained) == 2, "two functions are not the same optimizer"
+    plain = {"nb": configurations(dm)["nb"]}
+    for trainer in ({}, {}, {"gradient_clip_val": 0.1}):
+        po.compare(plain, dm, max_epochs=1, folder=tmp_path, num_particles=2, **trainer)
+    assert len(trained) == 4, "another trainer is another fit"
+
+
 def test_what_cannot_be_compared_is_said(dm, tmp_path):
     adata, _ = po.simulate.cells(n_obs=30, n_genes=5, seed=0)
     with pytest.raises(ValueError, match="no rows are held out to compare on"):
@@ -97,8 +117,13 @@ def test_what_cannot_be_compared_is_said(dm, tmp_path):
         po.compare({"a/b": configurations(dm)["nb"]}, dm)
     (tmp_path / "nb").mkdir()
     (tmp_path / "nb" / "mine.txt").write_text("mine")
+    made = []
     with pytest.raises(FileExistsError, match="is no fit of a comparison"):
-        po.compare({"nb": configurations(dm)["nb"]}, dm, max_epochs=1, folder=tmp_path, num_particles=2)
+        po.compare(configurations(dm, made), dm, max_epochs=1, folder=tmp_path, num_particles=2)
+    assert not made, "before any training"
+    (tmp_path / "nb" / "metrics.json").write_text('{"val_elbo": -1.0}')  # of pyro-omics fit
+    with pytest.raises(FileExistsError, match="is no fit of a comparison"):
+        po.compare(configurations(dm, made), dm, max_epochs=1, folder=tmp_path, num_particles=2)
     assert (tmp_path / "nb" / "mine.txt").read_text() == "mine"
 
 

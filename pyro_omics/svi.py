@@ -259,6 +259,8 @@ class SVIModule(pl.LightningModule):
                 f"optimizer must make a torch optimizer from parameters, and made a {type(optimizer).__name__}: use "
                 "pyro.optim.clipped_adam.ClippedAdam (pyro.optim.ClippedAdam is a factory for pyro.infer.SVI)"
             )
+        if hasattr(self.guide, "pace"):  # tables of rows, each seen once an epoch, take longer steps
+            self.guide.pace(optimizer.param_groups[0]["lr"])
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer)

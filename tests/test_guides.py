@@ -21,6 +21,7 @@ from pyro.infer.autoguide import (
     AutoNormal,
     AutoStructured,
 )
+from pyro.optim.clipped_adam import ClippedAdam
 from torch import nn
 
 import pyro_omics as po
@@ -308,11 +309,20 @@ def test_semi_amortized_trains_as_amortized_and_scores_better():
     assert refined > evidence(batch.x) - 0.05
 
 
-def test_a_table_moves_at_one_rate_whatever_the_models_optimizer():
-    adata, _ = po.simulate.del_library(cycles=(3, 3, 3), seed=1)
-    library = po.HierarchicalDEL.from_data(po.DELDataModule(adata))
-    assert PerObservation(Toy()).tables["z"].speed == pytest.approx(30.0)
-    assert PerObservation(library).tables["own"].speed == 1.0  # its learning rate is that of the table already
+@pytest.mark.parametrize(("lr", "speed"), [(1e-3, 30.0), (0.01, 3.0), (0.1, 1.0)])
+def test_a_row_moves_at_one_rate_whatever_the_optimizer(lr, speed):
+    svi = po.SVIModule(Toy(), guide=PerObservation, optimizer=partial(ClippedAdam, lr=lr))
+    table = svi.guide.tables["z"]
+    svi.configure_optimizers()
+    assert table.speed == pytest.approx(speed)
+    with torch.no_grad():
+        table.loc.fill_(1.0)  # trained: another speed would move what was found
+    svi.guide.pace(lr / 2)
+    assert table.speed == pytest.approx(speed)
+    other = po.SVIModule(Toy(), guide=PerObservation)
+    other.load_state_dict(svi.state_dict())
+    assert other.guide.tables["z"].speed == pytest.approx(speed)
+    assert PerObservation(Toy(), speed=5.0).tables["z"].speed == 5.0
 
 
 @pytest.mark.parametrize("options", [{"n_steps": 0}, {"lr": 0.0}, {"speed": -1.0}])

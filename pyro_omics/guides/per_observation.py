@@ -41,8 +41,8 @@ class PerObservation(LocalGuide):
         steps and learning rate of Adam for held-out rows.
     speed
         how many times as fast as other parameters the table's move at a step of Adam: a row is seen once an epoch, and
-        a weight at each step. None takes what moves a row by 0.03 at a step of the model's default optimizer, and at
-        least 1.
+        a weight at each step. None takes what moves a row by 0.03 at a step of the optimizer, and at least 1; known
+        when training begins (`pace`).
 
     Raises
     ------
@@ -61,14 +61,20 @@ class PerObservation(LocalGuide):
         speed: float | None = None,
     ) -> None:
         super().__init__(model, rest)
-        speed = _speed(model) if speed is None else speed
-        if not speed > 0:
+        if speed is not None and not speed > 0:
             raise ValueError(f"speed is a factor of the table's learning rate, above 0, and is {speed}")
+        self._given = speed
         self.refinement = Refinement(n_steps, lr)
         self.tables = PyroModule[nn.ModuleDict]()
         sites = latent_sites(model, model.example_batch())
         for name in model.local_sites:
-            self.tables[name] = Table(*_moments(sites[name]["fn"], self.size(name)), model.n_obs, speed)
+            self.tables[name] = Table(*_moments(sites[name]["fn"], self.size(name)), model.n_obs, speed or 1.0)
+
+    def pace(self, lr: float) -> None:
+        """Set the tables' speed for an optimizer of this learning rate, unless it was given; not once trained."""
+        for table in self.tables.values():
+            if self._given is None and not table.loc.any() and not table.log_scale.any():
+                table.speed.fill_(max(1.0, RATE / lr))
 
     def start(self, name: str, batch: Any, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Location and scale (n, d) from the table, or where rows that it does not have start."""
@@ -107,12 +113,13 @@ class Table(PyroModule):
 
     prior_loc: Tensor
     prior_scale: Tensor
+    speed: Tensor
 
     def __init__(self, loc: Tensor, scale: Tensor, n: int, speed: float) -> None:
         super().__init__()
         self.register_buffer("prior_loc", loc)
         self.register_buffer("prior_scale", scale)
-        self.speed = speed
+        self.register_buffer("speed", torch.tensor(speed))  # saved: the table means nothing without it
         self.loc = nn.Parameter(torch.zeros(n, len(loc)))
         self.log_scale = nn.Parameter(torch.zeros(n, len(loc)))
 
@@ -125,12 +132,6 @@ class Table(PyroModule):
             torch.where(known, table[at], table.new_zeros(())) * self.speed for table in (self.loc, self.log_scale)
         )
         return self.prior_loc + shift, self.prior_scale.clamp(max=1.0) / 2 * stretch.exp()
-
-
-def _speed(model: CountModel) -> float:
-    """What makes the learning rate of the model's default optimizer the table's, `RATE`."""
-    optimizer = model.default_optimizer()([nn.Parameter(torch.zeros(1))])
-    return max(1.0, RATE / optimizer.param_groups[0]["lr"])
 
 
 def _moments(fn: Any, size: int) -> tuple[Tensor, Tensor]:

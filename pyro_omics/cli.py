@@ -15,13 +15,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, instantiate_class
 
 from pyro_omics import compare_cli, del_cli
 from pyro_omics.batch import Sizes
 from pyro_omics.bayes import bayesianize
 from pyro_omics.data.rows import RowDataModule
 from pyro_omics.models import CountModel
+from pyro_omics.priors import WeightPrior
 from pyro_omics.report import Report, in_place
 from pyro_omics.svi import SVIModule
 
@@ -74,6 +75,10 @@ class OmicsCLI(LightningCLI):
             "--bayesianize", type=list[str] | str | None, default=None,
             help="parts of the model whose parameters become latents, such as decoder (pyro_omics.bayesianize)",
         )  # fmt: skip
+        parser.add_argument(
+            "--weight_prior", type=WeightPrior | None, default=None,
+            help="their prior, such as pyro_omics.priors.Horseshoe; Normal(0, 1) when null",
+        )  # fmt: skip
         parser.add_lightning_class_args(Report, "report")
         parser.set_defaults(
             {
@@ -99,8 +104,15 @@ class OmicsCLI(LightningCLI):
     def _model(self, cls: type, *args: Any, **kwargs: Any) -> Any:
         """The model, sized, and with latent weights where they are asked for."""
         model = _sized(cls, *args, **kwargs)
-        parts = self.config[self.subcommand].bayesianize
-        return bayesianize(model, *([parts] if isinstance(parts, str) else parts)) if parts else model
+        parts, prior = (self.config[self.subcommand][name] for name in ("bayesianize", "weight_prior"))
+        if not parts and prior is not None:
+            raise ValueError(
+                "weight_prior is the prior of latent weights, and none are: name parts, bayesianize=decoder"
+            )
+        if not parts:
+            return model
+        prior = None if prior is None else instantiate_class((), prior.as_dict())
+        return bayesianize(model, *([parts] if isinstance(parts, str) else parts), prior=prior)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning's reads hyperparameters, which our checkpoints do not hold, and fails on a file that is none.

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.parts import Part
 
+LARGEST = 30.0  # of |log theta|: a draw from a heavy-tailed prior of it may lie anywhere, and exp must stay a number
+
 
 class Dispersion(Part):
     """theta for each row and gene; a subclass says which rows share one.
@@ -60,7 +62,7 @@ class PerGene(_Table):
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
         """theta_g, (g,)."""
-        return self.log_theta.exp()
+        return _theta(self.log_theta)
 
 
 class PerGeneBatch(_Table):
@@ -79,7 +81,7 @@ class PerGeneBatch(_Table):
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
         """The theta of each row's batch, (n, g)."""
-        return _rows(self.log_theta, getattr(batch, "batch", None)).exp()
+        return _theta(_rows(self.log_theta, getattr(batch, "batch", None)))
 
 
 class PerGeneLabel(_Table):
@@ -98,7 +100,7 @@ class PerGeneLabel(_Table):
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
         """The theta of each row's label, (n, g)."""
-        return _rows(self.log_theta, getattr(batch, "label", None)).exp()
+        return _theta(_rows(self.log_theta, getattr(batch, "label", None)))
 
 
 class PerGeneCell(Dispersion):
@@ -108,7 +110,7 @@ class PerGeneCell(Dispersion):
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
         """theta_ng, (n, g)."""
-        return heads["log_theta"].exp()
+        return _theta(heads["log_theta"])
 
 
 def _rows(table: Tensor, codes: Tensor | None) -> Tensor:
@@ -118,3 +120,7 @@ def _rows(table: Tensor, codes: Tensor | None) -> Tensor:
     if codes is None:
         return table[0]
     return table[codes] if codes.ndim == 1 else table.gather(0, codes)
+
+
+def _theta(log_theta: Tensor) -> Tensor:
+    return log_theta.clamp(-LARGEST, LARGEST).exp()

@@ -359,6 +359,37 @@ def test_everything_can_be_swapped_in_yaml(own_model, folder):
     assert group["lr"] == 0.005
 
 
+PRIORS = ["BatchMeans", "FlowPrior", "HierarchicalNormal", "LogisticNormal", "MixtureOfGaussians", "VampPrior"]
+GUIDES = ["AmortizedFlow", "AmortizedStudentT", "PerObservation", "SemiAmortized"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [
+        *(("model.model.init_args.prior", f"priors.{name}") for name in PRIORS),
+        *(("model.guide", f"guides.{name}") for name in GUIDES),
+        *(("model.elbo", f"elbos.{name}") for name in ("RenyiELBO", "ImportanceWeightedELBO")),
+        *(("weight_prior", f"priors.{name}") for name in ("Horseshoe", "WeightNormal")),
+    ],
+)
+def test_each_swap_is_one_value(argument, part):
+    """The README's; tests/test_matrix.py has every pair of parts."""
+    latent = ["--bayesianize=decoder"] if argument == "weight_prior" else []
+    fit(f"--{argument}=pyro_omics.{part}", *latent, "--data.init_args.batch_key=donor")
+    svi = po.load("out/model")
+    edits = getattr(svi.model, "recipe_edits", [{"prior": None}])
+    found = {"priors": edits[0]["prior"] or svi.model.prior, "guides": svi.guide}
+    module, name = part.split(".")
+    if module == "elbos":  # no part of a fitted model
+        assert f"pyro_omics.{part}" in Path("out/config.yaml").read_text()
+    else:
+        assert type(found[module]).__name__ == name
+
+
+def test_a_prior_of_no_weights_is_refused(capsys):
+    assert "bayesianize=decoder" in refused(capsys, "--weight_prior=pyro_omics.priors.Horseshoe")
+
+
 def test_parts_can_be_swapped_in_yaml(folder):
     parts = """
 model:

@@ -121,16 +121,13 @@ class SCANVI(SCVI):
         named = {"labels": list(dm.schema["levels"]["label"])} if hasattr(dm, "schema") else {}
         return super().from_data(dm, **{**named, **options})
 
-    def express(self, batch: CellBatch) -> Tensor:
-        """The program of the RNA and of the labels, inside the plate; returns z (n, k)."""
+    def latent(self, batch: CellBatch) -> Tensor:
+        """Draw the type y and z (n, k) given it, and observe the labels."""
         y_n = pyro.sample("y", self.prior.labels(), infer={"enumerate": "parallel"})
         z_nk = pyro.sample("z", self.prior.of(y_n))
         known_n, class_n = self._given(batch)
         label = dist.Categorical(self.confusion[y_n]).mask(known_n)
         pyro.sample("label", label, obs=class_n)
-        library_n1 = self.library(batch)
-        rho_ng, heads = self.decode(z_nk, batch)
-        pyro.sample("x", self.likelihood(library_n1 * rho_ng, heads, batch), obs=batch.x)
         return z_nk
 
     def default_elbo(self) -> ELBO:

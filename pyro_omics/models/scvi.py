@@ -117,12 +117,16 @@ class SCVI(CountModel):
 
     def express(self, batch: CellBatch) -> Tensor:
         """The program of the RNA, inside the plate; returns z (n, k)."""
-        z_nk = pyro.sample("z", self.prior(batch))
+        z_nk = self.latent(batch)
         library_n1 = self.library(batch)
         rho_ng, heads = self.decode(z_nk, batch)
         counts = self.likelihood(library_n1 * rho_ng, heads, batch)
         pyro.sample("x", counts, obs=batch.x)
         return z_nk
+
+    def latent(self, batch: CellBatch) -> Tensor:
+        """Draw z (n, k) from the prior, inside the plate; a subclass may observe there what depends on z alone."""
+        return pyro.sample("z", self.prior(batch))
 
     def decode(self, z_nk: Tensor, batch: CellBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Expression frequencies rho (n, g), which sum to 1 in each row, and the likelihood's heads."""

@@ -132,6 +132,21 @@ def test_weights_start_where_the_parameters_were_and_the_model_is_left_alone(dm)
     assert not at["decoder.heads.rho.weight"].any()
 
 
+def test_the_default_optimizer_widens_the_posterior_of_what_the_data_do_not_tell():
+    adata, _ = po.simulate.cells(n_obs=2000, n_genes=6, seed=0)
+    adata.X[:, 0] = 0
+    adata.X[0, 0] = 1  # one count: of this gene's dispersion the data say next to nothing
+    data = po.CellDataModule(adata, batch_size=200, validation_size=0.0)
+    likelihood = po.likelihoods.NegativeBinomial(po.dispersions.PerGene(start=0.0))
+    model = po.bayesianize(scvi(data, likelihood=likelihood), "likelihood", prior=dist.Normal(0.0, 1.0))
+    optimizer = partial(model.default_optimizer(), lr=0.05, betas=(0.9, 0.99))  # a memory shorter than the training
+    svi = po.SVIModule(model, optimizer=optimizer, kl_warmup_epochs=0)
+    post = fitted(svi, data, 80)
+    silent, *others = post.samples("likelihood.dispersion.log_theta", num_samples=500).to_numpy().std(0)
+    assert silent == pytest.approx(1.0, abs=0.25)
+    assert max(others) < 0.5
+
+
 def test_what_was_made_latent_is_saved_and_drawn_again(dm, tmp_path):
     model = po.bayesianize(scvi(dm), "likelihood", prior=dist.Normal(1.0, 0.5))
     svi = po.SVIModule(po.bayesianize(model, "decoder", prior=dist.Laplace(0.0, 0.3)))

@@ -151,9 +151,17 @@ class SCVI(CountModel):
         n_in = self.encoder_inputs(self.example_batch()).shape[-1]
         return Encoder(n_in, n_out, n_cov=n_cov, **network)
 
+    @property
+    def adam_eps(self) -> float:
+        """Adam's eps: 0.01, as in the field, unless weights are latent.
+
+        The gradient of one weight's KL, divided by n_obs, is far below 0.01: its posterior would stay at its start.
+        """
+        return 1e-8 if any(getattr(module, "_pyro_samples", ()) for module in self.modules()) else 0.01
+
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """ClippedAdam at learning rate 1e-3 with the field's eps of 0.01."""
-        return partial(ClippedAdam, lr=1e-3, eps=0.01)
+        """ClippedAdam at learning rate 1e-3 with the field's eps of 0.01; of 1e-8 where weights are latent."""
+        return partial(ClippedAdam, lr=1e-3, eps=self.adam_eps)
 
     @pyro_method
     def normalized_expression(

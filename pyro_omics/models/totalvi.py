@@ -275,8 +275,8 @@ class TotalVI(SCVI):
         return self.adversary * functional.cross_entropy(logits.flatten(0, -2), codes.flatten())
 
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """ClippedAdam at learning rate 4e-3 with the field's eps of 0.01."""
-        return partial(ClippedAdam, lr=4e-3, eps=0.01)
+        """ClippedAdam at learning rate 4e-3 with the field's eps of 0.01; of 1e-8 where weights are latent."""
+        return partial(ClippedAdam, lr=4e-3, eps=self.adam_eps)
 
     # Queries --------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from paired import HERE, keep, machine, race, table
+from paired import HERE, keep, machine, race, spread, table
 from pbmc10k import validation_cells
 
 import pyro_omics as po
@@ -63,7 +63,9 @@ def main():
             1000 * (ours["seconds"] - loop["seconds"]) / steps
             for ours, loop in zip(found[OURS], found["torch by hand, our kernel"], strict=True)
         ]
-        print(f"\nAbove the torch loop with our kernel: {np.median(more):.2f} ms a step ({min(more):.2f} to {max(more):.2f})")
+        print(
+            f"\nAbove the torch loop with our kernel: {np.median(more):.2f} ms a step ({min(more):.2f} to {max(more):.2f})"
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ ANSWER = sys.stdout
 sys.stdout = sys.stderr  # what libraries print is not an answer
 
 
-class Finished(Exception):
+class Finished(Exception):  # noqa: N818
     """The conductor wants no more."""
 
 

@@ -4,6 +4,7 @@ Of each of the two networks (2,048 -> 128, two blocks 128 -> 128, 128 -> 1): the
 weights, and, but for the first, of its inputs. The operands lie ready; no data are read."""
 
 import argparse
+import contextlib
 
 from gate import Finished, Gate
 
@@ -38,7 +39,5 @@ def main():
         gate.done(steps=steps)
 
 
-try:
+with contextlib.suppress(Finished):
     main()
-except Finished:
-    pass

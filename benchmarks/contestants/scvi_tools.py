@@ -1,6 +1,7 @@
 """scvi-tools' SCVI or TOTALVI, in an environment that has it: python scvi_tools.py FILE.h5ad scvi|totalvi [options]."""
 
 import argparse
+import contextlib
 
 from gate import Finished, Gate, lightning_gate
 
@@ -26,7 +27,7 @@ else:
     scvi.model.TOTALVI.setup_anndata(adata, protein_expression_obsm_key="protein_counts")
     model, batch = scvi.model.TOTALVI(adata), 256
 held_out = np.flatnonzero(adata.obs["held_out"].to_numpy())
-try:
+with contextlib.suppress(Finished):
     model.train(
         max_epochs=10_000,
         accelerator="cpu",
@@ -37,5 +38,3 @@ try:
         datasplitter_kwargs={"external_indexing": [np.setdiff1d(np.arange(adata.n_obs), held_out), held_out]},
         callbacks=[lightning_gate(Callback, Gate())],
     )
-except Finished:
-    pass

@@ -4,6 +4,7 @@ The mathematics and the network of pyro_omics' SCVI: ZINB, one hidden layer of 1
 The likelihood is the usual one of the field; with --fast it is pyro_omics' row-reduced kernel."""
 
 import argparse
+import contextlib
 
 from gate import Finished, Gate
 
@@ -17,7 +18,7 @@ import anndata  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
 torch.set_num_threads(options.threads)
 torch.manual_seed(0)
@@ -52,11 +53,11 @@ class Loop(nn.Module):
 
 def usual(x, mu, theta, gate):
     """The field's form (scvi-tools' log_zinb_positive)."""
-    softplus = F.softplus(-gate)
+    softplus = functional.softplus(-gate)
     log_theta = torch.log(theta + EPS)
     log_theta_mu = torch.log(theta + mu + EPS)
     to_zero = -gate + theta * (log_theta - log_theta_mu)
-    zero = F.softplus(to_zero) - softplus
+    zero = functional.softplus(to_zero) - softplus
     other = -softplus + to_zero + x * (torch.log(mu + EPS) - log_theta_mu)
     other = other + torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
     return torch.where(x < EPS, zero, other).sum(-1)
@@ -87,7 +88,5 @@ def main():
         gate.done(steps=-(-n // BATCH))
 
 
-try:
+with contextlib.suppress(Finished):
     main()
-except Finished:
-    pass

@@ -63,9 +63,7 @@ def main():
             1000 * (ours["seconds"] - loop["seconds"]) / steps
             for ours, loop in zip(found[OURS], found["torch by hand, our kernel"], strict=True)
         ]
-        print(
-            f"\nAbove the torch loop with our kernel: {np.median(more):.2f} ms a step ({min(more):.2f} to {max(more):.2f})"
-        )
+        print(f"\nAbove the torch loop with our kernel, ms a step: {spread(more)}")
 
 
 if __name__ == "__main__":

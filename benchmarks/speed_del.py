@@ -54,9 +54,7 @@ def main():
         }
         found = race(commands, options.repeats, warm_up=1, threads=options.threads)
     keep(options.out, "speed_del", found, threads=options.threads, compounds=options.compounds)
-    print(
-        f"{machine()}, {options.threads} threads, {options.compounds} compounds, {options.repeats} epochs each, in turn\n"
-    )
+    print(f"{machine()}, {options.threads} threads, {options.compounds} compounds, {options.repeats} epochs each\n")
     print(table(found, PRODUCTS))
 
 

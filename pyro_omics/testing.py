@@ -117,7 +117,7 @@ def _check_minibatches(svi: SVIModule, dm: Any, rows: np.ndarray) -> None:
     _require(
         bool(torch.isclose(sum(locals_, torch.zeros(())), full_local, rtol=1e-3, atol=1e-2)),
         f"minibatch ELBOs do not average to the full one ({float(sum(locals_)):.4g}, {float(full_local):.4g} nats): a "
-        "site is outside self.plate(batch), or rows of a batch are mixed with each other",
+        "site is outside self.plate(batch), scaled by hand (the plate scales), or mixes the rows of a batch",
     )
     for shared in globals_:
         _require(

@@ -2,20 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
 from torch.nn import functional
 
-EPS = 1e-8
+from pyro_omics import kernels
+from pyro_omics.kernels.gamma import EPS
+
 STIRLING_FROM = 1e3  # above this inverse dispersion, float32 loses lgamma(x + theta) - lgamma(theta)
 
 
-class NegativeBinomial(TorchDistribution):
+class _Counts(TorchDistributionMixin):
+    """A distribution over counts whose rows have a kernel."""
+
+    kernel: ClassVar[kernels.Kernel]
+
+    def kernel_parameters(self) -> tuple[Tensor, ...]:
+        """What the kernel takes: the constructor's parameters, as they were before they were broadcast."""
+        raise NotImplementedError
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> TorchDistribution:
+        """The same entries as events; sums over their last dimension are taken by the kernel."""
+        event = super().to_event(reinterpreted_batch_ndims)
+        return event if event is self else _Rows(self, event.reinterpreted_batch_ndims)
+
+    @classmethod
+    def entries(cls, value: Tensor, *parameters: Tensor) -> Tensor:
+        """The plain form: log-probabilities of single counts."""
+        return cls(*parameters, validate_args=False).log_prob(value)
+
+
+class _Rows(dist.Independent):
+    """Independent counts, whose log-probabilities are taken a row at a time where `kernels.serve` says so."""
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> TorchDistribution:
+        """As of the entries."""
+        more = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
+        return self.base_dist.to_event(self.reinterpreted_batch_ndims + more)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Natural log of the probability of each event."""
+        fn = self.base_dist
+        parameters = fn.kernel_parameters()
+        if not kernels.serve(value, *parameters):
+            return super().log_prob(value)
+        if fn._validate_args:
+            fn._validate_sample(value)
+        rows = kernels.row_log_prob(fn.kernel, fn.entries, value, parameters)
+        return sum_rightmost(rows, self.reinterpreted_batch_ndims - 1)
+
+
+class NegativeBinomial(_Counts, TorchDistribution):
     r"""Negative binomial with mean mu and inverse dispersion theta: variance mu + mu^2 / theta.
 
     .. math:: \log p(x) = \log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!}
@@ -36,6 +80,7 @@ class NegativeBinomial(TorchDistribution):
 
     arg_constraints = {"mu": constraints.nonnegative, "theta": constraints.positive}
     support = constraints.nonnegative_integer
+    kernel = kernels.NEGATIVE_BINOMIAL
 
     def __init__(self, mu: Tensor, theta: Tensor, validate_args: bool | None = None) -> None:
         self.mu, self.theta = broadcast_all(mu, theta)
@@ -50,6 +95,10 @@ class NegativeBinomial(TorchDistribution):
         super(NegativeBinomial, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def kernel_parameters(self) -> tuple[Tensor, ...]:
+        """Mu, and theta as it was given."""
+        return self.mu, self._theta
 
     @property
     def mean(self) -> Tensor:
@@ -97,7 +146,7 @@ def _log_nb_stirling(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     return shape + series + x * torch.log1p((x - mu) / (theta + mu)) + x * torch.log(mu + EPS) - x - torch.lgamma(x + 1)
 
 
-class Poisson(dist.Poisson):
+class Poisson(_Counts, dist.Poisson):
     """Poisson with a floor of 1e-8 on its rate, so that a cell without counts has finite gradients.
 
     Parameters
@@ -105,6 +154,8 @@ class Poisson(dist.Poisson):
     rate
         (...) mean, in counts, >= 0.
     """
+
+    kernel = kernels.POISSON
 
     def __init__(self, rate: Tensor, validate_args: bool | None = None) -> None:
         super().__init__(rate, validate_args=validate_args)
@@ -114,8 +165,12 @@ class Poisson(dist.Poisson):
         """The same distribution over a larger batch shape."""
         return super().expand(batch_shape, type(self).__new__(type(self)) if _instance is None else _instance)
 
+    def kernel_parameters(self) -> tuple[Tensor, ...]:
+        """The rate."""
+        return (self.rate,)
 
-class _ZeroInflated(dist.ZeroInflatedDistribution):
+
+class _ZeroInflated(_Counts, dist.ZeroInflatedDistribution):
     """Pyro's, without its cache: there, a gate once asked for replaces the logits in log_prob, and expand fails."""
 
     arg_constraints = {"gate_logits": constraints.real}
@@ -124,6 +179,10 @@ class _ZeroInflated(dist.ZeroInflatedDistribution):
     def gate(self) -> Tensor:
         """The extra zero's probability."""
         return torch.sigmoid(self.gate_logits)
+
+    def kernel_parameters(self) -> tuple[Tensor, ...]:
+        """The base's, and the logits."""
+        return *self.base_dist.kernel_parameters(), self.gate_logits
 
 
 class ZeroInflatedNegativeBinomial(_ZeroInflated):
@@ -140,6 +199,8 @@ class ZeroInflatedNegativeBinomial(_ZeroInflated):
 
     Source: Lopez et al. 2018, Supplementary Note 1.
     """
+
+    kernel = kernels.ZERO_INFLATED_NEGATIVE_BINOMIAL
 
     def __init__(self, mu: Tensor, theta: Tensor, gate_logits: Tensor, validate_args: bool | None = None) -> None:
         base = NegativeBinomial(mu, theta, validate_args=validate_args)
@@ -161,13 +222,15 @@ class ZeroInflatedPoisson(_ZeroInflated):
     Source: Lambert 1992, Technometrics 34(1), equation 1.
     """
 
+    kernel = kernels.ZERO_INFLATED_POISSON
+
     def __init__(self, rate: Tensor, gate_logits: Tensor, validate_args: bool | None = None) -> None:
         super().__init__(
             Poisson(rate, validate_args=validate_args), gate_logits=gate_logits, validate_args=validate_args
         )
 
 
-class NegativeBinomialMixture(TorchDistribution):
+class NegativeBinomialMixture(_Counts, TorchDistribution):
     r"""Counts of a background or of a foreground, which of the two is summed out.
 
     .. math:: p(y) = \pi \, \mathrm{NB}(y; \mu_b, \theta) + (1 - \pi) \, \mathrm{NB}(y; \mu_f, \theta), \quad
@@ -192,6 +255,7 @@ class NegativeBinomialMixture(TorchDistribution):
         "background_logits": constraints.real,
     }
     support = constraints.nonnegative_integer
+    kernel = kernels.NEGATIVE_BINOMIAL_MIXTURE
 
     def __init__(
         self,
@@ -204,6 +268,7 @@ class NegativeBinomialMixture(TorchDistribution):
         self.mu_background, self.mu_foreground, self.theta, self.background_logits = broadcast_all(
             mu_background, mu_foreground, theta, background_logits
         )
+        self._theta = torch.as_tensor(theta, dtype=self.theta.dtype, device=self.theta.device)
         super().__init__(self.mu_background.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeBinomialMixture:
@@ -211,19 +276,24 @@ class NegativeBinomialMixture(TorchDistribution):
         new = self._get_checked_instance(NegativeBinomialMixture, _instance)
         for name in self.arg_constraints:
             setattr(new, name, getattr(self, name).expand(batch_shape))
+        new._theta = self._theta
         super(NegativeBinomialMixture, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
 
+    def kernel_parameters(self) -> tuple[Tensor, ...]:
+        """The means, theta as it was given, and the logits."""
+        return self.mu_background, self.mu_foreground, self._theta, self.background_logits
+
     @property
     def background(self) -> NegativeBinomial:
         """The background's component."""
-        return NegativeBinomial(self.mu_background, self.theta, validate_args=self._validate_args)
+        return NegativeBinomial(self.mu_background, self._theta, validate_args=self._validate_args)
 
     @property
     def foreground(self) -> NegativeBinomial:
         """The foreground's component."""
-        return NegativeBinomial(self.mu_foreground, self.theta, validate_args=self._validate_args)
+        return NegativeBinomial(self.mu_foreground, self._theta, validate_args=self._validate_args)
 
     @property
     def mean(self) -> Tensor:

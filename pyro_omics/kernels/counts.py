@@ -1,0 +1,65 @@
+"""A matrix of counts as the kernels see it: whole, and those that are not zero alone."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pyro_omics import stored
+
+
+class Counts:
+    """The counts of ``value``, broadcast to ``shape`` and with all leading dimensions as one, (n, g).
+
+    Parameters
+    ----------
+    value
+        (..., g).
+    shape
+        the shape of the distribution's entries.
+    """
+
+    def __init__(self, value: Tensor, shape: torch.Size) -> None:
+        ndim = next((i for i, size in enumerate(value.shape) if size > 1), value.ndim - 1)
+        own = value.shape[ndim:]
+        if own != shape[len(shape) - len(own) :]:
+            value, own = value.expand(shape).contiguous(), shape
+        self.value, self.shape = value, shape
+        self.repeats = math.prod(shape[: len(shape) - len(own)])  # particles see the same counts
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """All counts (n, g)."""
+        return self.value.expand(self.shape).reshape(-1, self.shape[-1])
+
+    @cached_property
+    def x(self) -> Tensor:
+        """The counts that are not zero (nnz,)."""
+        return stored.values(self.value).repeat(self.repeats)
+
+    @cached_property
+    def position(self) -> Tensor:
+        """Their positions in the flattened matrix (nnz,)."""
+        own = stored.positions(self.value)
+        if self.repeats == 1:
+            return own
+        starts = torch.arange(self.repeats, device=own.device) * self.value.numel()
+        return (starts.unsqueeze(-1) + own).flatten()
+
+    @cached_property
+    def column(self) -> Tensor:
+        """Their columns (nnz,)."""
+        own = stored.positions(self.value)
+        starts = torch.arange(0, self.value.numel() + 1, self.shape[-1], device=own.device)
+        lengths = torch.searchsorted(own, starts).diff()
+        row_starts = starts[:-1].repeat_interleave(lengths, output_size=len(own))
+        return (own - row_starts).repeat(self.repeats)
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """A parameter's entries at them, of an (n, g) matrix or of (g,) columns."""
+        if parameter.ndim == 1:
+            return parameter.index_select(0, self.column)
+        return parameter.flatten().index_select(0, self.position)

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_omics import stored
+
+
+BLOCK = 2**17  # entries: some ten operations on so many stay in a core's cache
+
+
+class Block(NamedTuple):
+    """Some rows of the matrix: which, which of the stored counts are theirs, and those's positions in the block."""
+
+    rows: slice
+    stored: slice
+    position: Tensor
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """The rows of a parameter (n, g); columns (g,) are all rows' own."""
+        return parameter if parameter.ndim == 1 else parameter[self.rows]
+
+    def put(self, matrix: Tensor, values: Tensor) -> Tensor:
+        """The block's ``matrix``, contiguous, with its entries of ``values`` (nnz,) in the places of stored counts."""
+        matrix.view(-1).scatter_(0, self.position, values[self.stored])
+        return matrix
 
 
 class Counts:
@@ -34,6 +56,11 @@ class Counts:
     def matrix(self) -> Tensor:
         """All counts (n, g)."""
         return self.value.expand(self.shape).reshape(-1, self.shape[-1])
+
+    @property
+    def n_rows(self) -> int:
+        """n."""
+        return self.shape[:-1].numel()
 
     @cached_property
     def x(self) -> Tensor:
@@ -63,3 +90,15 @@ class Counts:
         if parameter.ndim == 1:
             return parameter.index_select(0, self.column)
         return parameter.flatten().index_select(0, self.position)
+
+    def blocks(self) -> Iterator[Block]:
+        """The rows in blocks that a core's cache holds; on a GPU, and of few rows, all at once."""
+        n, columns = self.n_rows, self.shape[-1]
+        step = max(1, BLOCK // columns) if self.value.device.type == "cpu" else n
+        if step >= n:
+            yield Block(slice(None), slice(None), self.position)
+            return
+        starts = torch.arange(0, n, step)
+        bounds = torch.searchsorted(self.position, starts * columns).tolist()
+        for start, low, high in zip(starts.tolist(), bounds, [*bounds[1:], None], strict=True):
+            yield Block(slice(start, start + step), slice(low, high), self.position[low:high] - start * columns)

@@ -50,12 +50,16 @@ class Plain:
         self.family = family
 
     def __call__(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """log p(0) everywhere, and then the counts in their places."""
-        deficit, slopes = self.family.zeros(parameters, wanted)
-        value, count_slopes = self.family.stored(counts, parameters, wanted)
-        slopes = [s.neg_() if s is not None and asked else None for s, asked in zip(slopes, wanted, strict=True)]
-        _place(slopes, counts, count_slopes)
-        return put(deficit.neg_(), counts, value).sum(-1), slopes
+        """log p(0) everywhere, and the stored counts in their places."""
+        value, at_stored = self.family.stored(counts, parameters, wanted)
+        rows, slopes = _results(counts, parameters, wanted)
+        for block in counts.blocks():
+            deficit, at_zeros = self.family.zeros([block.of(p) for p in parameters], wanted)
+            torch.sum(block.put(deficit, value.neg()), -1, out=rows[block.rows])
+            for slope, zeros, stored in zip(slopes, at_zeros, at_stored, strict=True):
+                if slope is not None and zeros is not None and stored is not None:
+                    block.put(torch.neg(zeros, out=slope[block.rows]), stored)
+        return rows.neg_(), slopes
 
 
 class ZeroInflated:
@@ -72,19 +76,28 @@ class ZeroInflated:
         Its derivatives are v - pi by the logits, and 1 - v of the family's by the others; at a count, v is 0.
         """
         *own, logits = parameters
-        *own_wanted, logits_wanted = wanted
-        deficit, slopes = self.family.zeros(own, own_wanted)
-        value, count_slopes = self.family.stored(counts, own, own_wanted)
+        value, at_stored = self.family.stored(counts, own, wanted[:-1])
         value.sub_(softplus(counts.of(logits)))
-        log_zero, pi, v = _log_zero(logits, deficit.add_(logits))
-        if any(wanted):
-            put(v, counts, torch.zeros_like(value))
-        by_logits = torch.sub(v, pi, out=pi) if logits_wanted else None
-        if any(own_wanted):
+        none = torch.zeros_like(value)
+        rows, slopes = _results(counts, parameters, wanted)
+        for block in counts.blocks():
+            deficit, at_zeros = self.family.zeros([block.of(p) for p in own], wanted[:-1])
+            log_zero, pi, v = _log_zero(block.of(logits), deficit.add_(block.of(logits)))
+            torch.sum(block.put(log_zero, value), -1, out=rows[block.rows])
+            block.put(v, none)
+            if slopes[-1] is not None:
+                torch.sub(v, pi, out=slopes[-1][block.rows])
             rest = v.sub_(1)
-            slopes = [s.mul_(rest) if s is not None and ask else None for s, ask in zip(slopes, own_wanted, strict=True)]
-            _place(slopes, counts, count_slopes)
-        return put(log_zero, counts, value).sum(-1), [*slopes, by_logits]
+            for slope, zeros, stored in zip(slopes, at_zeros, at_stored, strict=False):
+                if slope is not None and zeros is not None and stored is not None:
+                    block.put(torch.mul(zeros, rest, out=slope[block.rows]), stored)
+        return rows, slopes
+
+
+def _results(counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+    """Room for the rows' log-probabilities (n,) and for the derivatives (n, g) that are wanted."""
+    like, n = parameters[0], counts.n_rows
+    return like.new_empty(n), [like.new_empty(n, counts.shape[-1]) if is_wanted else None for is_wanted in wanted]
 
 
 def _log_zero(logits: Tensor, shifted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,18 +137,6 @@ class Mixture:
         by_low = None if low_slopes[0] is None else low_slopes[0].mul_(w)
         by_high = None if high_slopes[0] is None else high_slopes[0].mul_(rest)
         return value.sum(-1), [by_low, by_high, by_theta, by_logits]
-
-
-def put(matrix: Tensor, counts: Counts, value: Tensor) -> Tensor:
-    """``matrix`` (n, g), contiguous, with the values of stored counts in their places."""
-    matrix.view(-1).scatter_(0, counts.position, value)
-    return matrix
-
-
-def _place(slopes: Slopes, counts: Counts, count_slopes: Slopes) -> None:
-    for slope, values in zip(slopes, count_slopes, strict=True):
-        if slope is not None and values is not None:
-            put(slope, counts, values)
 
 
 POISSON = Plain(Poisson())

@@ -42,9 +42,10 @@ def positions(x: Tensor) -> Tensor:
     return found
 
 
-def values(x: Tensor) -> Tensor:
-    """The entries of ``x`` at its `positions`, (nnz,)."""
-    return x.flatten().index_select(0, positions(x))
+def row_lengths(x: Tensor, positions: Tensor) -> Tensor:
+    """How many of the entries at these `positions` each row of ``x`` (..., g) has, (n,)."""
+    starts = torch.arange(0, x.numel() + 1, x.shape[-1], device=x.device)
+    return torch.searchsorted(positions, starts).diff()
 
 
 def _find(is_stored: Tensor) -> Tensor:

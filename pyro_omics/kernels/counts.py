@@ -63,27 +63,28 @@ class Counts:
         return self.shape[:-1].numel()
 
     @cached_property
+    def _own(self) -> Tensor:
+        return stored.positions(self.value)
+
+    @cached_property
     def x(self) -> Tensor:
         """The counts that are not zero (nnz,)."""
-        return stored.values(self.value).repeat(self.repeats)
+        return self.value.flatten().index_select(0, self._own).repeat(self.repeats)
 
     @cached_property
     def position(self) -> Tensor:
         """Their positions in the flattened matrix (nnz,)."""
-        own = stored.positions(self.value)
         if self.repeats == 1:
-            return own
-        starts = torch.arange(self.repeats, device=own.device) * self.value.numel()
-        return (starts.unsqueeze(-1) + own).flatten()
+            return self._own
+        starts = torch.arange(self.repeats, device=self._own.device) * self.value.numel()
+        return (starts.unsqueeze(-1) + self._own).flatten()
 
     @cached_property
     def column(self) -> Tensor:
         """Their columns (nnz,)."""
-        own = stored.positions(self.value)
-        starts = torch.arange(0, self.value.numel() + 1, self.shape[-1], device=own.device)
-        lengths = torch.searchsorted(own, starts).diff()
-        row_starts = starts[:-1].repeat_interleave(lengths, output_size=len(own))
-        return (own - row_starts).repeat(self.repeats)
+        lengths = stored.row_lengths(self.value, self._own)
+        starts = torch.arange(0, self.value.numel(), self.shape[-1], device=self._own.device)
+        return (self._own - starts.repeat_interleave(lengths, output_size=len(self._own))).repeat(self.repeats)
 
     def of(self, parameter: Tensor) -> Tensor:
         """A parameter's entries at them, of an (n, g) matrix or of (g,) columns."""

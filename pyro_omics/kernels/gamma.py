@@ -113,3 +113,10 @@ def of_shape(x: Tensor, theta: Tensor, constants: tuple[Tensor, Tensor | None]) 
     if constant_slope is not None and back_slope is not None:
         slope = log_z_t.add_(series_slope(w)).sub_(w, alpha=0.5).sub_(back_slope).add_(constant_slope)
     return Shape(value, z.div_(factorial.v), slope)
+
+
+def of_shape_or_zero(x: Tensor, theta: Tensor, constants: tuple[Tensor, Tensor | None]) -> Shape:
+    """`of_shape` for zeros as well, where there is no such part."""
+    is_zero = x == 0
+    value, ratio, slope = of_shape(x.masked_fill(is_zero, 1.0), theta, constants)
+    return Shape(value.masked_fill_(is_zero, 0.0), ratio, None if slope is None else slope.masked_fill_(is_zero, 0.0))

@@ -122,7 +122,7 @@ class Mixture:
         """With w = P(background | y): w and 1 - w of the components' derivatives, and w - pi by the logits."""
         low, high, theta, logits = parameters
         x = counts.matrix
-        shape = gamma.of_shape(x, theta, gamma.of_dispersion(theta, wanted[2]))
+        shape = gamma.of_shape_or_zero(x, theta, gamma.of_dispersion(theta, wanted[2]))
         log_low, low_slopes = at_mean(x, low, theta, shape, (wanted[0], wanted[2]))
         log_high, high_slopes = at_mean(x, high, theta, shape, (wanted[1], wanted[2]))
         odds = log_low - log_high + logits

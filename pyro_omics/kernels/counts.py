@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pyro_omics import stored
 
-
 BLOCK = 2**17  # entries: some ten operations on so many stay in a core's cache
 
 
@@ -59,7 +58,7 @@ class Counts:
 
     @property
     def n_rows(self) -> int:
-        """n."""
+        """N."""
         return self.shape[:-1].numel()
 
     @cached_property

@@ -1,7 +1,7 @@
 """Log-probabilities of counts, and their derivatives by the parameters, at zeros and at stored counts.
 
-At a zero a density costs no gamma function, and most entries are zeros. ``zeros`` is of whole matrices, ``stored`` of the
-entries that are not zero alone. Derivatives that nobody asked for are None.
+At a zero a density costs no gamma function, and most entries are zeros. ``zeros`` is of whole matrices, ``stored`` of
+the entries that are not zero alone. Derivatives that nobody asked for are None.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pyro_omics.kernels.gamma import EPS
 
 Slopes = list[Tensor | None]
 
+
 class Family(Protocol):
     """A distribution over counts."""
 
@@ -25,7 +26,7 @@ class Family(Protocol):
         """-log p(0) of each entry (n, g), in a tensor of its own, and its derivative by each parameter."""
 
     def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """log p(x) of each stored count (nnz,), and its derivative by each parameter."""
+        """Log p(x) of each stored count (nnz,), and its derivative by each parameter."""
 
 
 class NegativeBinomial:
@@ -56,7 +57,7 @@ class NegativeBinomial:
 
 
 def at_mean(x: Tensor, mu: Tensor, theta: Tensor, shape: gamma.Shape, wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-    """log NB(x; mu, theta) and its derivatives by mu and theta, given what is known of x and theta alone."""
+    """Log NB(x; mu, theta) and its derivatives by mu and theta, given what is known of x and theta alone."""
     floored = theta + EPS
     mean, total = mu + EPS, floored + mu
     ratio = mu / floored
@@ -79,7 +80,7 @@ class Poisson:
         return rate.clone(), [torch.ones_like(rate) if wanted[0] else None]
 
     def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """x log rate - rate - log x!, and x / rate - 1."""
+        """X log rate - rate - log x!, and x / rate - 1."""
         x, rate = counts.x, counts.of(parameters[0])
         v, q, tail = gamma.of_count(x)
         value = (rate / v).log_().mul_(x).add_(x - rate).add_(q.log_()).add_(tail)

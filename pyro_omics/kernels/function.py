@@ -50,14 +50,16 @@ class _Rows(torch.autograd.Function):
     """The derivatives are found together with the values, and wait for backward to multiply them."""
 
     @staticmethod
-    def forward(ctx: Any, kernel: Kernel, plain: Elementwise, shape: torch.Size, value: Tensor, *given: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, kernel: Kernel, plain: Elementwise, shape: torch.Size, value: Tensor, *given: Tensor
+    ) -> Tensor:
         rows, ctx.slopes = kernel(Counts(value, shape), given, ctx.needs_input_grad[4:])
         ctx.kernel, ctx.plain, ctx.shape = kernel, plain, shape
         ctx.save_for_backward(value, *given)
         return rows
 
     @staticmethod
-    def backward(ctx: Any, grad_n: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_n: Tensor) -> tuple[Tensor | None, ...]:
         value, *given = ctx.saved_tensors
         wanted = ctx.needs_input_grad[4:]
         counts = Counts(value, ctx.shape)

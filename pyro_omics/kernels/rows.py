@@ -44,13 +44,13 @@ class Kernel(Protocol):
 class Plain:
     """A family as it is."""
 
-    by_column = (1,)
+    by_column: tuple[int, ...] = (1,)
 
     def __init__(self, family: Family) -> None:
         self.family = family
 
     def __call__(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """log p(0) everywhere, and the stored counts in their places."""
+        """Log p(0) everywhere, and the stored counts in their places."""
         value, at_stored = self.family.stored(counts, parameters, wanted)
         rows, slopes = _results(counts, parameters, wanted)
         for block in counts.blocks():
@@ -65,7 +65,7 @@ class Plain:
 class ZeroInflated:
     """A family with an extra zero of probability sigmoid(logits); the logits (n, g) are its last parameter."""
 
-    by_column = (1,)
+    by_column: tuple[int, ...] = (1,)
 
     def __init__(self, family: Family) -> None:
         self.family = family
@@ -116,7 +116,7 @@ class Mixture:
     For counts most of which are not zero: all entries are treated alike.
     """
 
-    by_column = (2,)
+    by_column: tuple[int, ...] = (2,)
 
     def __call__(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
         """With w = P(background | y): w and 1 - w of the components' derivatives, and w - pi by the logits."""

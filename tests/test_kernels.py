@@ -37,6 +37,15 @@ CLASSES = {
     "mixture": NegativeBinomialMixture,
 }
 ALL = sorted(TAKES)
+
+
+@pytest.fixture(autouse=True)
+def _even_for_few(monkeypatch):
+    """Small matrices, on which no kernel pays, are what is tested."""
+    monkeypatch.setattr(kernels.switch, "FEW_ENTRIES", 0)
+    monkeypatch.setattr(kernels.switch, "FEW_COLUMNS", 0)
+
+
 # Shapes of the parameters, and of the counts.
 SHAPES = {
     "theta of a gene": ({"theta": (G,)}, (N, G)),
@@ -385,6 +394,14 @@ def test_inputs_that_no_kernel_takes_are_plain(change, asked):
     fn = NegativeBinomial(*values)
     torch.testing.assert_close(fn.to_event(1).log_prob(x), fn.log_prob(x).sum(-1))
     assert asked == []
+
+
+def test_a_kernel_is_taken_where_it_pays(monkeypatch):
+    monkeypatch.undo()
+    for rows, columns, is_taken in ((300, 100, True), (3000, 10, False), (5, 100, False)):
+        x = torch.ones(rows, columns)
+        value = Poisson(x.clone().requires_grad_()).to_event(1).log_prob(x)
+        assert is_kernels(value) is is_taken
 
 
 # Stored positions -----------------------------------------------------------------------------------------------------

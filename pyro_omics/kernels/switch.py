@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+FEW_ENTRIES = 2**14  # a kernel's hundred operations on fewer cost more than they spare
+FEW_COLUMNS = 64  # and what is found by row, on shorter rows
+
 _switched_off: ContextVar[bool] = ContextVar("pyro_omics_plain", default=False)
 
 
@@ -32,23 +35,27 @@ def plain() -> Iterator[None]:
 def serve(value: Tensor, *parameters: Tensor) -> bool:
     """Whether a kernel can take these counts and parameters.
 
-    All of one floating dtype, float32 or float64, on one device, counts without gradient, no empty dimension; and no
-    one else at work on the operations: forward-mode derivatives, `torch.func`, tracing and compilation see the plain
-    forms.
+    Enough of them for it to pay; all of one floating dtype, float32 or float64, on one device; counts without gradient;
+    and no one else at work on the operations: forward-mode derivatives, `torch.func`, tracing, compilation and the
+    capture of a CUDA graph see the plain forms.
     """
+    given = (value, *parameters)
     if _switched_off.get() or value.ndim == 0 or value.requires_grad:
         return False
-    if value.dtype not in (torch.float32, torch.float64) or not value.numel():
+    if max(t.numel() for t in given) < FEW_ENTRIES or max(t.shape[-1] for t in given if t.ndim) < FEW_COLUMNS:
         return False
-    if any(p.dtype != value.dtype or p.device != value.device or not p.numel() for p in parameters):
+    if value.dtype not in (torch.float32, torch.float64) or any(p.dtype != value.dtype for p in parameters):
         return False
-    return not _others_at_work()
+    if any(t.device != value.device or not t.numel() for t in given):
+        return False
+    return not _others_at_work(value)
 
 
-def _others_at_work() -> bool:
+def _others_at_work(value: Tensor) -> bool:
     return (
         torch.jit.is_tracing()
         or torch.compiler.is_compiling()
         or forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or (value.is_cuda and torch.cuda.is_current_stream_capturing())
     )

@@ -191,6 +191,14 @@ def test_a_retained_graph_gives_the_same_gradient_again(name):
     torch.testing.assert_close(list(torch.autograd.grad(value, values)), first)
 
 
+def test_autocast_does_not_round_the_gradient():
+    values, x = [v.detach().float().requires_grad_() for v in parameters("nb", {"theta": (G,)})], draw().float()
+    plain = torch.autograd.grad(of_rows("nb", values, x).sum(), values)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = of_rows("nb", values, x).sum()
+        torch.testing.assert_close(torch.autograd.grad(value, values), plain)
+
+
 # float32, and corners -------------------------------------------------------------------------------------------------
 
 

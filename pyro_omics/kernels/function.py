@@ -78,7 +78,10 @@ def _weighted(slope: Tensor | None, parameter: Tensor, grad_n: Tensor) -> Tensor
     """What a parameter's derivatives (n, g) come to with the rows' gradient."""
     if slope is None:
         return None
-    return grad_n @ slope if parameter.ndim == 1 else slope.mul_(grad_n.unsqueeze(-1))
+    if parameter.ndim > 1:
+        return slope.mul_(grad_n.unsqueeze(-1))
+    with torch.autocast(slope.device.type, enabled=False):  # a product of matrices is rounded to 16 bits in one
+        return grad_n @ slope
 
 
 def _differentiable(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution, constraints
-from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
 from torch.nn import functional
@@ -19,47 +17,7 @@ from pyro_omics.kernels.gamma import EPS
 STIRLING_FROM = 1e3  # above this inverse dispersion, float32 loses lgamma(x + theta) - lgamma(theta)
 
 
-class _Counts(TorchDistributionMixin):
-    """A distribution over counts whose rows have a kernel."""
-
-    kernel: ClassVar[kernels.Kernel]
-
-    def kernel_parameters(self) -> tuple[Tensor, ...]:
-        """What the kernel takes: the constructor's parameters, as they were before they were broadcast."""
-        raise NotImplementedError
-
-    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> TorchDistribution:
-        """The same entries as events; sums over their last dimension are taken by the kernel."""
-        event = super().to_event(reinterpreted_batch_ndims)
-        return event if event is self else _Rows(self, event.reinterpreted_batch_ndims)
-
-    @classmethod
-    def entries(cls, value: Tensor, *parameters: Tensor) -> Tensor:
-        """The plain form: log-probabilities of single counts."""
-        return cls(*parameters, validate_args=False).log_prob(value)
-
-
-class _Rows(dist.Independent):
-    """Independent counts, whose log-probabilities are taken a row at a time where `kernels.serve` says so."""
-
-    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> TorchDistribution:
-        """As of the entries."""
-        more = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
-        return self.base_dist.to_event(self.reinterpreted_batch_ndims + more)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Natural log of the probability of each event."""
-        fn = self.base_dist
-        parameters = fn.kernel_parameters()
-        if not kernels.serve(value, *parameters):
-            return super().log_prob(value)
-        if fn._validate_args:
-            fn._validate_sample(value)
-        rows = kernels.row_log_prob(fn.kernel, fn.entries, value, parameters)
-        return sum_rightmost(rows, self.reinterpreted_batch_ndims - 1)
-
-
-class NegativeBinomial(_Counts, TorchDistribution):
+class NegativeBinomial(kernels.Counted, TorchDistribution):
     r"""Negative binomial with mean mu and inverse dispersion theta: variance mu + mu^2 / theta.
 
     .. math:: \log p(x) = \log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!}
@@ -146,7 +104,7 @@ def _log_nb_stirling(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     return shape + series + x * torch.log1p((x - mu) / (theta + mu)) + x * torch.log(mu + EPS) - x - torch.lgamma(x + 1)
 
 
-class Poisson(_Counts, dist.Poisson):
+class Poisson(kernels.Counted, dist.Poisson):
     """Poisson with a floor of 1e-8 on its rate, so that a cell without counts has finite gradients.
 
     Parameters
@@ -170,7 +128,7 @@ class Poisson(_Counts, dist.Poisson):
         return (self.rate,)
 
 
-class _ZeroInflated(_Counts, dist.ZeroInflatedDistribution):
+class _ZeroInflated(kernels.Counted, dist.ZeroInflatedDistribution):
     """Pyro's, without its cache: there, a gate once asked for replaces the logits in log_prob, and expand fails."""
 
     arg_constraints = {"gate_logits": constraints.real}
@@ -230,7 +188,7 @@ class ZeroInflatedPoisson(_ZeroInflated):
         )
 
 
-class NegativeBinomialMixture(_Counts, TorchDistribution):
+class NegativeBinomialMixture(kernels.Counted, TorchDistribution):
     r"""Counts of a background or of a foreground, which of the two is summed out.
 
     .. math:: p(y) = \pi \, \mathrm{NB}(y; \mu_b, \theta) + (1 - \pi) \, \mathrm{NB}(y; \mu_f, \theta), \quad

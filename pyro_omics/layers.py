@@ -114,7 +114,8 @@ def _width(n_in: int, n_hidden: int, n_layers: int, n_cov: int, skip: bool) -> i
 
 def log_counts(x: Tensor, scale_n1: Tensor | None = None) -> Tensor:
     """log(1 + scale x) of counts, most of which are zero, with a scale for each row or none."""
-    if x.device.type != "cpu" or x.requires_grad:  # a GPU waits longer for the positions than it takes for the zeros
+    # A GPU waits longer for the positions than it takes for the zeros.
+    if x.device.type != "cpu" or x.requires_grad or not x.is_floating_point():
         return torch.log1p(x if scale_n1 is None else x * scale_n1)
     found = stored.positions(x)
     values = x.flatten().index_select(0, found)

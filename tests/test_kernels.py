@@ -150,7 +150,7 @@ def test_parameters_in_other_layouts(name):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("shapes", ["theta of a gene", "theta of a cell and gene", "particles"])
+@pytest.mark.parametrize("shapes", [key for key, (_, of_counts) in SHAPES.items() if of_counts == (N, G)])
 @pytest.mark.parametrize("name", ALL)
 def test_first_and_second_derivatives_by_differences(name, shapes):
     of_parameters, _ = SHAPES[shapes]
@@ -357,6 +357,26 @@ def test_entries_and_masks_are_plain(name, asked):
     assert len(asked) == 6
 
 
+def test_a_class_with_a_log_prob_of_its_own_has_no_kernel(asked):
+    class Doubled(NegativeBinomial):
+        def log_prob(self, value):
+            return 2 * super().log_prob(value)
+
+    class Renamed(NegativeBinomial):
+        def __init__(self, mean):
+            super().__init__(mean, torch.ones((), dtype=mean.dtype))
+
+    values, x = parameters("nb"), draw()
+    torch.testing.assert_close(
+        Doubled(*values).to_event(1).log_prob(x), 2 * NegativeBinomial(*values).log_prob(x).sum(-1)
+    )
+    assert asked == []
+    value = Renamed(values[0]).to_event(1).log_prob(x)
+    assert len(asked) == 1
+    (once,) = torch.autograd.grad(value.sum(), values[:1], create_graph=True)
+    assert torch.isfinite(torch.autograd.grad(once.sum(), values[:1])[0]).all()
+
+
 def test_plain_is_a_way_back(asked):
     values, x = parameters("zinb"), draw()
 
@@ -466,6 +486,7 @@ def test_encoders_inputs_through_stored_positions(dtype):
     x = draw(dtype=dtype)
     x[2] = 0
     torch.testing.assert_close(layers.log_counts(x), torch.log1p(x))
+    torch.testing.assert_close(layers.log_counts(x.long()), torch.log1p(x.long()))
     truth = torch.log1p(x / (1 + x.mean(-1, keepdim=True)))
     torch.testing.assert_close(layers.log_normalised(x), truth)
     torch.testing.assert_close(layers.log_normalised(x, torch.ones(N, G, dtype=torch.bool)), truth)

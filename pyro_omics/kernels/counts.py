@@ -16,7 +16,7 @@ BLOCK = 2**17  # entries: some ten operations on so many stay in a core's cache
 
 
 class Block(NamedTuple):
-    """Some rows of the matrix: which, which of the stored counts are theirs, and those's positions in the block."""
+    """Some rows of the matrix, the stored counts that are theirs, and where in the block these are."""
 
     rows: slice
     stored: slice
@@ -58,7 +58,7 @@ class Counts:
 
     @property
     def n_rows(self) -> int:
-        """N."""
+        """How many rows there are."""
         return self.shape[:-1].numel()
 
     @cached_property

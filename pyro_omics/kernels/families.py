@@ -26,14 +26,14 @@ class Family(Protocol):
         """-log p(0) of each entry (n, g), in a tensor of its own, and its derivative by each parameter."""
 
     def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """Log p(x) of each stored count (nnz,), and its derivative by each parameter."""
+        """The log-probability of each stored count (nnz,), and its derivative by each parameter."""
 
 
 class NegativeBinomial:
     """Parameters mu (n, g) and theta, (g,) or (n, g); 1e-8 in logarithms as `distributions.NegativeBinomial` has it."""
 
     def zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """Theta log(1 + mu / theta), c = theta / (theta + mu), and log(1 + mu / theta) - c mu / theta."""
+        """Of theta log(1 + mu / theta): c = theta / (theta + mu), and log(1 + mu / theta) - c mu / theta."""
         mu, theta = parameters
         by_mu, by_theta = wanted
         floored = theta + EPS
@@ -57,7 +57,7 @@ class NegativeBinomial:
 
 
 def at_mean(x: Tensor, mu: Tensor, theta: Tensor, shape: gamma.Shape, wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-    """Log NB(x; mu, theta) and its derivatives by mu and theta, given what is known of x and theta alone."""
+    """The log-probability of x and its derivatives by mu and theta, given what is known of x and theta alone."""
     floored = theta + EPS
     mean, total = mu + EPS, floored + mu
     ratio = mu / floored
@@ -80,7 +80,7 @@ class Poisson:
         return rate.clone(), [torch.ones_like(rate) if wanted[0] else None]
 
     def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """X log rate - rate - log x!, and x / rate - 1."""
+        """Of x log rate - rate - log x!: x / rate - 1."""
         x, rate = counts.x, counts.of(parameters[0])
         v, q, tail = gamma.of_count(x)
         value = (rate / v).log_().mul_(x).add_(x - rate).add_(q.log_()).add_(tail)

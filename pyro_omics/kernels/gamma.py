@@ -6,8 +6,8 @@ Of Stirling's series at arguments shifted by k, and the recurrence back from the
     Q(Z) = \prod_{m=1}^k (1 - m / Z), \; s(Z) = \sum_i b_i Z^{1 - 2i}
 
 It costs two logarithms where torch's lgamma and digamma cost sixteen and sixty-four exponentials, and holds for every
-z > 0. In `log_nb` what is large cancels before it is rounded: float32 is closer to the truth than lgamma's, and no
-other form is needed for large dispersions.
+z > 0. In a count's log-probability what is large then cancels before it is rounded: float32 is closer to the truth
+than by lgamma, and large dispersions need no other form.
 
 Source: Abramowitz and Stegun 1964, 6.1.15, 6.1.41 and 6.3.18.
 """
@@ -61,7 +61,7 @@ def back(inverse: Tensor, slope: bool = False) -> tuple[Tensor, Tensor | None]:
 
 
 def of_dispersion(theta: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
-    """What `log_nb` needs of theta alone: log Q(T) - s(T) with T = theta + k, and its derivative."""
+    """What `of_shape` needs of theta alone: log Q(T) - s(T) with T = theta + k, and its derivative."""
     shift = SHIFT[theta.dtype]
     w = 1 / (theta + shift)
     q, total = theta * w, 1 / theta if slope else None

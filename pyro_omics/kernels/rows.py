@@ -50,12 +50,13 @@ class Plain:
         self.family = family
 
     def __call__(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """Log p(0) everywhere, and the stored counts in their places."""
+        """Zeros everywhere, and the stored counts in their places."""
         value, at_stored = self.family.stored(counts, parameters, wanted)
+        value.neg_()
         rows, slopes = _results(counts, parameters, wanted)
         for block in counts.blocks():
             deficit, at_zeros = self.family.zeros([block.of(p) for p in parameters], wanted)
-            torch.sum(block.put(deficit, value.neg()), -1, out=rows[block.rows])
+            torch.sum(block.put(deficit, value), -1, out=rows[block.rows])
             for slope, zeros, stored in zip(slopes, at_zeros, at_stored, strict=True):
                 if slope is not None and zeros is not None and stored is not None:
                     block.put(torch.neg(zeros, out=slope[block.rows]), stored)

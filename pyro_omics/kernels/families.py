@@ -23,7 +23,7 @@ class Family(Protocol):
     """A distribution over counts."""
 
     def zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """-log p(0) of each entry (n, g), in a tensor of its own, and its derivative by each parameter."""
+        """-log p(0) of each entry (n, g), in a tensor of its own; its derivative by each parameter, to read only."""
 
     def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
         """The log-probability of each stored count (nnz,), and its derivative by each parameter."""
@@ -77,7 +77,7 @@ class Poisson:
     def zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
         """The rate, and 1."""
         (rate,) = parameters
-        return rate.clone(), [torch.ones_like(rate) if wanted[0] else None]
+        return rate.clone(), [rate.new_ones(()).expand_as(rate) if wanted[0] else None]
 
     def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
         """Of x log rate - rate - log x!: x / rate - 1."""

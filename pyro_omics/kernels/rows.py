@@ -85,6 +85,8 @@ class ZeroInflated:
             deficit, at_zeros = self.family.zeros([block.of(p) for p in own], wanted[:-1])
             log_zero, pi, v = _log_zero(block.of(logits), deficit.add_(block.of(logits)))
             torch.sum(block.put(log_zero, value), -1, out=rows[block.rows])
+            if not any(wanted):
+                continue
             block.put(v, none)
             if slopes[-1] is not None:
                 torch.sub(v, pi, out=slopes[-1][block.rows])

@@ -49,11 +49,13 @@ class NegativeBinomial:
 
     def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
         """Of `gamma.of_shape` and `at_mean`."""
-        constants = gamma.of_dispersion(parameters[1], wanted[1])
         mu, theta = (counts.of(p) for p in parameters)
-        per_count = counts.of(constants[0]), None if constants[1] is None else counts.of(constants[1])
-        shape = gamma.of_shape(counts.x, theta, per_count)
-        return at_mean(counts.x, mu, theta, shape, wanted)
+        if parameters[1].ndim == 1:  # once for a column, and not for each of its counts
+            value, slope = gamma.of_dispersion(parameters[1], wanted[1])
+            constants = counts.of(value), None if slope is None else counts.of(slope)
+        else:
+            constants = gamma.of_dispersion(theta, wanted[1])
+        return at_mean(counts.x, mu, theta, gamma.of_shape(counts.x, theta, constants), wanted)
 
 
 def at_mean(x: Tensor, mu: Tensor, theta: Tensor, shape: gamma.Shape, wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:

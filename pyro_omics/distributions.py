@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.distributions.utils import broadcast_all
 from torch.nn import functional
 
-EPS = 1e-8
+from pyro_omics import kernels
+from pyro_omics.kernels.gamma import EPS
+
 STIRLING_FROM = 1e3  # above this inverse dispersion, float32 loses lgamma(x + theta) - lgamma(theta)
 
 
-class NegativeBinomial(TorchDistribution):
+class NegativeBinomial(kernels.Counted, TorchDistribution):
     r"""Negative binomial with mean mu and inverse dispersion theta: variance mu + mu^2 / theta.
 
     .. math:: \log p(x) = \log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!}
@@ -36,6 +38,7 @@ class NegativeBinomial(TorchDistribution):
 
     arg_constraints = {"mu": constraints.nonnegative, "theta": constraints.positive}
     support = constraints.nonnegative_integer
+    kernel = kernels.NEGATIVE_BINOMIAL
 
     def __init__(self, mu: Tensor, theta: Tensor, validate_args: bool | None = None) -> None:
         self.mu, self.theta = broadcast_all(mu, theta)
@@ -50,6 +53,10 @@ class NegativeBinomial(TorchDistribution):
         super(NegativeBinomial, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def kernel_parameters(self) -> tuple[Tensor, ...]:
+        """Mu, and theta as it was given."""
+        return self.mu, self._theta
 
     @property
     def mean(self) -> Tensor:
@@ -97,7 +104,7 @@ def _log_nb_stirling(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     return shape + series + x * torch.log1p((x - mu) / (theta + mu)) + x * torch.log(mu + EPS) - x - torch.lgamma(x + 1)
 
 
-class Poisson(dist.Poisson):
+class Poisson(kernels.Counted, dist.Poisson):
     """Poisson with a floor of 1e-8 on its rate, so that a cell without counts has finite gradients.
 
     Parameters
@@ -105,6 +112,8 @@ class Poisson(dist.Poisson):
     rate
         (...) mean, in counts, >= 0.
     """
+
+    kernel = kernels.POISSON
 
     def __init__(self, rate: Tensor, validate_args: bool | None = None) -> None:
         super().__init__(rate, validate_args=validate_args)
@@ -114,8 +123,12 @@ class Poisson(dist.Poisson):
         """The same distribution over a larger batch shape."""
         return super().expand(batch_shape, type(self).__new__(type(self)) if _instance is None else _instance)
 
+    def kernel_parameters(self) -> tuple[Tensor, ...]:
+        """The rate."""
+        return (self.rate,)
 
-class _ZeroInflated(dist.ZeroInflatedDistribution):
+
+class _ZeroInflated(kernels.Counted, dist.ZeroInflatedDistribution):
     """Pyro's, without its cache: there, a gate once asked for replaces the logits in log_prob, and expand fails."""
 
     arg_constraints = {"gate_logits": constraints.real}
@@ -124,6 +137,10 @@ class _ZeroInflated(dist.ZeroInflatedDistribution):
     def gate(self) -> Tensor:
         """The extra zero's probability."""
         return torch.sigmoid(self.gate_logits)
+
+    def kernel_parameters(self) -> tuple[Tensor, ...]:
+        """The base's, and the logits."""
+        return *self.base_dist.kernel_parameters(), self.gate_logits
 
 
 class ZeroInflatedNegativeBinomial(_ZeroInflated):
@@ -140,6 +157,8 @@ class ZeroInflatedNegativeBinomial(_ZeroInflated):
 
     Source: Lopez et al. 2018, Supplementary Note 1.
     """
+
+    kernel = kernels.ZERO_INFLATED_NEGATIVE_BINOMIAL
 
     def __init__(self, mu: Tensor, theta: Tensor, gate_logits: Tensor, validate_args: bool | None = None) -> None:
         base = NegativeBinomial(mu, theta, validate_args=validate_args)
@@ -161,13 +180,15 @@ class ZeroInflatedPoisson(_ZeroInflated):
     Source: Lambert 1992, Technometrics 34(1), equation 1.
     """
 
+    kernel = kernels.ZERO_INFLATED_POISSON
+
     def __init__(self, rate: Tensor, gate_logits: Tensor, validate_args: bool | None = None) -> None:
         super().__init__(
             Poisson(rate, validate_args=validate_args), gate_logits=gate_logits, validate_args=validate_args
         )
 
 
-class NegativeBinomialMixture(TorchDistribution):
+class NegativeBinomialMixture(kernels.Counted, TorchDistribution):
     r"""Counts of a background or of a foreground, which of the two is summed out.
 
     .. math:: p(y) = \pi \, \mathrm{NB}(y; \mu_b, \theta) + (1 - \pi) \, \mathrm{NB}(y; \mu_f, \theta), \quad
@@ -192,6 +213,7 @@ class NegativeBinomialMixture(TorchDistribution):
         "background_logits": constraints.real,
     }
     support = constraints.nonnegative_integer
+    kernel = kernels.NEGATIVE_BINOMIAL_MIXTURE
 
     def __init__(
         self,
@@ -204,6 +226,7 @@ class NegativeBinomialMixture(TorchDistribution):
         self.mu_background, self.mu_foreground, self.theta, self.background_logits = broadcast_all(
             mu_background, mu_foreground, theta, background_logits
         )
+        self._theta = torch.as_tensor(theta, dtype=self.theta.dtype, device=self.theta.device)
         super().__init__(self.mu_background.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeBinomialMixture:
@@ -211,19 +234,24 @@ class NegativeBinomialMixture(TorchDistribution):
         new = self._get_checked_instance(NegativeBinomialMixture, _instance)
         for name in self.arg_constraints:
             setattr(new, name, getattr(self, name).expand(batch_shape))
+        new._theta = self._theta
         super(NegativeBinomialMixture, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
 
+    def kernel_parameters(self) -> tuple[Tensor, ...]:
+        """The means, theta as it was given, and the logits."""
+        return self.mu_background, self.mu_foreground, self._theta, self.background_logits
+
     @property
     def background(self) -> NegativeBinomial:
         """The background's component."""
-        return NegativeBinomial(self.mu_background, self.theta, validate_args=self._validate_args)
+        return NegativeBinomial(self.mu_background, self._theta, validate_args=self._validate_args)
 
     @property
     def foreground(self) -> NegativeBinomial:
         """The foreground's component."""
-        return NegativeBinomial(self.mu_foreground, self.theta, validate_args=self._validate_args)
+        return NegativeBinomial(self.mu_foreground, self._theta, validate_args=self._validate_args)
 
     @property
     def mean(self) -> Tensor:

@@ -16,6 +16,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pyro_omics import stored
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.recipe import Recipe
 
@@ -111,13 +112,26 @@ def _width(n_in: int, n_hidden: int, n_layers: int, n_cov: int, skip: bool) -> i
     return (n_hidden if n_layers else n_in) + (n_in + n_cov if skip else 0)
 
 
+def log_counts(x: Tensor, scale_n1: Tensor | None = None) -> Tensor:
+    """log(1 + scale x) of counts, most of which are zero, with a scale for each row or none."""
+    # A GPU waits longer for the positions than it takes for the zeros.
+    if x.device.type != "cpu" or x.requires_grad or not x.is_floating_point():
+        return torch.log1p(x if scale_n1 is None else x * scale_n1)
+    found = stored.positions(x)
+    values = x.flatten().index_select(0, found)
+    if scale_n1 is not None:
+        values *= scale_n1.flatten().repeat_interleave(stored.row_lengths(x, found), output_size=len(found))
+    out = torch.zeros(x.shape, dtype=x.dtype)
+    out.view(-1).scatter_(0, found, values.log1p_())
+    return out
+
+
 def log_normalised(counts: Tensor, measured: Tensor | None = None) -> Tensor:
     """Counts as totalVI's encoder sees them: log(1 + x / (1 + mean x)), the mean over each row's measured columns."""
     if measured is None:
-        mean = counts.mean(-1, keepdim=True)
-    else:
-        counts = counts * measured
-        mean = counts.sum(-1, keepdim=True) / measured.sum(-1, keepdim=True).clamp(min=1)
+        return log_counts(counts, 1 / (1 + counts.mean(-1, keepdim=True)))
+    counts = counts * measured
+    mean = counts.sum(-1, keepdim=True) / measured.sum(-1, keepdim=True).clamp(min=1)
     return torch.log1p(counts / (1 + mean))
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_omics.batch import CellBatch, Sizes
-from pyro_omics.layers import Encoder, eval_mode
+from pyro_omics.layers import Encoder, eval_mode, log_counts
 from pyro_omics.priors import Prior
 from pyro_omics.recipe import Recipe
 
@@ -127,7 +127,7 @@ class CountModel(PyroModule, Recipe):
 
     def encoder_inputs(self, batch: Any) -> Tensor:
         """What the encoder sees of a batch (n, n_in): log(1 + x)."""
-        return torch.log1p(batch.x)
+        return log_counts(batch.x)
 
     def encoder_covariates(self, batch: Any) -> Tensor | None:
         """Covariates for the encoder's layers (n, n_cov), or None."""

@@ -1,0 +1,63 @@
+"""How a distribution over counts comes to its kernel."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.util import sum_rightmost
+from torch import Tensor
+
+from pyro_omics.kernels.function import row_log_prob
+from pyro_omics.kernels.rows import Kernel
+from pyro_omics.kernels.switch import serve
+
+
+class Counted(TorchDistributionMixin):
+    """A distribution over single counts; as events, rows of them are summed by its ``kernel``.
+
+    A subclass with a ``log_prob`` of its own has no kernel, unless it names one.
+    """
+
+    kernel: ClassVar[Kernel | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "log_prob" in vars(cls) and "kernel" not in vars(cls):
+            cls.kernel = None
+
+    def kernel_parameters(self) -> tuple[Tensor, ...]:
+        """What the kernel takes: the constructor's parameters, theta as it was before it was broadcast."""
+        raise NotImplementedError(f"{type(self).__name__} has a kernel and must define kernel_parameters()")
+
+    @classmethod
+    def entries(cls, value: Tensor, *parameters: Tensor) -> Tensor:
+        """The plain form: log-probabilities of single counts, of the class that named the kernel."""
+        owner = next(base for base in cls.__mro__ if "kernel" in vars(base))
+        return owner(*parameters, validate_args=False).log_prob(value)
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> TorchDistribution:
+        """The same counts as events."""
+        event = super().to_event(reinterpreted_batch_ndims)
+        return event if event is self else Rows(self, event.reinterpreted_batch_ndims)
+
+
+class Rows(dist.Independent):
+    """Independent counts, whose log-probabilities are summed by a kernel where `serve` says so."""
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> TorchDistribution:
+        """The same counts as larger events."""
+        more = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
+        return self.base_dist.to_event(self.reinterpreted_batch_ndims + more)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Natural log of the probability of each event."""
+        fn = self.base_dist
+        if fn.kernel is None or not serve(value, *(parameters := fn.kernel_parameters())):
+            return super().log_prob(value)
+        if fn._validate_args:
+            fn._validate_sample(value)
+        rows = row_log_prob(fn.kernel, fn.entries, value, parameters)
+        return sum_rightmost(rows, self.reinterpreted_batch_ndims - 1)

@@ -1,0 +1,89 @@
+"""Log-probabilities of counts, and their derivatives by the parameters, at zeros and at stored counts.
+
+At a zero a density costs no gamma function, and most entries are zeros. ``zeros`` is of whole matrices, ``stored`` of
+the entries that are not zero alone. Derivatives that nobody asked for are None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pyro_omics.kernels import gamma
+from pyro_omics.kernels.counts import Counts
+from pyro_omics.kernels.gamma import EPS
+
+Slopes = list[Tensor | None]
+
+
+class Family(Protocol):
+    """A distribution over counts."""
+
+    def zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+        """-log p(0) of each entry (n, g), in a tensor of its own; its derivative by each parameter, to read only."""
+
+    def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+        """The log-probability of each stored count (nnz,), and its derivative by each parameter."""
+
+
+class NegativeBinomial:
+    """Parameters mu (n, g) and theta, (g,) or (n, g); 1e-8 in logarithms as `distributions.NegativeBinomial` has it."""
+
+    def zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+        """Of theta log(1 + mu / theta): c = theta / (theta + mu), and log(1 + mu / theta) - c mu / theta."""
+        mu, theta = parameters
+        by_mu, by_theta = wanted
+        floored = theta + EPS
+        ratio = mu / floored
+        log_ratio = torch.log1p(ratio)
+        slopes: Slopes = [None, None]
+        if by_mu or by_theta:
+            slopes[0] = c = torch.add(mu, floored)
+            torch.div(theta, c, out=c)
+            if by_theta:
+                slopes[1] = torch.addcmul(log_ratio, c, ratio, value=-1, out=ratio)
+        return log_ratio.mul_(theta), slopes
+
+    def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+        """Of `gamma.of_shape` and `at_mean`."""
+        mu, theta = (counts.of(p) for p in parameters)
+        if parameters[1].ndim == 1:  # once for a column, and not for each of its counts
+            value, slope = gamma.of_dispersion(parameters[1], wanted[1])
+            constants = counts.of(value), None if slope is None else counts.of(slope)
+        else:
+            constants = gamma.of_dispersion(theta, wanted[1])
+        return at_mean(counts.x, mu, theta, gamma.of_shape(counts.x, theta, constants), wanted)
+
+
+def at_mean(x: Tensor, mu: Tensor, theta: Tensor, shape: gamma.Shape, wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+    """The log-probability of x and its derivatives by mu and theta, given what is known of x and theta alone."""
+    floored = theta + EPS
+    mean, total = mu + EPS, floored + mu
+    ratio = mu / floored
+    log_ratio = torch.log1p(ratio)
+    value = (shape.ratio / total).mul_(mean).log_().mul_(x).addcmul_(theta, log_ratio, value=-1).add_(shape.value)
+    slopes: Slopes = [None, None]
+    if wanted[0]:
+        slopes[0] = (x / mean).sub_((x + theta).div_(total))
+    if wanted[1] and shape.slope is not None:
+        slopes[1] = ratio.mul_(theta).sub_(x).div_(total).sub_(log_ratio).add_(shape.slope)
+    return value, slopes
+
+
+class Poisson:
+    """Parameter rate (n, g), > 0."""
+
+    def zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+        """The rate, and 1."""
+        (rate,) = parameters
+        return rate.clone(), [rate.new_ones(()).expand_as(rate) if wanted[0] else None]
+
+    def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+        """Of x log rate - rate - log x!: x / rate - 1."""
+        x, rate = counts.x, counts.of(parameters[0])
+        v, q, tail = gamma.of_count(x)
+        value = (rate / v).log_().mul_(x).add_(x - rate).add_(q.log_()).add_(tail)
+        return value, [(x / rate).sub_(1) if wanted[0] else None]

@@ -1,0 +1,61 @@
+"""Where the kernels stand in for the plain forms: decided here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+FEW_ENTRIES = 2**14  # a kernel's hundred operations on fewer cost more than they spare
+FEW_COLUMNS = 64  # and what is found by row, on shorter rows
+
+_switched_off: ContextVar[bool] = ContextVar("pyro_omics_plain", default=False)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Within it, log-probabilities are taken in their plain forms, entry by entry, and differentiated by autograd.
+
+    For a comparison, or where a kernel is suspected::
+
+        with po.kernels.plain():
+            trainer.fit(svi, dm)
+    """
+    before = _switched_off.set(True)
+    try:
+        yield
+    finally:
+        _switched_off.reset(before)
+
+
+def serve(value: Tensor, *parameters: Tensor) -> bool:
+    """Whether a kernel can take these counts and parameters.
+
+    Enough of them for it to pay; all of one floating dtype, float32 or float64, on one device; counts without gradient;
+    and no one else at work on the operations: forward-mode derivatives, `torch.func`, tracing, compilation and the
+    capture of a CUDA graph see the plain forms.
+    """
+    given = (value, *parameters)
+    if _switched_off.get() or value.ndim == 0 or value.requires_grad:
+        return False
+    if max(t.numel() for t in given) < FEW_ENTRIES or max(t.shape[-1] for t in given if t.ndim) < FEW_COLUMNS:
+        return False
+    if value.dtype not in (torch.float32, torch.float64) or any(p.dtype != value.dtype for p in parameters):
+        return False
+    if any(t.device != value.device or not t.numel() for t in given):
+        return False
+    return not _others_at_work(value)
+
+
+def _others_at_work(value: Tensor) -> bool:
+    return (
+        torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or (value.is_cuda and torch.cuda.is_current_stream_capturing())
+    )

@@ -1,0 +1,496 @@
+"""Kernels of rows against the plain forms: values, gradients and second derivatives, and when which is taken."""
+
+import copy
+import math
+
+import mpmath
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.ops.hessian import hessian
+
+from pyro_omics import kernels, layers, stored
+from pyro_omics.distributions import (
+    NegativeBinomial,
+    NegativeBinomialMixture,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+    masked,
+)
+from pyro_omics.kernels import counts as counts_of_kernels
+from pyro_omics.kernels import gamma
+
+N, G = 5, 7
+TAKES = {
+    "nb": ("mu", "theta"),
+    "zinb": ("mu", "theta", "logits"),
+    "poisson": ("mu",),
+    "zip": ("mu", "logits"),
+    "mixture": ("mu", "high", "theta", "logits"),
+}
+CLASSES = {
+    "nb": NegativeBinomial,
+    "zinb": ZeroInflatedNegativeBinomial,
+    "poisson": Poisson,
+    "zip": ZeroInflatedPoisson,
+    "mixture": NegativeBinomialMixture,
+}
+ALL = sorted(TAKES)
+
+
+@pytest.fixture(autouse=True)
+def _even_for_few(monkeypatch):
+    """Small matrices, on which no kernel pays, are what is tested."""
+    monkeypatch.setattr(kernels.switch, "FEW_ENTRIES", 0)
+    monkeypatch.setattr(kernels.switch, "FEW_COLUMNS", 0)
+
+
+# Shapes of the parameters, and of the counts.
+SHAPES = {
+    "theta of a gene": ({"theta": (G,)}, (N, G)),
+    "theta of a cell and gene": ({}, (N, G)),
+    "one theta": ({"theta": ()}, (N, G)),
+    "theta of a cell": ({"theta": (N, 1)}, (N, G)),
+    "theta in a row": ({"theta": (1, G)}, (N, G)),
+    "gate of a gene": ({"logits": (G,)}, (N, G)),
+    "one gate": ({"logits": ()}, (N, G)),
+    "particles": ({"mu": (3, N, G), "high": (3, N, G), "theta": (G,), "logits": (3, N, G)}, (N, G)),
+    "particles of theta": ({"mu": (3, N, G), "high": (3, N, G), "theta": (3, 1, G), "logits": (N, G)}, (N, G)),
+    "levels of the mean": ({"mu": (2, 1, G), "high": (2, 1, G), "theta": (G,), "logits": (2, 1, G)}, (N, G)),
+    "counts of particles": ({"theta": (G,)}, (2, N, G)),
+    "counts between": ({"mu": (3, N, G), "high": (3, N, G), "theta": (G,), "logits": (N, G)}, (3, 1, G)),
+    "one row": ({"mu": (G,), "high": (G,), "theta": (G,), "logits": (G,)}, (G,)),
+    "leading ones": ({"theta": (G,)}, (1, N, G)),
+}
+
+
+def parameters(name, shapes=None, dtype=torch.float64, seed=0):
+    shapes = shapes or {}
+    torch.manual_seed(seed)
+    drawn = {
+        "mu": 20 * torch.rand(shapes.get("mu", (N, G)), dtype=torch.float64),
+        "high": 60 * torch.rand(shapes.get("high", (N, G)), dtype=torch.float64),
+        "theta": torch.exp(2 * torch.randn(shapes.get("theta", (N, G)), dtype=torch.float64)),
+        "logits": 2 * torch.randn(shapes.get("logits", (N, G)), dtype=torch.float64),
+    }
+    return [drawn[key].to(dtype).requires_grad_() for key in TAKES[name]]
+
+
+def draw(shape=(N, G), dtype=torch.float64, rate=6.0):
+    torch.manual_seed(7)
+    return (torch.poisson(torch.full(shape, rate)) * (torch.rand(shape) < 0.5)).to(dtype)
+
+
+def of_rows(name, values, x, **options):
+    return CLASSES[name](*values, **options).to_event(1).log_prob(x)
+
+
+def both(name, values, x, weights=None):
+    """Value and gradients by the kernel, and by the plain form."""
+    results = []
+    for plain in (False, True):
+        with kernels.plain() if plain else torch.enable_grad():
+            value = of_rows(name, values, x)
+        weighted = value * (torch.linspace(0.5, 2, value.numel()).to(value).reshape(value.shape))
+        results.append([value, *torch.autograd.grad(weighted.sum(), values)])
+    return results
+
+
+def is_kernels(value):
+    seen = [value.grad_fn]
+    while seen:
+        node = seen.pop()
+        if "_RowsBackward" in type(node).__name__:
+            return True
+        seen += [parent for parent, _ in node.next_functions if parent is not None and "Accumulate" not in str(parent)]
+    return False
+
+
+# Values and gradients -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("name", ALL)
+def test_values_and_gradients_are_the_plain_forms(name, shapes):
+    of_parameters, of_counts = SHAPES[shapes]
+    values, x = parameters(name, of_parameters), draw(of_counts)
+    ours, plain = both(name, values, x)
+    assert is_kernels(ours[0])
+    assert not is_kernels(plain[0])
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("shapes", ["theta of a gene", "particles", "one row"])
+@pytest.mark.parametrize("name", ALL)
+def test_blocks_of_rows_are_all_rows(name, shapes, monkeypatch):
+    of_parameters, of_counts = SHAPES[shapes]
+    values, x = parameters(name, of_parameters), draw(of_counts)
+    whole, _ = both(name, values, x)
+    for entries in (1, 2 * G, 3 * G + 1):
+        monkeypatch.setattr(counts_of_kernels, "BLOCK", entries)
+        for a, b in zip(both(name, values, x)[0], whole, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(N, G), torch.full((N, G), 3.0)], ids=["zeros", "no zeros"])
+@pytest.mark.parametrize("name", ALL)
+def test_counts_all_of_a_kind(name, x):
+    for a, b in zip(*both(name, parameters(name, {"theta": (G,)}), x.double()), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_parameters_in_other_layouts(name):
+    values, x = parameters(name), draw()
+    turned = [v.detach().T.contiguous().T.requires_grad_() for v in values]
+    sparse_view = torch.stack([x, x + 1], -1)[..., 0]
+    for a, b in zip(both(name, turned, sparse_view)[0], both(name, values, x)[0], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("shapes", [key for key, (_, of_counts) in SHAPES.items() if of_counts == (N, G)])
+@pytest.mark.parametrize("name", ALL)
+def test_first_and_second_derivatives_by_differences(name, shapes):
+    of_parameters, _ = SHAPES[shapes]
+    cut = {key: tuple(min(2, size) for size in shape) for key, shape in of_parameters.items()}
+    values = parameters(name, {"mu": (2, 2), "high": (2, 2), "theta": (2, 2), "logits": (2, 2)} | cut)
+    x = torch.tensor([[0.0, 3.0], [14.0, 0.0]], dtype=torch.float64)
+
+    def log_prob(*values):
+        return of_rows(name, values, x)
+
+    assert torch.autograd.gradcheck(log_prob, values)
+    assert torch.autograd.gradgradcheck(log_prob, values)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_hessians_are_the_plain_forms(name):
+    """What AutoLaplaceApproximation takes, with one parameter made of another."""
+    x, start = draw(), torch.randn(G, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def log_prob(v):
+        given = {"mu": v.exp(), "high": 3 * v.exp(), "theta": (v.exp() + 1).sqrt(), "logits": v}
+        return of_rows(name, [given[key] for key in TAKES[name]], x).sum()
+
+    found = []
+    for plain in (False, True):
+        with kernels.plain() if plain else torch.enable_grad():
+            v = start.clone().requires_grad_()
+            found.append((hessian(log_prob(v), v), torch.autograd.functional.hessian(log_prob, start)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_retained_graph_gives_the_same_gradient_again(name):
+    values, x = parameters(name), draw()
+    value = of_rows(name, values, x).sum()
+    first = [g.clone() for g in torch.autograd.grad(value, values, retain_graph=True)]
+    torch.testing.assert_close(list(torch.autograd.grad(2 * value, values, retain_graph=True)), [2 * g for g in first])
+    torch.testing.assert_close(list(torch.autograd.grad(value, values)), first)
+
+
+def test_autocast_does_not_round_the_gradient():
+    values, x = [v.detach().float().requires_grad_() for v in parameters("nb", {"theta": (G,)})], draw().float()
+    plain = torch.autograd.grad(of_rows("nb", values, x).sum(), values)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = of_rows("nb", values, x).sum()
+        torch.testing.assert_close(torch.autograd.grad(value, values), plain)
+
+
+# float32, and corners -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_float32_follows_float64(name):
+    values, x = parameters(name, {"theta": (G,)}), draw(rate=40.0)
+    single = [v.detach().float().requires_grad_() for v in values]
+    for a, b in zip(both(name, single, x.float())[0], both(name, values, x)[1], strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a.double(), b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("theta", [1e-3, 0.05, 1.0, 30.0, 999.0, 1001.0, 1e5, 1e7, 1e10])
+@pytest.mark.parametrize("mu", [0.1, 7.0, 60.0, 2000.0])
+def test_nb_in_float32_is_closer_to_the_truth_than_the_plain_form(theta, mu):
+    """To the Poisson limit without another form for large theta; derivatives by the logarithms."""
+    x = torch.tensor([0.0, 1.0, 2.0, 9.0, 80.0, 1500.0, 1e5])
+    inputs = [torch.full((7, 1), v, requires_grad=True) for v in (mu, theta)]
+    value = NegativeBinomial(*inputs).to_event(1).log_prob(x.unsqueeze(-1))
+    assert is_kernels(value)
+    by_mu, by_theta = torch.autograd.grad(value.sum(), inputs)
+    for i, count in enumerate(x.tolist()):
+        truth, by_log_mu, by_log_theta = exact_nb(count, inputs[0][i].item(), inputs[1][i].item())
+        assert value[i].item() == pytest.approx(truth, rel=2e-6, abs=1e-5 + 4e-7 * (count + mu))
+        assert mu * by_mu[i].item() == pytest.approx(by_log_mu, rel=1e-5, abs=1e-6 + 4e-7 * (count + mu))
+        assert theta * by_theta[i].item() == pytest.approx(by_log_theta, rel=1e-5, abs=1e-5 + 4e-7 * (count + mu))
+
+
+def exact_nb(x, mu, theta):
+    with mpmath.workdps(50):
+        x, mu, theta = mpmath.mpf(x), mpmath.mpf(mu), mpmath.mpf(theta)
+        value = mpmath.loggamma(x + theta) - mpmath.loggamma(theta) - mpmath.loggamma(x + 1)
+        value += theta * mpmath.log(theta / (theta + mu)) + x * mpmath.log(mu / (theta + mu))
+        by_theta = mpmath.digamma(x + theta) - mpmath.digamma(theta) + mpmath.log(theta / (theta + mu))
+        by_theta += (mu - x) / (theta + mu)
+        return float(value), float(x - mu * (x + theta) / (theta + mu)), float(theta * by_theta)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_series_is_the_gamma_function(dtype):
+    tolerance = {torch.float32: 1e-6, torch.float64: 1e-13}[dtype]
+    x = torch.tensor([0.5, 1.0, 2.0, 3.0, 10.0, 255.0, 256.0, 1e4, 1e6], dtype=dtype)
+    for theta in (1e-6, 0.03, 1.0, 8.0, 1e3):
+        shape = gamma.of_shape(x, torch.full_like(x, theta), gamma.of_dispersion(torch.full_like(x, theta), True))
+        by_theta = torch.digamma(x.double() + theta) - torch.digamma(torch.tensor(theta, dtype=torch.float64))
+        torch.testing.assert_close(shape.slope.double(), by_theta, rtol=tolerance, atol=tolerance)
+        # The value's own part, log(Gamma(x + theta) / Gamma(theta) / x!) - x log(Z / V).
+        truth = torch.lgamma(x.double() + theta) - math.lgamma(theta) - torch.lgamma(x.double() + 1)
+        truth -= x.double() * ((x.double() + theta + gamma.SHIFT[dtype]) / (x.double() + 1 + gamma.SHIFT[dtype])).log()
+        torch.testing.assert_close(shape.value.double(), truth, rtol=10 * tolerance, atol=1e-8 + 10 * tolerance)
+
+
+@pytest.mark.parametrize("theta", [1e-3, 1.0, 1e4, 1e36])
+@pytest.mark.parametrize("logits", [-500.0, -100.0, 0.0, 100.0, 500.0])
+@pytest.mark.parametrize("name", ALL)
+def test_corners_are_finite_and_the_plain_forms(name, theta, logits):
+    x = torch.tensor([[0.0, 0.0, 0.0, 1.0, 300.0], [0.0, 200.0, 3.0, 0.0, 0.0]])
+    mu = torch.tensor([[0.0, 200.0, 0.3, 0.0, 0.0], [5.0, 200.0, 1e-3, 0.0, 9.0]])
+    given = {"mu": mu, "high": 4 * mu, "theta": torch.full((5,), theta), "logits": torch.full_like(mu, logits)}
+    values = [given[key].clone().requires_grad_() for key in TAKES[name]]
+    ours, plain = both(name, values, x)
+    wide = [v.detach().double().requires_grad_() for v in values]
+    truth = both(name, wide, x.double())[1]
+    for mine, plains, exact in zip(ours, plain, truth, strict=True):
+        assert torch.isfinite(mine).all()
+        near = torch.maximum(2 * (plains.double() - exact).abs(), 1e-4 + 1e-4 * exact.abs())
+        assert ((mine.double() - exact).abs() <= near).all()
+
+
+@pytest.mark.parametrize("name", ["nb", "zinb", "mixture"])
+def test_extreme_dispersions_do_not_spoil_each_other(name):
+    given = {"mu": [[5.0, 5.0, 0.0]] * 2, "high": [[9.0, 9.0, 0.0]] * 2, "theta": [1e-30, 1.0, 1e36]}
+    given["logits"] = [[0.3, 0.3, 0.3]] * 2
+    values = [torch.tensor(given[key], requires_grad=True) for key in TAKES[name]]
+    value = of_rows(name, values, torch.tensor([[3.0, 1.0, 2.0], [0.0, 0.0, 0.0]]))
+    assert is_kernels(value)
+    for each in (value, *torch.autograd.grad(value.sum(), values)):
+        assert torch.isfinite(each).all()
+
+
+def test_values_that_are_no_counts_are_still_refused_or_as_the_plain_form():
+    values = parameters("zinb")
+    for wrong in (-1.0, 0.5, math.nan):
+        x = draw()
+        x[1, 2] = wrong
+        with pytest.raises(ValueError, match="support"):
+            of_rows("zinb", values, x, validate_args=True)
+    x[1, 2] = 0.5
+    ours = of_rows("zinb", values, x, validate_args=False)
+    with kernels.plain():
+        torch.testing.assert_close(ours, of_rows("zinb", values, x, validate_args=False))
+
+
+# What is asked for, and when ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Which derivatives each call of a kernel was asked for."""
+    calls = []
+    for name in ("Plain", "ZeroInflated", "Mixture"):
+        kernel = getattr(kernels.rows, name)
+        original = kernel.__call__
+
+        def spy(self, counts, given, wanted, original=original):
+            rows, slopes = original(self, counts, given, wanted)
+            calls.append(list(wanted))
+            assert [slope is not None for slope in slopes] == list(wanted)
+            return rows, slopes
+
+        monkeypatch.setattr(kernel, "__call__", spy)
+    return calls
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_only_what_needs_a_gradient_gets_one(name, asked):
+    for wanted in range(len(TAKES[name])):
+        values = [v.detach().requires_grad_(i == wanted) for i, v in enumerate(parameters(name, {"theta": (G,)}))]
+        ours = torch.autograd.grad(of_rows(name, values, draw()).sum(), values[wanted])
+        assert asked[-1] == [i == wanted for i in range(len(values))]
+        with kernels.plain():
+            plain = torch.autograd.grad(of_rows(name, values, draw()).sum(), values[wanted])
+        torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_evaluation_takes_values_alone(name, asked):
+    values, x = parameters(name), draw()
+    with torch.no_grad():
+        ours = of_rows(name, values, x)
+    with torch.inference_mode():
+        torch.testing.assert_close(of_rows(name, values, x.clone()).clone(), ours)
+    assert len(asked) == 2
+    assert not any(map(any, asked))
+    with kernels.plain():
+        torch.testing.assert_close(ours, of_rows(name, values, x).detach())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_entries_and_masks_are_plain(name, asked):
+    values, x = parameters(name), draw()
+    fn = CLASSES[name](*values)
+    entries = fn.log_prob(x)
+    assert fn.to_event(0) is fn
+    mask = torch.rand(N, G) < 0.5
+    torch.testing.assert_close(masked(fn.to_event(1), mask).log_prob(x), (entries * mask).sum(-1))
+    assert asked == []
+    for event in (fn.to_event(2), fn.to_event(1).to_event(1), fn.to_event(), fn.to_event(1).to_event()):
+        assert isinstance(event, dist.Independent)
+        torch.testing.assert_close(event.log_prob(x), entries.sum())
+    torch.testing.assert_close(fn.to_event(1).to_event(-1).log_prob(x), entries)
+    wide = fn.to_event(1).expand((2, N))
+    assert wide.batch_shape == (2, N)
+    torch.testing.assert_close(wide.log_prob(x), entries.sum(-1).expand(2, N))
+    torch.testing.assert_close(fn.to_event(1).mask(mask[:, 0]).log_prob(x), entries.sum(-1) * mask[:, 0])
+    assert len(asked) == 6
+
+
+def test_a_class_with_a_log_prob_of_its_own_has_no_kernel(asked):
+    class Doubled(NegativeBinomial):
+        def log_prob(self, value):
+            return 2 * super().log_prob(value)
+
+    class Renamed(NegativeBinomial):
+        def __init__(self, mean):
+            super().__init__(mean, torch.ones((), dtype=mean.dtype))
+
+    values, x = parameters("nb"), draw()
+    torch.testing.assert_close(
+        Doubled(*values).to_event(1).log_prob(x), 2 * NegativeBinomial(*values).log_prob(x).sum(-1)
+    )
+    assert asked == []
+    value = Renamed(values[0]).to_event(1).log_prob(x)
+    assert len(asked) == 1
+    (once,) = torch.autograd.grad(value.sum(), values[:1], create_graph=True)
+    assert torch.isfinite(torch.autograd.grad(once.sum(), values[:1])[0]).all()
+
+
+def test_plain_is_a_way_back(asked):
+    values, x = parameters("zinb"), draw()
+
+    def fail():
+        with kernels.plain():
+            of_rows("zinb", values, x)
+        of_rows("zinb", values, x)
+        raise RuntimeError("of the block")
+
+    with pytest.raises(RuntimeError, match="of the block"), kernels.plain():
+        fail()
+    assert asked == []
+    of_rows("zinb", values, x)
+    assert len(asked) == 1
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func's own
+def test_others_at_work_see_the_plain_forms(asked):
+    values, x = parameters("nb"), draw()
+    given = [v.detach() for v in values]
+
+    def total(mu):
+        return of_rows("nb", (mu, given[1]), x).sum()
+
+    _, along = torch.func.jvp(total, (given[0],), (torch.ones_like(given[0]),))
+    (by_mu,) = torch.autograd.grad(of_rows("nb", values, x).sum(), values[:1])
+    torch.testing.assert_close(along, by_mu.sum())
+    torch.testing.assert_close(torch.func.grad(total)(given[0]), by_mu)
+    several = torch.func.vmap(total)(torch.stack([given[0], 2 * given[0]]))
+    torch.testing.assert_close(several[0], total(given[0]))
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("change", ["dtype", "half", "gradient"])
+def test_inputs_that_no_kernel_takes_are_plain(change, asked):
+    values, x = parameters("nb"), draw()
+    if change == "dtype":
+        x = x.long()
+    if change == "half":
+        values, x = [v.bfloat16() for v in values], x.bfloat16()
+    if change == "gradient":
+        x.requires_grad_()
+    fn = NegativeBinomial(*values)
+    torch.testing.assert_close(fn.to_event(1).log_prob(x), fn.log_prob(x).sum(-1))
+    assert asked == []
+
+
+def test_a_kernel_is_taken_where_it_pays(monkeypatch):
+    monkeypatch.undo()
+    for rows, columns, is_taken in ((300, 100, True), (3000, 10, False), (5, 100, False)):
+        x = torch.ones(rows, columns)
+        value = Poisson(x.clone().requires_grad_()).to_event(1).log_prob(x)
+        assert is_kernels(value) is is_taken
+
+
+# Stored positions -----------------------------------------------------------------------------------------------------
+
+
+def test_positions_are_those_of_the_entries_that_are_not_zero():
+    x = torch.tensor([[0.0, 2.0, 0.0], [1.0, -0.0, math.nan]])
+    found = stored.positions(x)
+    assert found.tolist() == [1, 3, 5]
+    assert found.dtype == torch.int64
+    assert stored.positions(x) is found
+    assert stored.positions(x.T).tolist() == [1, 2, 5]
+    assert stored.row_lengths(x, found).tolist() == [1, 2]
+
+
+def test_noted_positions_are_taken_until_the_tensor_is_written_to():
+    x = torch.tensor([[0.0, 2.0], [1.0, 0.0]])
+    noted = torch.tensor([1])  # not the truth: so that it is seen
+    assert stored.note(x, noted) is x
+    assert stored.positions(x) is noted
+    assert stored.positions(x.clone()).tolist() == [1, 2]
+    x[0, 0] = 5.0
+    assert stored.positions(x).tolist() == [0, 1, 2]
+
+
+def test_a_copy_has_no_note():
+    x = torch.tensor([0.0, 2.0])
+    stored.positions(x)
+    x[0] = 1.0  # the note is of version 0, which the copy's own count starts at
+    assert stored.positions(copy.deepcopy(x)).tolist() == [0, 1]
+
+
+def test_inference_tensors_are_not_noted():
+    with torch.inference_mode():
+        x = torch.tensor([0.0, 2.0])
+        assert stored.positions(stored.note(x, torch.tensor([0]))).tolist() == [1]
+        x[0] = 1.0
+        assert stored.positions(x).tolist() == [0, 1]
+
+
+def test_counts_written_to_after_the_note_are_seen_by_the_kernel():
+    values, x = parameters("zinb"), draw()
+    of_rows("zinb", values, x)
+    x[x == 0] = 4.0
+    torch.testing.assert_close(of_rows("zinb", values, x), of_rows("zinb", values, x.clone()))
+    value = of_rows("zinb", values, x)
+    x += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(value.sum(), values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_encoders_inputs_through_stored_positions(dtype):
+    x = draw(dtype=dtype)
+    x[2] = 0
+    torch.testing.assert_close(layers.log_counts(x), torch.log1p(x))
+    torch.testing.assert_close(layers.log_counts(x.long()), torch.log1p(x.long()))
+    truth = torch.log1p(x / (1 + x.mean(-1, keepdim=True)))
+    torch.testing.assert_close(layers.log_normalised(x), truth)
+    torch.testing.assert_close(layers.log_normalised(x, torch.ones(N, G, dtype=torch.bool)), truth)
+    particles = torch.stack([x, x + 1])
+    torch.testing.assert_close(layers.log_normalised(particles)[0], truth)
+    w = x.clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(layers.log_counts(w).sum(), w)[0], 1 / (1 + x))

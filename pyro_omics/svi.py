@@ -31,7 +31,7 @@ from pyro_omics.checks import (
     quietly,
 )
 from pyro_omics.draws import drawing
-from pyro_omics.elbos import RenyiELBO, enumerates
+from pyro_omics.elbos import RenyiELBO, TraceELBO, enumerates
 from pyro_omics.guides import Amortized
 from pyro_omics.kl import LatentValues, ScaleLatents
 from pyro_omics.models.base import CountModel, Guide, latent_sites
@@ -53,11 +53,11 @@ class SVIModule(pl.LightningModule):
         guide made already; None takes the model's own, which is `guides.Amortized` unless it says otherwise.
     elbo
         any ELBO with a differentiable loss, of Pyro or of `elbos`; None takes the model's own, which is
-        ``Trace_ELBO()`` unless it says otherwise. Discrete latents that the model marks
+        `elbos.TraceELBO` unless it says otherwise. Discrete latents that the model marks
         ``infer={"enumerate": "parallel"}`` are summed out by ``TraceEnum_ELBO(max_plate_nesting=1)`` and by those of
         `elbos`: every ELBO and likelihood that is logged or reported is then of the sum.
     optimizer
-        callable parameters -> torch optimizer; None takes the model's own, which is ClippedAdam.
+        callable parameters -> torch optimizer; None takes the model's own, which is `optim.ClippedAdam`.
     scheduler
         callable optimizer -> learning-rate scheduler, stepped once per epoch; None for none.
     kl_warmup_epochs
@@ -226,7 +226,7 @@ class SVIModule(pl.LightningModule):
     @torch.no_grad()
     def plain_elbo(self, batch: Any) -> Tensor:
         """One draw of the ELBO per observation, in nats, at full KL weight, with discrete latents summed out."""
-        plain = Trace_ELBO()
+        plain = TraceELBO()
         if self.nesting is not None:
             plain = RenyiELBO(alpha=1.0, num_particles=1)
             plain.max_plate_nesting = self.nesting

@@ -7,7 +7,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "pyro_omics"
 FLOORS = [
-    ["recipe", "version", "batch", "layers", "distributions", "piecewise", "parts", "flows"],
+    [
+        "recipe",
+        "version",
+        "batch",
+        "layers",
+        "distributions",
+        "piecewise",
+        "parts",
+        "flows",
+        "optim",
+        "plain",
+        "trace_elbo",
+    ],
     ["priors", "dispersions", "libraries", "likelihoods", "proteins", "effects"],
     ["models", "guides", "bayes", "elbos"],
     ["kl", "checks", "draws", "saving", "svi", "data"],

@@ -12,22 +12,24 @@ from typing import Any, ClassVar, TypeAlias
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO
 from pyro.nn import PyroModule
-from pyro.optim.clipped_adam import ClippedAdam
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.layers import Encoder, eval_mode
+from pyro_omics.optim import ClippedAdam
+from pyro_omics.plain import PlainModule
 from pyro_omics.priors import Prior
 from pyro_omics.recipe import Recipe
+from pyro_omics.trace_elbo import TraceELBO
 
 Guide: TypeAlias = PyroModule
 
 
-class CountModel(PyroModule, Recipe):
+class CountModel(PlainModule, Recipe):
     """A Pyro program ``forward(batch)`` over a minibatch of counts.
 
     A model of one's own sets ``local_sites``, opens ``self.plate(batch)`` around them, and observes the counts in it;
@@ -209,7 +211,7 @@ class CountModel(PyroModule, Recipe):
 
     def default_elbo(self) -> ELBO:
         """The ELBO that suits the model: ``TraceEnum_ELBO(max_plate_nesting=1)`` where it sums discrete latents out."""
-        return Trace_ELBO()
+        return TraceELBO()
 
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
         """The optimizer that suits the model, a callable parameters -> optimizer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from pyro.optim import clipped_adam
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 FUSED = ("cpu", "cuda")  # where torch has the kernel
 
@@ -74,12 +77,12 @@ class ClippedAdam(clipped_adam.ClippedAdam):
         for p in params:
             state = self.state[p]
             if not state:
-                state.update(step=0, exp_avg=torch.zeros_like(p.grad), exp_avg_sq=torch.zeros_like(p.grad))
+                state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
             state["step"] += 1
             alike[p.device, p.dtype, state["step"]].append(p)
         beta1, beta2 = group["betas"]
         for (device, _, step), some in alike.items():
-            grads = [p.grad for p in some]
+            grads = [p.grad for p in some if p.grad is not None]
             for grad in grads:
                 grad.clamp_(-group["clip_norm"], group["clip_norm"])
             states = [self.state[p] for p in some]
@@ -103,6 +106,23 @@ class ClippedAdam(clipped_adam.ClippedAdam):
 def _fits(group: dict[str, Any], params: list[Tensor]) -> bool:
     """Whether the kernel serves these parameters: it walks through memory, entry by entry."""
     return not group["centered_variance"] and all(
-        p.device.type in FUSED and p.is_floating_point() and p.is_contiguous() and p.grad.is_contiguous()
+        tensor.device.type in FUSED and tensor.is_floating_point() and tensor.is_contiguous()
         for p in params
+        for tensor in (p, p.grad)
+        if tensor is not None
     )
+
+
+def warn_of_two_decays(optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    """Warn where a ClippedAdam's own decay of the learning rate meets a scheduler's."""
+    decays = isinstance(optimizer, clipped_adam.ClippedAdam) and any(
+        group["lrd"] != 1.0 for group in optimizer.param_groups
+    )
+    if decays:
+        effect = "replaces" if isinstance(scheduler, LambdaLR) else "multiplies"
+        warnings.warn(
+            f"ClippedAdam(lrd={optimizer.param_groups[0]['lrd']}) decays the learning rate at each step, and "
+            f"{type(scheduler).__name__} {effect} it: set lrd=1.0, or pass no scheduler",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -52,11 +52,12 @@ class Dropout(nn.Dropout, PlainModule):
 
 
 def _nobody_listens() -> bool:
-    return not any(_listens(type(handler)) for handler in runtime._PYRO_STACK)
+    kinds: Any = map(type, runtime._PYRO_STACK)
+    return not any(map(_listens, kinds))
 
 
 @cache
-def _listens(handler: type[Messenger]) -> bool:
+def _listens(handler: Any) -> bool:
     """Whether a handler may take a statement of a plain parameter."""
     if issubclass(handler, PlateMessenger):
         return False  # it takes rows of parameters that say which dimension is theirs: none of these

@@ -87,7 +87,7 @@ class RowDataModule(pl.LightningDataModule):
         sampler = EpochSampler(rows, self.seed, shuffle)
         return DataLoader(
             self.data,
-            batch_size=self.batch_size,
+            batch_size=sampler.batch_size(self.batch_size),
             sampler=sampler,
             collate_fn=_already_a_batch,
             num_workers=self.num_workers,

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Sampler
+from torch import Tensor, distributed
+from torch.utils.data import DistributedSampler
 
 
 class Split(NamedTuple):
@@ -75,8 +75,14 @@ def _checked(held_out: np.ndarray, n: int) -> np.ndarray:
     return held_out
 
 
-class EpochSampler(Sampler[int]):
+class EpochSampler(DistributedSampler[int]):
     """Rows in an order that depends on (seed, epoch) alone, so that a resumed epoch is the same epoch.
+
+    Where torch's processes train together, each takes its share of that order, every W-th row of W processes: what
+    their minibatches hold together is what one process's minibatch of the whole size would. No row is given twice, as
+    torch's own DistributedSampler and Lightning's do to even the shares out. In training (``shuffle``) the n mod W rows
+    at the end of the epoch's order, other ones in each epoch, are left out, so that every process takes the same
+    number of steps on minibatches of the same sizes; in validation and prediction every row is given once.
 
     Parameters
     ----------
@@ -86,22 +92,57 @@ class EpochSampler(Sampler[int]):
         of the order.
     shuffle
         or in the order given.
+
+    Raises
+    ------
+    ValueError
+        For fewer rows than processes.
     """
 
+    # A DistributedSampler is what Lightning leaves as it is; torch's __init__ is what would pad.
     def __init__(self, rows: Tensor, seed: int, shuffle: bool) -> None:
         self.rows, self.seed, self.shuffle, self.epoch = rows, seed, shuffle, 0
+        self.rank, self.num_replicas = _place()
+        if len(rows) < self.num_replicas:
+            raise ValueError(
+                f"{len(rows)} {'training' if shuffle else 'held-out'} rows cannot be shared by {self.num_replicas} "
+                "processes: train on fewer devices, or hold out another share of the rows"
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning says which epoch begins."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.rows)
+        """Number of rows of this process."""
+        return len(range(len(self.rows))[self._share])
 
     def __iter__(self) -> Iterator[int]:
         """The rows of one epoch."""
         if not self.shuffle:
-            return iter(self.rows.tolist())
+            return iter(self.rows[self._share].tolist())
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows))
-        return iter(self.rows[torch.from_numpy(order)].tolist())
+        return iter(self.rows[torch.from_numpy(order[self._share])].tolist())
+
+    @property
+    def _share(self) -> slice:
+        n, world = len(self.rows), self.num_replicas
+        return slice(self.rank, n - n % world if self.shuffle else n, world)
+
+    def batch_size(self, size: int) -> int:
+        """``size``, or the next that gives every process the same number of batches.
+
+        Processes wait for one another in each step, of validation too: with 9 rows, 2 processes and batches of 4, one
+        would have a step more than the other.
+        """
+        n, world = len(self.rows), self.num_replicas
+        while not self.shuffle and n % world and (n // world) % size == 0:
+            size += 1
+        return size
+
+
+def _place() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()

@@ -81,30 +81,40 @@ def test_the_global_latent_is_one_and_moved(together):
 # Shares of the rows --------------------------------------------------------------------------------------------------
 
 
-def shares(monkeypatch, n, world, shuffle, epoch=0):
+def shares(monkeypatch, n, world, shuffle, epoch=0, size=3):
     """The samplers of ``world`` processes over n rows."""
     samplers = []
     for rank in range(world):
         monkeypatch.setattr(splits, "_place", lambda rank=rank: (rank, world))
-        samplers.append(splits.EpochSampler(torch.arange(n) * 10, seed=3, shuffle=shuffle))
+        samplers.append(splits.EpochSampler(torch.arange(n) * 10, size, seed=3, shuffle=shuffle))
         samplers[-1].set_epoch(epoch)
     return samplers
 
 
+def rows_of(sampler):
+    return torch.cat(list(sampler)).tolist()
+
+
 @pytest.mark.parametrize(("n", "world"), [(20, 2), (21, 2), (23, 4), (4, 4)])
-def test_no_row_is_trained_on_twice_and_all_take_as_many_steps(monkeypatch, n, world):
-    whole = list(shares(monkeypatch, n, 1, True)[0])
-    parts = [list(sampler) for sampler in shares(monkeypatch, n, world, True)]
-    assert {len(part) for part in parts} == {n // world} == {len(s) for s in shares(monkeypatch, n, world, True)}
-    # Together in the order of one process, so that minibatches of a size hold the rows of its minibatches.
-    assert [row for rows in zip(*parts, strict=True) for row in rows] == whole[: n - n % world]
+def test_no_row_is_trained_on_twice_and_all_take_as_many_steps_of_one_size(monkeypatch, n, world):
+    (alone,) = shares(monkeypatch, n, 1, True, size=3 * world)
+    whole = rows_of(alone)[: n - n % world]
+    samplers = shares(monkeypatch, n, world, True)
+    for step, together in enumerate(zip(*samplers, strict=True)):
+        assert len({len(rows) for rows in together}) == 1
+        expected = whole[3 * world * step : 3 * world * (step + 1)]
+        assert sorted(torch.cat(together).tolist()) == sorted(expected)
+    assert {len(sampler) for sampler in samplers} == {-(-(n // world) // 3)}
+    assert sorted(row for sampler in samplers for row in rows_of(sampler)) == sorted(whole)
 
 
 def test_what_is_left_out_of_an_epoch_is_in_another(monkeypatch):
     seen = Counter()
+    samplers = shares(monkeypatch, 11, 4, True)
     for epoch in range(400):
-        for sampler in shares(monkeypatch, 11, 4, True, epoch):
-            seen.update(sampler)
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+            seen.update(rows_of(sampler))
     assert len(seen) == 11
     # Each of 11 rows is left out of 3 / 11 of the epochs: five standard deviations.
     expected, sd = 400 * 8 / 11, (400 * 8 / 11 * 3 / 11) ** 0.5
@@ -113,17 +123,18 @@ def test_what_is_left_out_of_an_epoch_is_in_another(monkeypatch):
 
 @pytest.mark.parametrize(("n", "world"), [(20, 2), (21, 2), (23, 4), (9, 2)])
 @pytest.mark.parametrize("size", [1, 3, 4, 5])
-def test_every_held_out_row_is_scored_once_in_as_many_batches(monkeypatch, n, world, size):
-    samplers = shares(monkeypatch, n, world, False)
-    assert sorted(row for sampler in samplers for row in sampler) == [10 * i for i in range(n)]
-    sizes = {sampler.batch_size(size) for sampler in samplers}
-    assert len({-(-len(sampler) // min(sizes)) for sampler in samplers}) == 1
-    assert len(sizes) == 1 and min(sizes) >= size
+def test_every_held_out_row_is_scored_once_in_as_many_minibatches(monkeypatch, n, world, size):
+    samplers = shares(monkeypatch, n, world, False, size=size)
+    assert sorted(row for sampler in samplers for row in rows_of(sampler)) == [10 * i for i in range(n)]
+    assert len({len(list(sampler)) for sampler in samplers}) == 1
+    assert all(len(sampler) == len(list(sampler)) for sampler in samplers)
+    assert size <= samplers[0].batch_size <= size + 2
 
 
-def test_one_process_has_all_rows_in_batches_of_the_size_that_was_asked_for():
-    sampler = splits.EpochSampler(torch.arange(9), seed=0, shuffle=False)
-    assert (list(sampler), sampler.batch_size(3)) == (list(range(9)), 3)
+def test_one_process_has_all_rows_in_minibatches_of_the_size_that_was_asked_for():
+    sampler = splits.EpochSampler(torch.arange(10), 4, seed=0, shuffle=False)
+    assert [rows.tolist() for rows in sampler] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert len(sampler) == 3
 
 
 def test_fewer_rows_than_processes_are_refused(monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,19 +75,21 @@ def _checked(held_out: np.ndarray, n: int) -> np.ndarray:
     return held_out
 
 
-class EpochSampler(DistributedSampler[int]):
-    """Rows in an order that depends on (seed, epoch) alone, so that a resumed epoch is the same epoch.
+class EpochSampler(DistributedSampler[Any]):
+    """Minibatches of rows, in an order that depends on (seed, epoch) alone, so that a resumed epoch is the same epoch.
 
-    Where torch's processes train together, each takes its share of that order, every W-th row of W processes: what
-    their minibatches hold together is what one process's minibatch of the whole size would. No row is given twice, as
-    torch's own DistributedSampler and Lightning's do to even the shares out. In training (``shuffle``) the n mod W rows
-    at the end of the epoch's order, other ones in each epoch, are left out, so that every process takes the same
-    number of steps on minibatches of the same sizes; in validation and prediction every row is given once.
+    Where W processes train together, each takes every W-th row of that order: what their minibatches hold together is
+    what one process's would at W times the size. No row is given twice, as torch's own DistributedSampler and
+    Lightning's do to even the shares out. In training (``shuffle``) the n mod W rows at the end of the epoch's order,
+    other ones in each epoch, are left out, so that all processes take as many steps, on minibatches of one size: the
+    mean of their gradients is then that of all rows. In validation and prediction every row is given once.
 
     Parameters
     ----------
     rows
         positions to go through.
+    batch_size
+        of them in a minibatch of one process.
     seed
         of the order.
     shuffle
@@ -100,7 +102,7 @@ class EpochSampler(DistributedSampler[int]):
     """
 
     # A DistributedSampler is what Lightning leaves as it is; torch's __init__ is what would pad.
-    def __init__(self, rows: Tensor, seed: int, shuffle: bool) -> None:
+    def __init__(self, rows: Tensor, batch_size: int, seed: int, shuffle: bool) -> None:
         self.rows, self.seed, self.shuffle, self.epoch = rows, seed, shuffle, 0
         self.rank, self.num_replicas = _place()
         if len(rows) < self.num_replicas:
@@ -108,37 +110,35 @@ class EpochSampler(DistributedSampler[int]):
                 f"{len(rows)} {'training' if shuffle else 'held-out'} rows cannot be shared by {self.num_replicas} "
                 "processes: train on fewer devices, or hold out another share of the rows"
             )
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning says which epoch begins."""
-        self.epoch = epoch
+        self.batch_size = batch_size if shuffle else _even(len(rows), self.num_replicas, batch_size)
 
     def __len__(self) -> int:
-        """Number of rows of this process."""
-        return len(range(len(self.rows))[self._share])
+        """Number of minibatches of this process."""
+        n, world = len(self.rows), self.num_replicas
+        share = n // world if self.shuffle else len(range(self.rank, n, world))
+        return -(-share // self.batch_size)
 
-    def __iter__(self) -> Iterator[int]:
-        """The rows of one epoch."""
+    def order(self) -> Tensor:
+        """The rows that all processes go through, in this epoch's order."""
         if not self.shuffle:
-            return iter(self.rows[self._share].tolist())
+            return self.rows
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows))
-        return iter(self.rows[torch.from_numpy(order[self._share])].tolist())
+        return self.rows[torch.from_numpy(order[: len(order) - len(order) % self.num_replicas])]
 
-    @property
-    def _share(self) -> slice:
-        n, world = len(self.rows), self.num_replicas
-        return slice(self.rank, n - n % world if self.shuffle else n, world)
+    def __iter__(self) -> Iterator[Tensor]:
+        """The positions of each minibatch of this process."""
+        return iter(self.order()[self.rank :: self.num_replicas].split(self.batch_size))
 
-    def batch_size(self, size: int) -> int:
-        """``size``, or the next that gives every process the same number of batches.
 
-        Processes wait for one another in each step, of validation too: with 9 rows, 2 processes and batches of 4, one
-        would have a step more than the other.
-        """
-        n, world = len(self.rows), self.num_replicas
-        while not self.shuffle and n % world and (n // world) % size == 0:
-            size += 1
-        return size
+def _even(n: int, world: int, size: int) -> int:
+    """``size``, or the next that gives every one of ``world`` processes as many minibatches of its share of n rows.
+
+    Processes wait for one another in each step, of validation too: with 9 rows, 2 processes and minibatches of 4, one
+    would take a step more than the other.
+    """
+    while n % world and (n // world) % size == 0:
+        size += 1
+    return size
 
 
 def _place() -> tuple[int, int]:

@@ -54,7 +54,8 @@ class SVIModule(pl.LightningModule):
         guide made already; None takes the model's own, which is `guides.Amortized` unless it says otherwise.
     elbo
         any ELBO with a differentiable loss, of Pyro or of `elbos`; None takes the model's own, which is
-        `elbos.TraceELBO` unless it says otherwise. Discrete latents that the model marks
+        `elbos.TraceELBO` unless it says otherwise. ``TraceMeanField_ELBO()`` takes the KL in closed form where both
+        sides have one, as two Normals do, and from a draw where not. Discrete latents that the model marks
         ``infer={"enumerate": "parallel"}`` are summed out by ``TraceEnum_ELBO(max_plate_nesting=1)`` and by those of
         `elbos`: every ELBO and likelihood that is logged or reported is then of the sum.
     optimizer
@@ -229,6 +230,8 @@ class SVIModule(pl.LightningModule):
             return -loss.detach()
         if not isinstance(self.bound, Trace_ELBO | RenyiELBO):
             return self.plain_elbo(batch)
+        if isinstance(self.bound, TraceELBO):
+            return -(loss.detach() + (1 / latents.weight - 1) * self.bound.kl / self.n_obs)
         if isinstance(self.bound, RenyiELBO) and self.bound.plain_loss is not None:
             loss = self.bound.plain_loss / self.n_obs
         return -(loss.detach() + latents.missing_kl() / (self.n_obs * self.bound.num_particles))

@@ -54,12 +54,16 @@ class TraceELBO(Trace_ELBO, Recipe):
     ) -> None:
         positive(num_particles=num_particles)
         super().__init__(num_particles, max_plate_nesting, vectorize_particles=vectorize_particles)
+        self.kl: Any = 0.0  # of the last call's draws, log q - log p of the latents with the scales they had
 
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kw: Any) -> Any:
         """The negative ELBO over the full data, in nats, with the gradient of Pyro's surrogate."""
         loss: Any = 0.0
+        self.kl = 0.0
         for p, q in self._particles(model, guide, args, kw):
-            loss = loss + _loss(p, q) / self.num_particles
+            particle, kl = _loss(p, q)
+            loss = loss + particle / self.num_particles
+            self.kl = self.kl + kl / self.num_particles
         if _is_free(loss):
             warn_if_nan(loss.detach(), "loss")
         return loss
@@ -116,29 +120,34 @@ def _samples(trace: Trace) -> Sites:
     return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
 
 
-def _loss(p: Sites, q: Sites) -> Any:
-    """The negative ELBO of one draw, whose gradient is that of Pyro's surrogate."""
-    elbo: Any = 0.0
+def _loss(p: Sites, q: Sites) -> tuple[Any, Any]:
+    """The negative ELBO of one draw, whose gradient is that of Pyro's surrogate; and the latents' part of it."""
+    observed: Any = 0.0
+    kl: Any = 0.0
     beyond: Any = 0.0  # what the surrogate has beyond the value
     scores = []
     for site in p.values():
-        elbo = elbo + _scored(site)
+        if site["is_observed"]:
+            observed = observed + _scored(site)
+        else:
+            kl = kl - _scored(site)
     for site in q.values():
         log_q, score, entropy = _parts(site)
-        elbo = elbo - log_q.sum()
+        kl = kl + log_q.sum()
         if entropy is not log_q:
-            beyond = beyond + log_q.sum()
+            beyond = beyond - log_q.sum()
             if not is_identically_zero(entropy):
-                beyond = beyond - entropy.sum()
+                beyond = beyond + entropy.sum()
         if not is_identically_zero(score):
             scores.append((site, score))
     if scores:
         log_r = _compute_log_r(_Nodes(p), _Nodes(q))
         for site, score in scores:
-            beyond = beyond + (log_r.sum_to(site["cond_indep_stack"]) * score).sum()
+            beyond = beyond - (log_r.sum_to(site["cond_indep_stack"]) * score).sum()
+    loss = kl - observed
     if isinstance(beyond, Tensor):
-        elbo = elbo + (beyond - beyond.detach())
-    return -elbo
+        loss = loss + (beyond - beyond.detach())
+    return loss, kl.detach() if isinstance(kl, Tensor) else kl
 
 
 class _Nodes:

@@ -1,12 +1,14 @@
 """`elbos.TraceELBO` against Pyro's Trace_ELBO: value and gradient, in float64, by Pyro's handlers and by ours."""
 
+from collections import Counter
 from functools import partial
 
 import pyro
 import pyro.distributions as dist
 import pytest
+import pytorch_lightning as pl
 import torch
-from helpers import counts, small
+from helpers import counts, quiet_trainer, small
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
@@ -159,6 +161,94 @@ def test_it_is_the_default_and_a_trace_elbo():
     assert isinstance(svi.bound, Trace_ELBO)
     theirs = po.SVIModule(small(dm), elbo=Trace_ELBO())
     assert type(theirs.bound) is Trace_ELBO
+
+
+# A training step ---------------------------------------------------------------------------------------------------
+
+
+def latent_weights(dm):
+    return po.bayesianize(small(dm), "decoder", prior=po.priors.Horseshoe())
+
+
+@pytest.mark.parametrize("make", [small, latent_weights], ids=["SCVI", "Horseshoe"])
+def test_after_the_first_step_nothing_checks_its_arguments(make, monkeypatch):
+    dm = po.CellDataModule(counts(), batch_size=20, validation_size=0.0)
+    steps, checked = [0], Counter()
+    base, step = torch.distributions.Distribution, po.SVIModule.training_step
+    init, validate = base.__init__, base._validate_sample
+
+    def counted_init(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        checked[steps[0]] += bool(self._validate_args)
+
+    def counted_validate(self, value):
+        checked[steps[0]] += 1
+        validate(self, value)
+
+    def counted_step(self, *args):
+        steps[0] += 1
+        return step(self, *args)
+
+    svi = po.SVIModule(make(dm))
+    monkeypatch.setattr(base, "__init__", counted_init)
+    monkeypatch.setattr(base, "_validate_sample", counted_validate)
+    monkeypatch.setattr(po.SVIModule, "training_step", counted_step)
+    quiet_trainer(1).fit(svi, dm)
+    assert steps[0] == 3
+    assert checked.pop(1) > 0
+    assert sum(checked[n] for n in (2, 3)) == 0
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_step_in_kl_warm_up_is_as_with_pyro_s(weight, particles, monkeypatch):
+    dm = po.CellDataModule(counts(), batch_size=20, validation_size=0.0)
+    batch = next(iter(dm.train_dataloader()))
+    monkeypatch.setattr(po.SVIModule, "kl_weight", weight)
+    found = []
+    for elbo in (po.elbos.TraceELBO(particles), Trace_ELBO(particles)):
+        svi = po.SVIModule(po.bayesianize(small(dm, dropout=0.0), "likelihood"), elbo=elbo).double()
+        logged = {}
+        monkeypatch.setattr(po.SVIModule, "_log", lambda self, name, value, batch, to=logged: to.update({name: value}))
+        torch.manual_seed(2)
+        for _ in range(2):  # under Pyro's handlers, and under ours
+            loss = svi.training_step(batch._replace(x=batch.x.double()), 0)
+        gradient = torch.autograd.grad(loss, [p for p in svi.parameters() if p.requires_grad], allow_unused=True)
+        found.append((loss.detach(), logged["train_elbo"], [g for g in gradient if g is not None]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+    assert (found[0][0] == -found[0][1]) == (weight == 1)
+
+
+class Steps(pl.Callback):
+    """The training ELBO of each step, with its rows, and what the epoch's end sees logged."""
+
+    def __init__(self):
+        self.steps, self.seen = [], []
+
+    def on_train_epoch_end(self, trainer, svi):
+        self.seen.append(trainer.callback_metrics.get("train_elbo"))
+
+
+@pytest.mark.parametrize(("options", "last"), [({}, 3), ({"limit_train_batches": 2}, 2), ({"max_steps": 5}, 2)])
+def test_the_mean_of_an_epoch_is_over_its_rows_however_it_ends(options, last, monkeypatch):
+    dm = po.CellDataModule(counts(n=50), batch_size=20, validation_size=0.0)  # 20, 20 and 10 rows
+    steps = []
+    plain = po.SVIModule._plain_of
+
+    def noted(self, loss, latents, batch):
+        value = plain(self, loss, latents, batch)
+        steps.append((value.item(), len(batch.index)))
+        return value
+
+    monkeypatch.setattr(po.SVIModule, "_plain_of", noted)
+    seen = Steps()
+    trainer = quiet_trainer(2, callbacks=[seen], **options)
+    trainer.fit(po.SVIModule(small(dm)), dm)
+    expected = sum(value * rows for value, rows in steps[-last:]) / sum(rows for _, rows in steps[-last:])
+    assert float(trainer.callback_metrics["train_elbo"]) == pytest.approx(expected, rel=1e-6)
+    if "max_steps" not in options:
+        # As soon as Lightning's own mean would be there.
+        assert float(seen.seen[-1]) == pytest.approx(expected, rel=1e-6)
 
 
 # Parameters that are read without Pyro ----------------------------------------------------------------------------

@@ -188,9 +188,11 @@ class SVIModule(pl.LightningModule):
 
     def _loss(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """The negative bound per observation, in nats, and what the model adds to it in training."""
+        if not self.training or getattr(self.model.penalty, "__func__", None) is CountModel.penalty:
+            return self.elbo(batch) / self.n_obs, None
         with LatentValues() as latents:
             loss = self.elbo(batch) / self.n_obs
-        return loss, self.model.penalty(batch, latents.values) if self.training else None
+        return loss, self.model.penalty(batch, latents.values)
 
     @property
     def kl_weight(self) -> float:

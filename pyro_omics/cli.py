@@ -158,7 +158,12 @@ class OmicsCLI(LightningCLI):
             )
 
     def before_predict(self) -> None:
-        """Refuse a model without a latent to predict."""
+        """Refuse a model without a latent to predict, and processes that would each write a part of the rows."""
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"predict writes one file, and the Trainer has {self.trainer.world_size} processes: give "
+                "trainer.devices=1"
+            )
         made = getattr(self.model, "elbo", None)  # not before its data, of a model without an example batch
         if made is not None and not made.model.local_sites:
             name = type(made.model).__name__

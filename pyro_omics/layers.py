@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from pyro_omics import stored
 from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.plain import Dropout, Linear, PlainModule
 from pyro_omics.recipe import Recipe
 
 
@@ -34,7 +35,7 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
             child.training = True
 
 
-class BatchNorm(nn.BatchNorm1d, PyroModule):
+class BatchNorm(nn.BatchNorm1d, PlainModule):
     """Batch normalisation with the field's momentum (0.01) and eps (1e-3), over all leading dimensions.
 
     ``nn.BatchNorm1d`` takes the second dimension for the features, which is silently wrong for (particles, n, h)
@@ -57,14 +58,14 @@ class BatchNorm(nn.BatchNorm1d, PyroModule):
         return out.reshape(x.shape)
 
 
-class LayerNorm(nn.LayerNorm, PyroModule):
+class LayerNorm(nn.LayerNorm, PlainModule):
     """Layer normalisation with eps 1e-3: no statistics are shared between rows."""
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features, eps=1e-3)
 
 
-class Covariates(PyroModule, Recipe):
+class Covariates(PlainModule, Recipe):
     """A batch's covariates as one matrix: one-hot batch, one-hot categories, continuous covariates.
 
     A categorical covariate with one level is dropped.
@@ -135,7 +136,7 @@ def log_normalised(counts: Tensor, measured: Tensor | None = None) -> Tensor:
     return torch.log1p(counts / (1 + mean))
 
 
-class FCLayers(PyroModule, Recipe):
+class FCLayers(PlainModule, Recipe):
     """Fully connected layers, each Linear, norm, ReLU, Dropout; covariates are concatenated to each layer's input.
 
     Parameters
@@ -165,11 +166,9 @@ class FCLayers(PyroModule, Recipe):
     ) -> None:
         super().__init__()
         widths = [n_in] + [n_hidden] * n_layers
-        self.linear = PyroModule[nn.ModuleList](
-            [PyroModule[nn.Linear](a + n_cov, b) for a, b in itertools.pairwise(widths)]
-        )
+        self.linear = PyroModule[nn.ModuleList]([Linear(a + n_cov, b) for a, b in itertools.pairwise(widths)])
         self.norm = None if norm is None else PyroModule[nn.ModuleList]([norm(n_hidden) for _ in range(n_layers)])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, cov: Tensor | None = None) -> Tensor:
         """Map (..., n, n_in) to (..., n, n_hidden)."""
@@ -182,7 +181,7 @@ class FCLayers(PyroModule, Recipe):
         return x
 
 
-class Encoder(PyroModule, Recipe):
+class Encoder(PlainModule, Recipe):
     """The location and scale of a Normal: hidden layers, then a Linear each; variance = exp(.) + 1e-4.
 
     Parameters
@@ -210,8 +209,8 @@ class Encoder(PyroModule, Recipe):
         self.hidden = FCLayers(n_in, n_hidden, n_layers, n_cov, dropout, norm)
         self.skip = skip
         width = _width(n_in, n_hidden, n_layers, n_cov, skip)
-        self.loc = PyroModule[nn.Linear](width, n_out)
-        self.log_var = PyroModule[nn.Linear](width, n_out)
+        self.loc = Linear(width, n_out)
+        self.log_var = Linear(width, n_out)
 
     def forward(self, x: Tensor, cov: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map (n, n_in) to the location and the scale (standard deviation), (n, n_out) each."""
@@ -221,7 +220,7 @@ class Encoder(PyroModule, Recipe):
         return self.loc(h), (self.log_var(h).exp() + 1e-4).sqrt()
 
 
-class Decoder(PyroModule, Recipe):
+class Decoder(PlainModule, Recipe):
     """Hidden layers, then one Linear for each named head.
 
     Parameters
@@ -251,9 +250,7 @@ class Decoder(PyroModule, Recipe):
         self.hidden = FCLayers(n_in, n_hidden, n_layers, n_cov, dropout, norm)
         self.skip = skip
         width = _width(n_in, n_hidden, n_layers, n_cov, skip)
-        self.heads = PyroModule[nn.ModuleDict](
-            {name: PyroModule[nn.Linear](width, n_out) for name, n_out in heads.items()}
-        )
+        self.heads = PyroModule[nn.ModuleDict]({name: Linear(width, n_out) for name, n_out in heads.items()})
 
     def forward(self, z: Tensor, cov: Tensor | None = None) -> dict[str, Tensor]:
         """Map (..., n, n_in) to a dict of unconstrained outputs, (..., n, width of the head)."""
@@ -263,7 +260,7 @@ class Decoder(PyroModule, Recipe):
         return {name: head(h) for name, head in self.heads.items()}
 
 
-class Branches(PyroModule, Recipe):
+class Branches(PlainModule, Recipe):
     """Decoders side by side, with a hidden layer each, whose outputs are put together.
 
     Parameters
@@ -281,7 +278,7 @@ class Branches(PyroModule, Recipe):
         return {name: out for decoder in self.decoders for name, out in decoder(z, cov).items()}
 
 
-class ResidualMLP(PyroModule, Recipe):
+class ResidualMLP(PlainModule, Recipe):
     """A Linear to the hidden width, blocks x + dropout(relu(norm(Linear(x)))), and a Linear out of it.
 
     Parameters
@@ -308,11 +305,11 @@ class ResidualMLP(PyroModule, Recipe):
         norm: type[nn.Module] | None = LayerNorm,
     ) -> None:
         super().__init__()
-        self.first = PyroModule[nn.Linear](n_in, n_hidden)
+        self.first = Linear(n_in, n_hidden)
         self.blocks = PyroModule[nn.ModuleList](
             [FCLayers(n_hidden, n_hidden, dropout=dropout, norm=norm) for _ in range(n_blocks)]
         )
-        self.last = PyroModule[nn.Linear](n_hidden, n_out)
+        self.last = Linear(n_hidden, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n_in) to (..., n_out)."""
@@ -322,7 +319,7 @@ class ResidualMLP(PyroModule, Recipe):
         return self.last(h)
 
 
-class GatedAttention(PyroModule, Recipe):
+class GatedAttention(PlainModule, Recipe):
     r"""The weighted mean of a set, by weights that each member's own features give.
 
     .. math:: a_p \propto \exp(w^\top (\tanh(V h_p) \odot \mathrm{sigmoid}(U h_p)))
@@ -339,9 +336,9 @@ class GatedAttention(PyroModule, Recipe):
 
     def __init__(self, n_in: int, n_hidden: int = 64) -> None:
         super().__init__()
-        self.value = PyroModule[nn.Linear](n_in, n_hidden)
-        self.gate = PyroModule[nn.Linear](n_in, n_hidden)
-        self.score = PyroModule[nn.Linear](n_hidden, 1)
+        self.value = Linear(n_in, n_hidden)
+        self.gate = Linear(n_in, n_hidden)
+        self.score = Linear(n_hidden, 1)
 
     def weights(self, h: Tensor) -> Tensor:
         """The weights (..., p) of members (..., p, n_in), which sum to 1."""
@@ -353,7 +350,7 @@ class GatedAttention(PyroModule, Recipe):
         return (self.weights(h).unsqueeze(-1) * h).sum(-2)
 
 
-class Classifier(PyroModule, Recipe):
+class Classifier(PlainModule, Recipe):
     """Logits of classes from a latent, whose gradient reaches the latent reversed: the latent learns to hide the class.
 
     Parameters
@@ -376,7 +373,7 @@ class Classifier(PyroModule, Recipe):
     ) -> None:
         super().__init__()
         self.hidden = FCLayers(n_in, n_hidden, n_layers, norm=norm)
-        self.logits = PyroModule[nn.Linear](n_hidden if n_layers else n_in, n_classes)
+        self.logits = Linear(n_hidden if n_layers else n_in, n_classes)
 
     def forward(self, z: Tensor) -> Tensor:
         """Map (..., n, n_in) to (..., n, n_classes)."""

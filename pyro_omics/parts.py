@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_omics.plain import PlainModule
 from pyro_omics.recipe import Recipe
 
 P = TypeVar("P")
 
 
-class Part(PyroModule, Recipe):
+class Part(PlainModule, Recipe):
     """A prior, likelihood, dispersion or library: made without sizes, and completed once, by its model."""
 
     def __init__(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoGuide
 from pyro.optim import PyroOptim
-from pyro.optim.clipped_adam import ClippedAdam
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_omics.checks import (
     check_elbo,
@@ -31,10 +30,12 @@ from pyro_omics.checks import (
     quietly,
 )
 from pyro_omics.draws import drawing
-from pyro_omics.elbos import RenyiELBO, enumerates
+from pyro_omics.elbos import RenyiELBO, TraceELBO, enumerates
 from pyro_omics.guides import Amortized
 from pyro_omics.kl import LatentValues, ScaleLatents
 from pyro_omics.models.base import CountModel, Guide, latent_sites
+from pyro_omics.noise import KeyedNoise
+from pyro_omics.optim import warn_of_two_decays
 from pyro_omics.saving import save
 
 
@@ -53,17 +54,23 @@ class SVIModule(pl.LightningModule):
         guide made already; None takes the model's own, which is `guides.Amortized` unless it says otherwise.
     elbo
         any ELBO with a differentiable loss, of Pyro or of `elbos`; None takes the model's own, which is
-        ``Trace_ELBO()`` unless it says otherwise. Discrete latents that the model marks
+        `elbos.TraceELBO` unless it says otherwise. ``TraceMeanField_ELBO()`` takes the KL in closed form where both
+        sides have one, as two Normals do, and from a draw where not. Discrete latents that the model marks
         ``infer={"enumerate": "parallel"}`` are summed out by ``TraceEnum_ELBO(max_plate_nesting=1)`` and by those of
         `elbos`: every ELBO and likelihood that is logged or reported is then of the sum.
     optimizer
-        callable parameters -> torch optimizer; None takes the model's own, which is ClippedAdam.
+        callable parameters -> torch optimizer; None takes the model's own, which is `optim.ClippedAdam`.
     scheduler
         callable optimizer -> learning-rate scheduler, stepped once per epoch; None for none.
     kl_warmup_epochs
         over so many epochs the weight of the latent sites rises linearly to 1, or over half of the training where that
         is shorter. 0 for none. Where discrete latents are summed out, they are so first, and the weight is of the KL of
         the others.
+    noise_seed
+        a number makes every draw in training and validation a function of it, of the step and, for a row's own latents,
+        of the row's index (`noise.KeyedNoise`): several processes then train as one process would at the size of their
+        minibatches together, and a fit that is resumed draws what it would have drawn. For guides whose rows have
+        Normals, or transformed ones. None draws from torch's generator.
 
     Raises
     ------
@@ -81,6 +88,7 @@ class SVIModule(pl.LightningModule):
         optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         kl_warmup_epochs: int = 10,
+        noise_seed: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, CountModel):
@@ -90,6 +98,7 @@ class SVIModule(pl.LightningModule):
         self.bound = check_elbo(model.default_elbo() if elbo is None else elbo)
         self.n_obs = model.n_obs
         self.kl_warmup_epochs = kl_warmup_epochs
+        self.noise_seed = noise_seed
         self.make_optimizer = optimizer or model.default_optimizer()
         self.make_scheduler = scheduler
         self.schema: dict[str, Any] | None = None
@@ -98,6 +107,7 @@ class SVIModule(pl.LightningModule):
         self._n_names = 0
         self._warmup_steps = 0
         self._checked_step = False
+        self._sums: dict[str, tuple[Any, float]] = {}
         try:
             batch = model.example_batch()
         except NotImplementedError:
@@ -178,9 +188,11 @@ class SVIModule(pl.LightningModule):
 
     def _loss(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """The negative bound per observation, in nats, and what the model adds to it in training."""
+        if not self.training or getattr(self.model.penalty, "__func__", None) is CountModel.penalty:
+            return self.elbo(batch) / self.n_obs, None
         with LatentValues() as latents:
             loss = self.elbo(batch) / self.n_obs
-        return loss, self.model.penalty(batch, latents.values) if self.training else None
+        return loss, self.model.penalty(batch, latents.values)
 
     @property
     def kl_weight(self) -> float:
@@ -199,7 +211,8 @@ class SVIModule(pl.LightningModule):
         """One step's loss: with the latent sites at `kl_weight`."""
         # Validation of arguments costs 8-17% of a step, and what it finds, it finds in the first one.
         noted = isinstance(self.bound, TraceEnum_ELBO)  # it takes one scale only: its KL is corrected after
-        with pyro.validation_enabled(not self._checked_step), ScaleLatents(self.kl_weight, noted) as latents:
+        checked = pyro.validation_enabled(not self._checked_step)
+        with checked, self._noise(batch, "step"), ScaleLatents(self.kl_weight, noted) as latents:
             loss, penalty = self._loss(batch)
         if not self._checked_step:
             check_parameters(self, self._n_names)
@@ -219,6 +232,8 @@ class SVIModule(pl.LightningModule):
             return -loss.detach()
         if not isinstance(self.bound, Trace_ELBO | RenyiELBO):
             return self.plain_elbo(batch)
+        if isinstance(self.bound, TraceELBO):
+            return -(loss.detach() + (1 / latents.weight - 1) * self.bound.kl / self.n_obs)
         if isinstance(self.bound, RenyiELBO) and self.bound.plain_loss is not None:
             loss = self.bound.plain_loss / self.n_obs
         return -(loss.detach() + latents.missing_kl() / (self.n_obs * self.bound.num_particles))
@@ -226,12 +241,18 @@ class SVIModule(pl.LightningModule):
     @torch.no_grad()
     def plain_elbo(self, batch: Any) -> Tensor:
         """One draw of the ELBO per observation, in nats, at full KL weight, with discrete latents summed out."""
-        plain = Trace_ELBO()
+        plain = TraceELBO()
         if self.nesting is not None:
             plain = RenyiELBO(alpha=1.0, num_particles=1)
             plain.max_plate_nesting = self.nesting
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), self._noise(batch, "plain"):
             return -plain.differentiable_loss(self.model, self.guide, batch) / self.n_obs
+
+    def _noise(self, batch: Any, purpose: str) -> AbstractContextManager[Any]:
+        """What latents are drawn from at this step."""
+        if self.noise_seed is None:
+            return nullcontext()
+        return KeyedNoise(batch.index, self.noise_seed, purpose, self.global_step)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``val_elbo``: local terms averaged over the held-out rows, and the global terms divided by n_obs."""
@@ -249,7 +270,32 @@ class SVIModule(pl.LightningModule):
 
     def _log(self, name: str, value: Tensor, batch: Any) -> None:
         # Weighted by rows: the plain mean over minibatches is off when the last one is ragged.
-        self.log(name, value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.index), sync_dist=True)
+        rows = float(len(batch.index))
+        if self._trainer is not None and self.trainer.training:
+            # Once an epoch: Lightning's own accumulation costs half a millisecond a step.
+            total, before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (total + value * rows, before + rows)
+            if self.trainer.is_last_batch:
+                self._log_mean(name)
+        else:
+            self._log_rows(name, value, rows)
+
+    def _log_mean(self, name: str) -> None:
+        total, rows = self._sums.pop(name)
+        self._log_rows(name, total / rows, rows)
+
+    def _log_rows(self, name: str, value: Any, rows: Any) -> None:
+        # A float: the mean of the processes' numbers of rows, which Lightning divides by, would be cut to an integer.
+        self.log(name, value, on_step=False, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's means."""
+        self._sums.clear()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means of an epoch that was stopped before its last step."""
+        for name in list(self._sums):
+            self._log_mean(name)
 
     def configure_optimizers(self) -> Any:
         """The optimizer over every parameter of the pair, and the scheduler if there is one."""
@@ -264,7 +310,7 @@ class SVIModule(pl.LightningModule):
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer)
-        _warn_of_two_decays(optimizer, scheduler)
+        warn_of_two_decays(optimizer, scheduler)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -283,15 +329,3 @@ class SVIModule(pl.LightningModule):
     def save(self, path: str | Path) -> Path:
         """Write weights (safetensors), configuration and the data's description (JSON) to a folder; see `load`."""
         return save(self, path)
-
-
-def _warn_of_two_decays(optimizer: Optimizer, scheduler: LRScheduler) -> None:
-    decays = isinstance(optimizer, ClippedAdam) and any(group["lrd"] != 1.0 for group in optimizer.param_groups)
-    if decays:
-        effect = "replaces" if isinstance(scheduler, LambdaLR) else "multiplies"
-        warnings.warn(
-            f"ClippedAdam(lrd={optimizer.param_groups[0]['lrd']}) decays the learning rate at each step, and "
-            f"{type(scheduler).__name__} {effect} it: set lrd=1.0, or pass no scheduler",
-            UserWarning,
-            stacklevel=2,
-        )

@@ -170,6 +170,12 @@ def test_validate_and_test_report_the_elbo_of_held_out_cells(capsys, command, na
     assert name in capsys.readouterr().out
 
 
+def test_predict_by_several_processes_is_refused(capsys):
+    fit()
+    message = refused(capsys, *ASK, "--trainer.devices=2", start=predict, out="new")
+    assert "the Trainer has 2 processes: give trainer.devices=1" in message
+
+
 def test_predict_gives_the_latent_of_the_fit():
     fit()
     run("predict", *ASK)

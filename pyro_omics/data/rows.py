@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from anndata import AnnData
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -84,15 +85,21 @@ class RowDataModule(pl.LightningDataModule):
         return self.data[rows[:2]]
 
     def _loader(self, rows: Tensor, shuffle: bool) -> DataLoader[Any]:
-        sampler = EpochSampler(rows, self.seed, shuffle)
+        sampler = EpochSampler(rows, self.batch_size, self.seed, shuffle)
         return DataLoader(
             self.data,
-            batch_size=self.batch_size,
+            batch_size=None,  # an item is a minibatch
             sampler=sampler,
             collate_fn=_already_a_batch,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The batch on the device: itself, where it is there already, and as Lightning moves it where not."""
+        if isinstance(batch, tuple) and all(field is None or _is_on(field, device) for field in batch):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training rows in an order drawn from (seed, epoch)."""
@@ -133,14 +140,14 @@ class RowTensors(Dataset[B]):
         """Number of rows."""
         return self.counts.shape[0]
 
-    def __getitems__(self, rows: list[int]) -> Any:
-        """What a DataLoader asks for: a minibatch at once."""
-        return self[rows]
-
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[B]:
         """Minibatches over ``rows``, in order."""
         for start in range(0, len(rows), batch_size):
             yield self[rows[start : start + batch_size]]
+
+
+def _is_on(field: Any, device: torch.device) -> bool:
+    return isinstance(field, Tensor) and field.device == device
 
 
 def _already_a_batch(batch: Any) -> Any:

@@ -19,12 +19,13 @@ from torch.distributions import biject_to
 from pyro_omics.distributions import masked
 from pyro_omics.guides.rest import over_globals
 from pyro_omics.models.base import CountModel, latent_sites
+from pyro_omics.plain import PlainModule
 from pyro_omics.recipe import Recipe
 
 Offsets: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
 
-class LocalGuide(PyroModule, Recipe):
+class LocalGuide(PlainModule, Recipe):
     """A distribution for each row's own latents, by location and scale, and a guide ``rest`` for all others.
 
     A subclass says where location and scale come from (`start`), and may say what they are the location and scale of

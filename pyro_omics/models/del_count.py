@@ -10,7 +10,6 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule, pyro_method
-from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -21,6 +20,7 @@ from pyro_omics.likelihoods import Likelihood, ZeroInflatedPoisson
 from pyro_omics.models.arms import Arm
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.hierarchical_del import example_compounds
+from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts import part_of, positive
 
 SPREAD = 0.5  # of the log of a latent depth around the known one

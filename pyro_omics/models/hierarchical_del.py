@@ -12,7 +12,6 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule, pyro_method
-from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -27,6 +26,7 @@ from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.models.coordinate_ascent import warm_start
 from pyro_omics.models.quadrature import edges
 from pyro_omics.models.superposition import ABUNDANCE, YIELD, amount, at, truncates
+from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts import part_of
 from pyro_omics.piecewise import Quadrature
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import pyro
 import torch
 from pyro.nn import pyro_method
-from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,6 +18,7 @@ from pyro_omics.layers import BatchNorm, Covariates, Decoder, Encoder
 from pyro_omics.libraries import Library, Observed
 from pyro_omics.likelihoods import Likelihood, ZeroInflatedNegativeBinomial
 from pyro_omics.models.base import CountModel
+from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts import check_heads, free_network, part_of, positive
 from pyro_omics.priors import Prior, StandardNormal
 

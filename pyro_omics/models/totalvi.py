@@ -12,7 +12,6 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.nn import pyro_method
-from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -23,6 +22,7 @@ from pyro_omics.dispersions import PerGene
 from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
 from pyro_omics.likelihoods import Likelihood, NegativeBinomial, NegativeBinomialMixture
 from pyro_omics.models.scvi import SCVI
+from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts import check_heads, free_network, part_of
 from pyro_omics.proteins import Background, Efficiency
 

@@ -1,0 +1,128 @@
+"""Pyro's ClippedAdam in one fused pass over the parameters."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.optim import clipped_adam
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+FUSED = ("cpu", "cuda")  # where torch has the kernel
+
+
+class ClippedAdam(clipped_adam.ClippedAdam):
+    r"""Pyro's ClippedAdam, with torch's fused kernel for all parameters at once.
+
+    .. math::
+        g &\leftarrow \mathrm{clamp}(g, \pm c) + \lambda w, \qquad \eta_t = \eta_{t-1} d \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g^2 \\
+        w &\leftarrow w - \eta_t \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m_t}{\sqrt{v_t} + \epsilon}
+
+    Same trajectory, same state and same arguments, so that a checkpoint of either goes on in the other: torch's kernel,
+    whose epsilon stands beside the corrected root of v, is given epsilon divided by sqrt(1 - beta_2^t). A sparse
+    gradient is made dense. What the kernel has not (a centred variance, strided or complex parameters, other devices)
+    takes Pyro's own step.
+
+    Parameters
+    ----------
+    params
+        parameters, or groups of them.
+    lr
+        eta, learning rate.
+    betas
+        decay of the running means of the gradient and of its square.
+    eps
+        epsilon.
+    weight_decay
+        lambda.
+    clip_norm
+        c: each entry of a gradient is clipped to (-c, c).
+    lrd
+        d: the learning rate is multiplied by it at each step.
+    centered_variance
+        whether v is of g - m.
+
+    Source: Kingma and Ba 2015; pyro.optim.clipped_adam.ClippedAdam.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step over every parameter that has a gradient; returns what ``closure`` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        trained = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        for p in (p for params in trained for p in params):
+            if p.grad.is_sparse:
+                p.grad = p.grad.to_dense()
+        if not all(_fits(group, params) for group, params in zip(self.param_groups, trained, strict=True)):
+            super().step()
+            return loss
+        for group, params in zip(self.param_groups, trained, strict=True):
+            group["lr"] *= group["lrd"]
+            self._fused(group, params)
+        return loss
+
+    def _fused(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        # One call for those of one device, type and number of steps: nearly always all.
+        alike: dict[Any, list[Tensor]] = defaultdict(list)
+        for p in params:
+            state = self.state[p]
+            if not state:
+                state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+            state["step"] += 1
+            alike[p.device, p.dtype, state["step"]].append(p)
+        beta1, beta2 = group["betas"]
+        for (device, _, step), some in alike.items():
+            grads = [p.grad for p in some if p.grad is not None]
+            for grad in grads:
+                grad.clamp_(-group["clip_norm"], group["clip_norm"])
+            states = [self.state[p] for p in some]
+            torch._fused_adam_(
+                some,
+                grads,
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [torch.full((), float(step), device=device)] * len(some),
+                lr=group["lr"],
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=group["weight_decay"],
+                eps=group["eps"] / math.sqrt(1 - beta2**step),
+                amsgrad=False,
+                maximize=False,
+            )
+
+
+def _fits(group: dict[str, Any], params: list[Tensor]) -> bool:
+    """Whether the kernel serves these parameters: it walks through memory, entry by entry."""
+    return not group["centered_variance"] and all(
+        tensor.device.type in FUSED and tensor.is_floating_point() and tensor.is_contiguous()
+        for p in params
+        for tensor in (p, p.grad)
+        if tensor is not None
+    )
+
+
+def warn_of_two_decays(optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    """Warn where a ClippedAdam's own decay of the learning rate meets a scheduler's."""
+    decays = isinstance(optimizer, clipped_adam.ClippedAdam) and any(
+        group["lrd"] != 1.0 for group in optimizer.param_groups
+    )
+    if decays:
+        effect = "replaces" if isinstance(scheduler, LambdaLR) else "multiplies"
+        warnings.warn(
+            f"ClippedAdam(lrd={optimizer.param_groups[0]['lrd']}) decays the learning rate at each step, and "
+            f"{type(scheduler).__name__} {effect} it: set lrd=1.0, or pass no scheduler",
+            UserWarning,
+            stacklevel=3,
+        )

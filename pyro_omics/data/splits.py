@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Sampler
+from torch import Tensor, distributed
+from torch.utils.data import DistributedSampler
+
+from pyro_omics.data.blocks import Blocks
 
 
 class Split(NamedTuple):
@@ -75,33 +77,66 @@ def _checked(held_out: np.ndarray, n: int) -> np.ndarray:
     return held_out
 
 
-class EpochSampler(Sampler[int]):
-    """Rows in an order that depends on (seed, epoch) alone, so that a resumed epoch is the same epoch.
+class EpochSampler(DistributedSampler[Any]):
+    """Minibatches of rows, in an order that depends on (seed, epoch) alone, so that a resumed epoch is the same epoch.
+
+    With several processes, each takes its share of every ``batch_size`` times so many rows, and no row is taken twice;
+    where fewer rows than processes are left at the end of a shuffled epoch, they are left out. (As a
+    ``DistributedSampler``, it is left as it is by Lightning, which would deal out minibatches that differ in size.)
 
     Parameters
     ----------
     rows
         positions to go through.
+    batch_size
+        of them in a minibatch.
     seed
         of the order.
     shuffle
         or in the order given.
+    blocks
+        shuffle in blocks of neighbours, see there; None for all alike.
     """
 
-    def __init__(self, rows: Tensor, seed: int, shuffle: bool) -> None:
-        self.rows, self.seed, self.shuffle, self.epoch = rows, seed, shuffle, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning says which epoch begins."""
-        self.epoch = epoch
+    def __init__(self, rows: Tensor, batch_size: int, seed: int, shuffle: bool, blocks: Blocks | None = None) -> None:
+        self.rows, self.batch_size, self.seed, self.shuffle, self.blocks = rows, batch_size, seed, shuffle, blocks
+        self.epoch = 0
 
     def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.rows)
+        """Number of minibatches of this process."""
+        rank, n_processes = _place()
+        whole, rest = divmod(len(self.rows), self.batch_size * n_processes)
+        return whole + (rest >= n_processes if self.shuffle else rest > rank)
 
-    def __iter__(self) -> Iterator[int]:
-        """The rows of one epoch."""
+    def order(self) -> Tensor:
+        """All rows, in this epoch's order."""
         if not self.shuffle:
-            return iter(self.rows.tolist())
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows))
-        return iter(self.rows[torch.from_numpy(order)].tolist())
+            return self.rows
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.blocks is None:
+            order = rng.permutation(len(self.rows))
+        else:
+            order = self.blocks.order(len(self.rows), self.batch_size * _place()[1], rng)
+        return self.rows[torch.from_numpy(order)]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The positions of each minibatch of this process."""
+        rank, n_processes = _place()
+        together = self.order().split(self.batch_size * n_processes)
+        return iter([rows[rank::n_processes] for rows in together][: len(self)])
+
+    def buffers(self) -> Iterator[tuple[Tensor, ...]]:
+        """The minibatches of this process, as many together as are read at once."""
+        if self.blocks is None:
+            raise ValueError("rows in memory are read in no blocks")
+        n_together = self.blocks.n_minibatches(self.batch_size * _place()[1])
+        minibatches = list(self)
+        for start in range(0, len(minibatches), n_together):
+            yield tuple(minibatches[start : start + n_together])
+
+
+def _place() -> tuple[int, int]:
+    """The rank of this process, and the number of processes."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1

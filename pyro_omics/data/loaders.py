@@ -1,0 +1,103 @@
+"""`BlockLoader`: minibatches of rows that stay on disk, read ahead of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pyro_omics.data.counts import CountMatrix, RowsOnDevice
+from pyro_omics.data.disk import StoredMatrix
+from pyro_omics.data.splits import EpochSampler
+
+Minibatches = tuple[Tensor, ...]
+
+
+class BlockLoader:
+    """What a DataLoader is for rows in memory: a buffer of rows is read while minibatches are made of the one before.
+
+    Parameters
+    ----------
+    data
+        dataset with a method ``batch(rows, x)``, whose ``counts`` are a `disk.StoredMatrix`.
+    sampler
+        the minibatches' rows; its ``buffers`` are what is read at once.
+    num_workers
+        processes that read; with 0, a thread does. The minibatches are the same.
+    device
+        where the trainer is: on a GPU, counts are moved in compressed rows, and made dense there.
+    """
+
+    def __init__(self, data: Any, sampler: EpochSampler, num_workers: int, device: torch.device) -> None:
+        self.data, self.sampler, self.num_workers, self.device = data, sampler, num_workers, device
+        self._readers: DataLoader[Any] | None = None
+
+    def __len__(self) -> int:
+        """Number of minibatches."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The minibatches of one epoch."""
+        for minibatches, csr in self._by_workers() if self.num_workers else self._by_thread():
+            counts: Any = CountMatrix(csr)
+            if self.device.type == "cuda":
+                counts = RowsOnDevice(counts, self.device)
+            start = 0
+            for rows in minibatches:
+                yield self.data.batch(rows, counts.rows(torch.arange(start, start := start + len(rows))))
+
+    def _by_thread(self) -> Iterator[tuple[Minibatches, sp.csr_matrix]]:
+        with ThreadPoolExecutor(1, "rows") as reader:
+            ahead: Any = None
+            for minibatches in self.sampler.buffers():
+                following = minibatches, reader.submit(self.data.counts.take, torch.cat(minibatches))
+                if ahead is not None:
+                    yield ahead[0], ahead[1].result()
+                ahead = following
+            if ahead is not None:
+                yield ahead[0], ahead[1].result()
+
+    def _by_workers(self) -> Iterator[tuple[Minibatches, sp.csr_matrix]]:
+        if self._readers is None:
+            self._readers = DataLoader(
+                _Reading(self.data.counts),
+                batch_size=None,
+                sampler=_Buffers(self.sampler),
+                collate_fn=_as_it_is,
+                num_workers=self.num_workers,
+                prefetch_factor=1,
+                persistent_workers=True,
+            )
+        for minibatches, shape, *parts in self._readers:
+            yield minibatches, sp.csr_matrix(tuple(part.numpy() for part in parts), shape=shape)
+
+
+class _Reading(Dataset[Any]):
+    """What a worker does: the rows of a buffer, as tensors, which go to the main process in shared memory."""
+
+    def __init__(self, counts: StoredMatrix) -> None:
+        self.counts = counts
+
+    def __getitem__(self, minibatches: Minibatches) -> tuple[Any, ...]:
+        csr = self.counts.take(torch.cat(minibatches))
+        parts = (torch.from_numpy(part) for part in (csr.data, csr.indices, csr.indptr))
+        return (minibatches, csr.shape, *parts)
+
+
+class _Buffers(Sampler[Minibatches]):
+    """The buffers of an epoch."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[Minibatches]:
+        return self.sampler.buffers()
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

@@ -33,6 +33,8 @@ class BlockLoader:
         where the trainer is: on a GPU, counts are moved in compressed rows, and made dense there.
     """
 
+    batch_sampler = None  # Lightning asks for it where there is a sampler
+
     def __init__(self, data: Any, sampler: EpochSampler, num_workers: int, device: torch.device) -> None:
         self.data, self.sampler, self.num_workers, self.device = data, sampler, num_workers, device
         self._readers: DataLoader[Any] | None = None
@@ -43,6 +45,7 @@ class BlockLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """The minibatches of one epoch."""
+        torch.empty((), dtype=torch.int64).random_()  # as a DataLoader does: training then draws the same noise
         for minibatches, csr in self._by_workers() if self.num_workers else self._by_thread():
             counts: Any = CountMatrix(csr)
             if self.device.type == "cuda":
@@ -69,6 +72,7 @@ class BlockLoader:
                 batch_size=None,
                 sampler=_Buffers(self.sampler),
                 collate_fn=_as_it_is,
+                generator=torch.Generator(),
                 num_workers=self.num_workers,
                 prefetch_factor=1,
                 persistent_workers=True,

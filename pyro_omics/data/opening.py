@@ -136,7 +136,7 @@ def _tables(parts: dict[str, Any]) -> AnnData:
 
 
 def _stored(file: Any, layer: str | None) -> Stored:
-    layers = dict(file["layers"].items()) if "layers" in file else {}
+    layers = {name: file["layers"][name] for name in list(file["layers"].keys())} if "layers" in file else {}
     check_layer(layer, "X" in file, layers)
     others = {f"This one looks like counts: layer={name!r}": node for name, node in layers.items() if name != layer}
     if layer is not None and "X" in file:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_omics import stored
 
-HASHED = 4096  # rows that are hashed at once
+HASHED = 4096  # rows that are hashed, or summed, at once
 
 
 class CountMatrix:
@@ -45,8 +45,9 @@ class CountMatrix:
     @functools.cached_property
     def totals(self) -> Tensor:
         """Each row's sum (n,), in double precision."""
-        row = np.repeat(np.arange(self.shape[0]), np.diff(self.csr.indptr))
-        return torch.from_numpy(np.bincount(row, weights=self.csr.data, minlength=self.shape[0]).astype(np.float64))
+        ones = np.ones(self.shape[1])
+        parts = [self.csr[start : start + HASHED].astype(np.float64) @ ones for start in starts(self.shape[0])]
+        return torch.from_numpy(np.concatenate([np.empty(0), *parts]))
 
     def column_sums(self, rows: Tensor) -> Tensor:
         """Each column's sum (g,) over ``rows``, in double precision."""

@@ -1,25 +1,54 @@
-"""Where a dense tensor of counts is not zero, remembered on the tensor by who made it."""
+"""Where a dense matrix of counts is not zero: known where the rows are read, and kept on the tensor itself."""
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from torch import Tensor
 
-_NOTE = "_pyro_omics_positions"
+NOTE = "_pyro_omics_nonzero"
 
 
 def note(x: Tensor, positions: Tensor) -> Tensor:
-    """Remember on ``x`` the ascending flat positions (int64) of its non-zero entries, and return it.
+    """Remember where ``x`` is not zero, for `positions`; returns x.
 
-    An operation on ``x``, or a copy to another device, gives a tensor without the note.
+    Whatever is made of ``x`` by an operation or a copy, to another device too, does not have the note.
+
+    Parameters
+    ----------
+    x
+        a dense tensor. One made under ``torch.inference_mode`` does not know when it is written to, and gets no note.
+    positions
+        (nnz,) int64, ascending: the positions in ``x.flatten()`` of its entries that are not zero, on x's device.
     """
-    setattr(x, _NOTE, (x._version, positions))
+    if not x.is_inference():
+        setattr(x, NOTE, (positions, x._version, id(x)))
     return x
 
 
 def positions(x: Tensor) -> Tensor:
-    """The ascending flat positions of the non-zero entries: as noted, unless ``x`` was written to since."""
-    version, noted = getattr(x, _NOTE, (None, None))
-    if noted is None or version != x._version:
-        noted = x.flatten().nonzero().squeeze(-1)
-        note(x, noted)
-    return noted
+    """The positions in ``x.flatten()`` of its entries that are not zero, (nnz,) int64, ascending.
+
+    Those of `note`, unless ``x`` was written to since; else they are found, and noted. A write through ``x.data`` or
+    through a numpy array that shares x's memory is not seen.
+    """
+    if not x.is_inference():
+        found, version, owner = getattr(x, NOTE, (None, None, None))
+        # A deep copy carries the note along, and counts its versions anew: the note is its owner's alone.
+        if found is not None and version == x._version and owner == id(x):
+            return found
+    found = _find(x.detach().flatten().bool())
+    note(x, found)
+    return found
+
+
+def row_lengths(x: Tensor, positions: Tensor) -> Tensor:
+    """How many of the entries at these `positions` each row of ``x`` (..., g) has, (n,)."""
+    starts = torch.arange(0, x.numel() + 1, x.shape[-1], device=x.device)
+    return torch.searchsorted(positions, starts).diff()
+
+
+def _find(is_stored: Tensor) -> Tensor:
+    if is_stored.device.type == "cpu":  # numpy takes half of torch's time
+        return torch.from_numpy(np.flatnonzero(is_stored.numpy()))
+    return is_stored.nonzero().squeeze(-1)

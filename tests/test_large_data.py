@@ -95,6 +95,14 @@ def nonzero(x):
 # Minibatches in memory ------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def notes(monkeypatch):
+    """What is noted: (tensor, positions)."""
+    note, made = stored.note, []
+    monkeypatch.setattr(stored, "note", lambda x, positions: (made.append((x, positions)), note(x, positions))[1])
+    return made
+
+
 def with_stored_zeros(x):
     csr = sp.csr_matrix(x)
     csr.data[::5] = 0
@@ -102,7 +110,7 @@ def with_stored_zeros(x):
 
 
 @pytest.mark.parametrize("x", [np.asarray, sp.csr_matrix, sp.csc_matrix, with_stored_zeros])
-def test_positions_are_those_of_the_non_zeros(x):
+def test_positions_are_those_of_the_non_zeros(x, notes):
     matrix = x(cells(np.asarray).X)
     before = matrix.copy()
     counts = CountMatrix(matrix)
@@ -110,7 +118,8 @@ def test_positions_are_those_of_the_non_zeros(x):
     rows = counts.rows(index)
     truth = torch.from_numpy(np.asarray(before.todense() if sp.issparse(before) else before)).float()
     assert torch.equal(rows, truth[index])
-    noted = vars(rows)[stored._NOTE][1]
+    ((of, noted),) = notes
+    assert of is rows
     assert noted.dtype == torch.int64
     assert torch.equal(noted, nonzero(rows))
     assert torch.equal(counts.totals, truth.double().sum(1))
@@ -127,9 +136,12 @@ def test_what_is_written_to_is_looked_at_again():
     assert stored.positions(torch.zeros(2, 2)).tolist() == []
 
 
-def test_minibatches_are_noted():
-    batch = CellDataModule(cells()).data[[3, 4]]
-    assert torch.equal(vars(batch.x)[stored._NOTE][1], nonzero(batch.x))
+def test_minibatches_are_noted(path, notes):
+    for dm in (CellDataModule(cells(), **KEYS), CellDataModule(path, backed=SMALL, **KEYS)):
+        for batch in dm.train_dataloader():
+            of, noted = notes.pop()
+            assert of is batch.x
+            assert torch.equal(noted, nonzero(batch.x))
 
 
 @pytest.mark.parametrize("placed", [DenseOnDevice, RowsOnDevice])

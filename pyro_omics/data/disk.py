@@ -21,32 +21,32 @@ from pyro_omics.data.counts import HASHED, CountMatrix, canonical, digest_of, st
 GAP = 32  # rows that are read and left out rather than begin another read
 
 
-class Node:
-    """An array or a group in a file, opened for reading in each process that asks for it.
+class Array:
+    """An array in a file, opened for reading in each process that asks for it.
 
     Parameters
     ----------
-    node
+    array
         of h5py or zarr.
     """
 
-    def __init__(self, node: Any) -> None:
-        self.hdf5 = isinstance(node, h5py.Group | h5py.Dataset)
-        self.place = (node.file.filename, node.name) if self.hdf5 else node
+    def __init__(self, array: Any) -> None:
+        self.hdf5 = isinstance(array, h5py.Dataset)
+        self.place = (array.file.filename, array.name) if self.hdf5 else array
         self._open: tuple[int, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """An open file is not sent to another process."""
         return {**self.__dict__, "_open": None}
 
-    def get(self) -> Any:
-        """What it is."""
+    def __getitem__(self, at: slice) -> np.ndarray:
+        """The entries (or rows) at a slice."""
         if not self.hdf5:
-            return self.place
+            return np.asarray(self.place[at])
         if self._open is None or self._open[0] != os.getpid():
             path, name = self.place
             self._open = (os.getpid(), h5py.File(path, "r")[name])
-        return self._open[1]
+        return self._open[1][at]
 
 
 class Source:
@@ -66,10 +66,9 @@ class Source:
     """
 
     def __init__(self, node: Any, name: str) -> None:
-        self.node = Node(node)
-        self.dense = hasattr(node, "dtype")
         self.indptr: np.ndarray | None = None
-        if self.dense:
+        if hasattr(node, "dtype"):
+            self.data = Array(node)
             self.shape: tuple[int, int] = tuple(node.shape)
             return
         dataset = sparse_dataset(node)
@@ -79,23 +78,22 @@ class Source:
                 "adata.X = adata.X.tocsr(); adata.write_h5ad(path), or read it into memory (backed=False)"
             )
         self.shape = tuple(dataset.shape)
+        self.data, self.indices = Array(node["data"]), Array(node["indices"])
         self.indptr = np.asarray(node["indptr"][:]).astype(np.int64)
 
     def read(self, first: int, end: int) -> sp.csr_matrix:
         """The rows first .. end - 1, as they are stored."""
-        node = self.node.get()
         if self.indptr is None:
-            return sp.csr_matrix(np.asarray(node[first:end]))
+            return sp.csr_matrix(self.data[first:end])
         at = slice(int(self.indptr[first]), int(self.indptr[end]))
-        parts = (np.asarray(node["data"][at]), np.asarray(node["indices"][at]), self.indptr[first : end + 1] - at.start)
+        parts = (self.data[at], self.indices[at], self.indptr[first : end + 1] - at.start)
         return sp.csr_matrix(parts, shape=(end - first, self.shape[1]))
 
     def values(self, first: int, end: int) -> np.ndarray:
         """The values that are stored of these rows."""
-        node = self.node.get()
         if self.indptr is None:
-            return np.asarray(node[first:end])
-        return np.asarray(node["data"][int(self.indptr[first]) : int(self.indptr[end])])
+            return self.data[first:end]
+        return self.data[int(self.indptr[first]) : int(self.indptr[end])]
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         """Ranges of rows that hold about `checking.PIECE` stored values, or one row."""
@@ -153,18 +151,21 @@ class StoredMatrix:
 
     def take(self, index: Tensor) -> sp.csr_matrix:
         """The rows ``index``, in compressed rows in memory."""
-        wanted, order = np.unique(index.numpy(), return_inverse=True)
-        parts = [self._part(rows) for rows in _runs(wanted)]
-        joined = sp.vstack(parts, format="csr") if parts else sp.csr_matrix((0, self.shape[1]), dtype=np.float32)
-        return joined[order]
-
-    def _part(self, rows: np.ndarray) -> sp.csr_matrix:
-        """Ascending rows, in one read."""
-        first, end = int(rows[0]), int(rows[-1]) + 1
-        part = self.source.read(first, end)
-        if len(rows) < end - first:
-            part = part[rows - first]
-        return canonical(part if self.columns is None else part[:, self.columns])
+        wanted = index.numpy()
+        read, parts = [], []
+        for rows in _runs(np.unique(wanted)):
+            first, end = int(rows[0]), int(rows[-1]) + 1
+            part = self.source.read(first, end)
+            if 2 * len(rows) < end - first:
+                part = part[rows - first]
+            else:
+                rows = np.arange(first, end)
+            read.append(rows)
+            parts.append(part)
+        if not parts:
+            return sp.csr_matrix((0, self.shape[1]), dtype=np.float32)
+        joined = sp.vstack(parts, format="csr")[np.searchsorted(np.concatenate(read), wanted)]
+        return canonical(joined if self.columns is None else joined[:, self.columns])
 
     @functools.cached_property
     def totals(self) -> Tensor:

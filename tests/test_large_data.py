@@ -168,6 +168,19 @@ def test_data_go_to_a_device_whole_dense_or_compressed_as_they_fit():
     same_batches(empty.placed(cpu, empty.index.nbytes + empty.counts.n_bytes)[rows], empty[rows])
 
 
+def test_data_are_moved_once_and_take_half_of_what_is_free(monkeypatch):
+    dm, cpu = CellDataModule(cells()), torch.device("cpu")
+    room = 4 * N * G + dm.data.index.nbytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * room, 0))
+    there = dm._on(cpu)
+    assert isinstance(there.counts, DenseOnDevice)
+    assert dm._on(cpu) is there
+    dm.adopt(dm.schema, dm.n_obs)
+    assert dm._on(cpu) is not there
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 0))
+    assert CellDataModule(cells())._on(cpu) is None
+
+
 # Minibatches from disk ------------------------------------------------------------------------------------------------
 
 

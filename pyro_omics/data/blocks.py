@@ -30,9 +30,9 @@ class Blocks:
     of a minibatch, or above, and each row comes from a block of its own on average. Large blocks are read faster, above
     all from compressed files, of which whole chunks are read: there ``Blocks(512, 32)`` suits.
 
-    Memory: two buffers at a time (one is read while the other is trained on), in compressed rows of 8 bytes a non-zero
-    count: with the defaults 16,384 rows, so 0.26 MB for each non-zero count that a row has, 40 MB at 150 and 520 MB at
-    2,000. Single reads are of no more than ``longest`` rows.
+    Memory: one buffer is trained on while the next is read and put in order, which takes three times the compressed
+    rows of a buffer, of 8 bytes a non-zero count: with the defaults, of 16,384 rows, 60 MB where a row has 150 such
+    counts and 800 MB where it has 2,000. Single reads are of no more than ``longest`` rows.
 
     Parameters
     ----------
@@ -46,9 +46,8 @@ class Blocks:
     ValueError
         For a size or number below 1.
 
-    Source: the buffers of scDataset (D'Ascenzo and Cultrera di Montesano 2025, arXiv:2506.01883) and annbatch, which
-    reads zarr stores the same way, faster, from Python 3.12 on: its loader's AnnData-free batches can be given to
-    Lightning in place of a DataModule's.
+    Source: scDataset (D'Ascenzo and Cultrera di Montesano 2025, arXiv:2506.01883) shuffles so, and annbatch does, from
+    Python 3.12 on, for .zarr stores.
     """
 
     size: int = 128

@@ -164,7 +164,9 @@ class StoredMatrix:
             parts.append(part)
         if not parts:
             return sp.csr_matrix((0, self.shape[1]), dtype=np.float32)
-        joined = sp.vstack(parts, format="csr")[np.searchsorted(np.concatenate(read), wanted)]
+        joined = sp.vstack(parts, format="csr")
+        parts.clear()  # no more than twice the rows are in memory at once
+        joined = joined[np.searchsorted(np.concatenate(read), wanted)]
         return canonical(joined if self.columns is None else joined[:, self.columns])
 
     @functools.cached_property

@@ -102,6 +102,8 @@ def opened(adata: Any, layer: str | None, backed: bool | Blocks) -> tuple[AnnDat
             )
         with _open(Path(adata.filename)) as file:
             return _tables({name: getattr(adata, name) for name in TABLES}), _stored(file, layer)
+    if adata.is_view and not backed:
+        return None  # whose rows are read into memory at each look
     matrix = matrix_of(adata, layer)
     if not isinstance(matrix, ON_DISK):
         if backed:

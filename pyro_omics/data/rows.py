@@ -27,6 +27,11 @@ class RowDataModule(pl.LightningDataModule):
 
     ``data`` is a dataset whose items are whole minibatches (``data[rows]``), with ``batches(rows, batch_size)``.
 
+    Where the trainer is on a GPU, data in memory that take no more than half of what is free there are moved once,
+    dense or else in compressed rows, and minibatches are made there; larger ones are made on the host, by the workers
+    if there are any, in pinned memory. On a CPU workers seldom pay: a minibatch is made faster than it is sent. They
+    share the data's memory with the main process (where processes are forked, as on Linux).
+
     Parameters
     ----------
     batch_size

@@ -30,7 +30,7 @@ class Blocks:
     of a minibatch, or above, and each row comes from a block of its own on average. Large blocks are read faster, above
     all from compressed files, of which whole chunks are read: there ``Blocks(512, 32)`` suits.
 
-    Memory: one buffer is trained on while the next is read and put in order, which takes three times the compressed
+    Memory: one buffer is trained on while the next is read and joined, which takes three times the compressed
     rows of a buffer, of 8 bytes a non-zero count: with the defaults, of 16,384 rows, 60 MB where a row has 150 such
     counts and 800 MB where it has 2,000. Single reads are of no more than ``longest`` rows.
 

@@ -147,12 +147,13 @@ class StoredMatrix:
 
     def rows(self, index: Tensor) -> Tensor:
         """The rows ``index`` as a dense (len(index), g) float tensor."""
-        return CountMatrix(self.take(index)).rows(torch.arange(len(index)))
+        csr, at = self.read(index)
+        return CountMatrix(csr).rows(at)
 
-    def take(self, index: Tensor) -> sp.csr_matrix:
-        """The rows ``index``, in compressed rows in memory."""
+    def read(self, index: Tensor) -> tuple[sp.csr_matrix, Tensor]:
+        """Compressed rows in memory, in the file's order, that have the rows ``index`` among them, and where."""
         wanted = index.numpy()
-        read, parts = [], []
+        found, parts = [], []
         for rows in _runs(np.unique(wanted)):
             first, end = int(rows[0]), int(rows[-1]) + 1
             part = self.source.read(first, end)
@@ -160,14 +161,14 @@ class StoredMatrix:
                 part = part[rows - first]
             else:
                 rows = np.arange(first, end)
-            read.append(rows)
+            found.append(rows)
             parts.append(part)
         if not parts:
-            return sp.csr_matrix((0, self.shape[1]), dtype=np.float32)
+            return sp.csr_matrix((0, self.shape[1]), dtype=np.float32), index
         joined = sp.vstack(parts, format="csr")
         parts.clear()  # no more than twice the rows are in memory at once
-        joined = joined[np.searchsorted(np.concatenate(read), wanted)]
-        return canonical(joined if self.columns is None else joined[:, self.columns])
+        at = torch.from_numpy(np.searchsorted(np.concatenate(found), wanted))
+        return canonical(joined if self.columns is None else joined[:, self.columns]), at
 
     @functools.cached_property
     def totals(self) -> Tensor:
@@ -178,7 +179,7 @@ class StoredMatrix:
     def digest(self) -> str:
         """A hash of the counts, the same as in memory."""
         n = self.shape[0]
-        return digest_of(self.take(torch.arange(start, min(start + HASHED, n))) for start in starts(n))
+        return digest_of(self.read(torch.arange(start, min(start + HASHED, n)))[0] for start in starts(n))
 
 
 def _runs(rows: np.ndarray) -> Iterator[np.ndarray]:

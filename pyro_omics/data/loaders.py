@@ -16,6 +16,7 @@ from pyro_omics.data.disk import StoredMatrix
 from pyro_omics.data.splits import EpochSampler
 
 Minibatches = tuple[Tensor, ...]
+Rows = tuple[sp.csr_matrix, Tensor]  # in memory, and where in them the minibatches' are
 
 
 class BlockLoader:
@@ -46,26 +47,26 @@ class BlockLoader:
     def __iter__(self) -> Iterator[Any]:
         """The minibatches of one epoch."""
         torch.empty((), dtype=torch.int64).random_()  # as a DataLoader does: training then draws the same noise
-        for minibatches, csr in self._by_workers() if self.num_workers else self._by_thread():
+        for minibatches, (csr, at) in self._by_workers() if self.num_workers else self._by_thread():
             counts: Any = CountMatrix(csr)
             if self.device.type == "cuda":
                 counts = RowsOnDevice(counts, self.device)
-            start = 0
-            for rows in minibatches:
-                yield self.data.batch(rows, counts.rows(torch.arange(start, start := start + len(rows))))
+            places = at.split([len(rows) for rows in minibatches])
+            for rows, place in zip(minibatches, places, strict=True):
+                yield self.data.batch(rows, counts.rows(place))
 
-    def _by_thread(self) -> Iterator[tuple[Minibatches, sp.csr_matrix]]:
+    def _by_thread(self) -> Iterator[tuple[Minibatches, Rows]]:
         with ThreadPoolExecutor(1, "rows") as reader:
             ahead: Any = None
             for minibatches in self.sampler.buffers():
-                following = minibatches, reader.submit(self.data.counts.take, torch.cat(minibatches))
+                following = minibatches, reader.submit(self.data.counts.read, torch.cat(minibatches))
                 if ahead is not None:
                     yield ahead[0], ahead[1].result()
                 ahead = following
             if ahead is not None:
                 yield ahead[0], ahead[1].result()
 
-    def _by_workers(self) -> Iterator[tuple[Minibatches, sp.csr_matrix]]:
+    def _by_workers(self) -> Iterator[tuple[Minibatches, Rows]]:
         if self._readers is None:
             self._readers = DataLoader(
                 _Reading(self.data.counts),
@@ -77,8 +78,8 @@ class BlockLoader:
                 prefetch_factor=1,
                 persistent_workers=True,
             )
-        for minibatches, shape, *parts in self._readers:
-            yield minibatches, sp.csr_matrix(tuple(part.numpy() for part in parts), shape=shape)
+        for minibatches, at, shape, *parts in self._readers:
+            yield minibatches, (sp.csr_matrix(tuple(part.numpy() for part in parts), shape=shape), at)
 
 
 class _Reading(Dataset[Any]):
@@ -88,9 +89,9 @@ class _Reading(Dataset[Any]):
         self.counts = counts
 
     def __getitem__(self, minibatches: Minibatches) -> tuple[Any, ...]:
-        csr = self.counts.take(torch.cat(minibatches))
+        csr, at = self.counts.read(torch.cat(minibatches))
         parts = (torch.from_numpy(part) for part in (csr.data, csr.indices, csr.indptr))
-        return (minibatches, csr.shape, *parts)
+        return (minibatches, at, csr.shape, *parts)
 
 
 class _Buffers(Sampler[Minibatches]):

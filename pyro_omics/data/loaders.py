@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -78,7 +79,8 @@ class BlockLoader:
                 prefetch_factor=1,
                 persistent_workers=True,
             )
-        for minibatches, at, shape, *parts in self._readers:
+        # Of one sampler, so in one order: the minibatches stay here, and are not sent there and back.
+        for minibatches, (at, shape, *parts) in zip(self.sampler.buffers(), self._readers, strict=True):
             yield minibatches, (sp.csr_matrix(tuple(part.numpy() for part in parts), shape=shape), at)
 
 
@@ -88,20 +90,21 @@ class _Reading(Dataset[Any]):
     def __init__(self, counts: StoredMatrix) -> None:
         self.counts = counts
 
-    def __getitem__(self, minibatches: Minibatches) -> tuple[Any, ...]:
-        csr, at = self.counts.read(torch.cat(minibatches))
+    def __getitem__(self, rows: np.ndarray) -> tuple[Any, ...]:
+        csr, at = self.counts.read(torch.from_numpy(rows))
         parts = (torch.from_numpy(part) for part in (csr.data, csr.indices, csr.indptr))
-        return (minibatches, at, csr.shape, *parts)
+        return (at, csr.shape, *parts)
 
 
-class _Buffers(Sampler[Minibatches]):
-    """The buffers of an epoch."""
+class _Buffers(Sampler[np.ndarray]):
+    """The rows of each buffer of an epoch."""
 
     def __init__(self, sampler: EpochSampler) -> None:
         self.sampler = sampler
 
-    def __iter__(self) -> Iterator[Minibatches]:
-        return self.sampler.buffers()
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for minibatches in self.sampler.buffers():
+            yield torch.cat(minibatches).numpy()
 
 
 def _as_it_is(item: Any) -> Any:

@@ -108,10 +108,10 @@ def measure(path, where, steps, workers):
             break
     loader = rows / (time.perf_counter() - start)
     peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    trained = clock.rows / clock.seconds
     return {
         "setup": setup,
-        "train": trained,
+        "train": clock.rows / clock.seconds,
+        "processor": clock.rows / clock.processor,
         "loader": loader,
         "peak": peak * 1024 / 1e9,
         "steps": len(batch) and i + 1,
@@ -155,14 +155,10 @@ def main():
                     figures.append(json.loads(ran.stdout.splitlines()[-1]))
             for where, figures in found.items():
                 middle = {name: statistics.median(one[name] for one in figures) for name in figures[0]}
-                numbers = (
-                    f"{middle[name]:,.{places}f}" for name, places in (("setup", 1), ("train", 0), ("loader", 0))
-                )
+                numbers = [f"{middle[name]:,.0f}" for name in ("train", "processor", "loader")]
                 setup = f"{middle['setup']:.1f}"
-                print(
-                    row.format(f"{n:,}", where, setup, *numbers, f"{max(one['peak'] for one in figures):.2f}"),
-                    flush=True,
-                )
+                peak = f"{max(one['peak'] for one in figures):.2f}"
+                print(row.format(f"{n:,}", where, setup, *numbers, peak), flush=True)
             if len(found) == 2:
                 for name, what in (("train", "by the clock"), ("processor", "by processor time")):
                     pairs = [one[name] / other[name] for one, other in zip(*found.values(), strict=True)]

@@ -114,7 +114,6 @@ def measure(path, where, steps, workers):
         "processor": clock.rows / clock.processor,
         "loader": loader,
         "peak": peak * 1024 / 1e9,
-        "steps": len(batch) and i + 1,
     }
 
 
@@ -134,6 +133,8 @@ def main():
         where, path = options.measure
         print(json.dumps(measure(path, where, options.steps, options.workers)))
         return
+    if min(options.cells) < 5000 or options.steps <= WARM:
+        parser.error(f"5,000 cells and {WARM + 1} steps are the least that is timed")
     row = "{:>9s} {:>7s} {:>9s} {:>12s} {:>14s} {:>12s} {:>8s}"
     print(row.format("cells", "", "setup s", "train rows/s", "rows/processor", "load rows/s", "peak GB"))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

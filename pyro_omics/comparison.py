@@ -174,9 +174,7 @@ class _Run:
         """What must be the same for a fit not to be repeated."""
         names = self.dm.adata.obs_names
         parts = {split: _digest(names[self.dm.rows(split)]) for split in ("training", "validation")}
-        counts = _digest(
-            part.numpy().tobytes().hex() for part in (self.dm.data.counts.values, self.dm.data.counts.indices)
-        )
+        counts = self.dm.data.counts.digest
         elbo = {k: v for k, v in vars(svi.bound).items() if isinstance(v, bool | int | float | str)}
         pair = {"model": encode(svi.model), "guide": encode(svi.guide), "optimizer": encode(svi.make_optimizer)}
         described = {

@@ -9,6 +9,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from helpers import counts, donors
 from own_model import __file__ as own_model_file
@@ -564,3 +565,16 @@ def test_the_totalvi_config_is_valid(pbmc10k, folder, capsys):
         cli.main(["fit", f"--config={config}", "--print_config"])
     assert stopped.value.code == 0
     assert "pyro_omics.TotalVI" in capsys.readouterr().out
+
+
+def test_counts_may_stay_on_disk():
+    adata = counts(N, G)
+    adata.X = scipy.sparse.csr_matrix(adata.X)
+    adata.write_h5ad("cells.h5ad")
+    fit("--data.backed=true", "--data.batch_size=16")
+    assert ad.read_h5ad("out/adata.h5ad").X is None
+    fit("--data.batch_size=16", "--data.backed.class_path=pyro_omics.data.Blocks", "--data.backed.init_args.size=4",
+        "--data.backed.init_args.number=2", out="blocks")  # fmt: skip
+    cli.main(["predict", "--config=blocks/config.yaml", "--ckpt_path=blocks/checkpoint.ckpt", "--out=predicted"])
+    found = ad.read_h5ad("predicted/predictions.h5ad")
+    np.testing.assert_array_equal(found.obsm["X_scvi"], ad.read_h5ad("blocks/adata.h5ad").obsm["X_scvi"])

@@ -1,6 +1,7 @@
 """Data: AnnData in, minibatches of tensors out."""
 
 from pyro_omics.data import datasets, simulate
+from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.cells import CellDataModule
 from pyro_omics.data.chemistry import add_fingerprints, fingerprints
 from pyro_omics.data.compounds import DELDataModule
@@ -9,6 +10,7 @@ from pyro_omics.data.grid import complete_grid
 from pyro_omics.data.reading import from_mudata
 
 __all__ = [
+    "Blocks",
     "CellDataModule",
     "DELDataModule",
     "add_fingerprints",

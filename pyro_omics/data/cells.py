@@ -14,7 +14,11 @@ from torch import Tensor
 
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.data import columns
-from pyro_omics.data.counts import CountMatrix, check_counts, matrix_of
+from pyro_omics.data.blocks import Blocks
+from pyro_omics.data.checking import check_counts, matrix_of
+from pyro_omics.data.counts import CountMatrix
+from pyro_omics.data.disk import StoredMatrix
+from pyro_omics.data.opening import Stored, opened
 from pyro_omics.data.proteins import ProteinTable, background_start, check_training
 from pyro_omics.data.reading import check_keys, check_names, masked_genes, read
 from pyro_omics.data.rows import RowDataModule, RowTensors, digest
@@ -61,9 +65,16 @@ class CellDataModule(RowDataModule):
         of the split and of the order of the training rows.
     num_workers
         worker processes of the loaders.
+    backed
+        True, or `data.Blocks` with other sizes, leaves the counts of a path on disk, for data larger than memory: they
+        are read as they are trained on, in blocks of neighbouring rows that are shuffled together, and checked once, in
+        one pass over the file. A backed AnnData's stay there anyway. Tables (obs, var, obsm) are in memory; the file is
+        not written to. `Blocks` says how rows are shuffled then.
 
     Attributes
     ----------
+    adata
+        the AnnData; where the counts are on disk, its tables alone.
     n_obs
         number of training rows.
     n_genes
@@ -98,6 +109,7 @@ class CellDataModule(RowDataModule):
         validation_indices: Sequence[int] | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        backed: bool | Blocks = False,
     ) -> None:
         super().__init__(batch_size, seed, num_workers)
         check_keys(
@@ -110,7 +122,14 @@ class CellDataModule(RowDataModule):
             },
             {"categorical_keys": categorical_keys, "continuous_keys": continuous_keys},
         )
-        self.adata, of_mudata = read(adata)
+        on_disk = opened(adata, layer, backed)
+        self.stored: Stored | None = None
+        of_mudata: str | None = None
+        if on_disk is None:
+            self.adata, of_mudata = read(adata)
+        else:
+            self.adata, self.stored = on_disk
+            self.blocks = backed if isinstance(backed, Blocks) else Blocks()
         self.proteins = ProteinTable.read(self.adata, protein_obsm_key or of_mudata, protein_mask)
         self.layer = layer
         self.keys: dict[str, Any] = {
@@ -121,8 +140,11 @@ class CellDataModule(RowDataModule):
             "size_factor_key": size_factor_key,
         }
         check_names(self.adata)
-        check_counts(self.adata, layer)
         genes = masked_genes(self.adata, gene_mask)
+        if self.stored is None:
+            check_counts(self.adata, layer)
+        else:
+            self.stored.check(genes)
         self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
         self.schema: dict[str, Any] = {
             "genes": list(self.adata.var_names[genes]),
@@ -241,9 +263,15 @@ class CellDataModule(RowDataModule):
         else:
             fields["y"] = fields["measured"] = None
         position = self.adata.var_names.get_indexer(schema["genes"])
-        matrix = matrix_of(self.adata, self.layer)
         whole = len(position) == self.adata.n_vars and (np.diff(position) == 1).all()
-        return CellTensors(CountMatrix(matrix if whole else matrix[:, position]), fields, self.split.index)
+        return CellTensors(self._counts(None if whole else position), fields, self.split.index)
+
+    def _counts(self, position: np.ndarray | None) -> CountMatrix | StoredMatrix:
+        """The counts of the genes at these positions, or of all."""
+        if self.stored is not None:
+            return self.stored.matrix(position)
+        matrix = matrix_of(self.adata, self.layer)
+        return CountMatrix(matrix if position is None else matrix[:, position])
 
     def aligned(self, schema: dict[str, Any]) -> CellTensors:
         """All rows as a model of another ``schema`` must see them: its genes in its order, its levels, by name.
@@ -286,15 +314,11 @@ class CellTensors(RowTensors[CellBatch]):
         (n,) see there.
     """
 
-    def __init__(self, counts: CountMatrix, fields: dict[str, Tensor | None], index: Tensor) -> None:
-        super().__init__(counts, index)
-        self.fields = fields
-
-    def __getitem__(self, rows: Any) -> CellBatch:
-        """The minibatch of the rows at these positions."""
-        at = torch.as_tensor(rows, dtype=torch.long).reshape(-1)
+    def batch(self, at: Tensor, x: Tensor) -> CellBatch:
+        """The minibatch of the rows at these positions (n,), whose counts are x (n, g)."""
+        at = at.to(self.index.device, non_blocking=True)
         fields = {name: None if field is None else field[at] for name, field in self.fields.items()}
-        return CellBatch(x=self.counts.rows(at), row=at, index=self.index[at], **fields)
+        return CellBatch(x=x, row=at, index=self.index[at], **fields)
 
 
 def _numbers(obs: Any, argument: str, keys: Sequence[str]) -> Tensor:

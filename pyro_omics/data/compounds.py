@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pyro_omics.batch import DELBatch, DELSizes
 from pyro_omics.data import columns
-from pyro_omics.data.counts import CountMatrix, check_counts, matrix_of
+from pyro_omics.data.checking import check_counts, matrix_of
+from pyro_omics.data.counts import CountMatrix
 from pyro_omics.data.cycles import check_duplicates, codes_of, levels_of, synthon_columns
 from pyro_omics.data.reading import read
 from pyro_omics.data.rows import RowDataModule, RowTensors, digest
@@ -262,34 +263,31 @@ class CompoundTensors(RowTensors[DELBatch]):
     """
 
     def __init__(self, counts: CountMatrix, widths: list[int], fields: dict[str, Any], index: Tensor) -> None:
-        super().__init__(counts, index)
-        self.widths, self.fields = widths, fields
+        super().__init__(counts, fields, index)
+        self.widths = widths
 
-    def __getitem__(self, rows: Any) -> DELBatch:
-        """The minibatch of the rows at these positions."""
-        at = torch.as_tensor(rows, dtype=torch.long).reshape(-1)
-        fields = {name: None if field is None else _rows(field, at) for name, field in self.fields.items()}
-        arms = self.counts.rows(at).split(self.widths, -1)
+    def batch(self, at: Tensor, x: Tensor) -> DELBatch:
+        """The minibatch of the rows at these positions (n,), whose counts are x (n, selections)."""
+        here = at.to(self.index.device, non_blocking=True)
+        fields = {name: None if field is None else _rows(field, at, here) for name, field in self.fields.items()}
+        arms = x.split(self.widths, -1)
         counts = {name: arm if arm.shape[-1] else None for name, arm in zip(("x", "control", "pre"), arms, strict=True)}
-        return DELBatch(row=at, index=self.index[at], **counts, **fields)  # type: ignore[arg-type]
+        return DELBatch(row=here, index=self.index[here], **counts, **fields)  # type: ignore[arg-type]
 
     def totals(self, rows: Tensor) -> Tensor:
         """Sum of each selection over ``rows``, in double precision."""
-        mask = torch.zeros(len(self), dtype=torch.float64)
-        mask[rows] = 1.0
-        row = torch.repeat_interleave(torch.arange(len(self)), self.counts.indptr.diff())
-        weighted = self.counts.values.double() * mask[row]
-        return torch.zeros(sum(self.widths), dtype=torch.float64).index_add_(0, self.counts.indices, weighted)
+        return self.counts.column_sums(rows)
 
 
 def _selections(schema: dict[str, Any]) -> list[str]:
     return [name for arm in ("targets", "controls", "pre-selections") for name in schema[arm]]
 
 
-def _rows(field: Any, at: Tensor) -> Tensor:
-    if isinstance(field, CountMatrix):
+def _rows(field: Any, at: Tensor, here: Tensor) -> Tensor:
+    """The rows of a field, which are ``at`` on the host and ``here`` on the data's device."""
+    if not isinstance(field, Tensor):
         return field.rows(at)
-    return field[at] if field.dtype == torch.long else field[at].float()
+    return field[here] if field.dtype == torch.long else field[here].float()
 
 
 def _read(adata: Any) -> AnnData:

@@ -1,19 +1,26 @@
-"""Count matrices as tensors, and the checks that they are counts."""
+"""Count matrices whose minibatches are made dense as tensors: in memory, or on a device."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from anndata import AnnData
 from torch import Tensor
+
+from pyro_omics import stored
+
+HASHED = 4096  # rows that are hashed, or summed, at once
 
 
 class CountMatrix:
     """Counts (n, g) in compressed rows, whose minibatches are made dense as tensors.
+
+    A minibatch remembers where it is not zero (`stored.positions`).
 
     Parameters
     ----------
@@ -22,112 +29,132 @@ class CountMatrix:
     """
 
     def __init__(self, matrix: Any) -> None:
-        csr = sp.csr_matrix(matrix)
-        if not csr.has_canonical_format:
-            csr = csr.copy()  # it shares its arrays with the AnnData's
-            csr.sum_duplicates()
-        self.shape: tuple[int, int] = csr.shape
-        self.indptr = torch.from_numpy(csr.indptr.astype(np.int64))
-        self.indices = torch.from_numpy(csr.indices.astype(np.int64))
-        self.values = torch.from_numpy(csr.data.astype(np.float32))
+        self.csr = canonical(matrix)
+        self.shape: tuple[int, int] = self.csr.shape
 
     def rows(self, index: Tensor) -> Tensor:
         """The rows ``index`` as a dense (len(index), g) float tensor."""
-        start = self.indptr[index]
-        length = self.indptr[index + 1] - start
-        row = torch.repeat_interleave(torch.arange(len(index)), length)
-        # Position of each stored value: its row's start, and its rank within the row.
-        rank = torch.arange(len(row)) - (length.cumsum(0) - length)[row]
-        position = start[row] + rank
-        out = torch.zeros(len(index), self.shape[1])
-        out[row, self.indices[position]] = self.values[position]
-        return out
+        part = self.csr[index.numpy()]
+        n, g = part.shape
+        position = np.repeat(np.arange(n, dtype=np.int64) * g, np.diff(part.indptr))
+        position += part.indices
+        out = np.zeros(n * g, dtype=np.float32)
+        out[position] = part.data
+        return stored.note(torch.from_numpy(out).view(n, g), torch.from_numpy(position))
 
     @functools.cached_property
     def totals(self) -> Tensor:
         """Each row's sum (n,), in double precision."""
-        row = torch.repeat_interleave(torch.arange(self.shape[0]), self.indptr.diff())
-        return torch.zeros(self.shape[0], dtype=torch.float64).index_add_(0, row, self.values.double())
+        ones = np.ones(self.shape[1])
+        parts = [self.csr[start : start + HASHED].astype(np.float64) @ ones for start in starts(self.shape[0])]
+        return torch.from_numpy(np.concatenate([np.empty(0), *parts]))
+
+    def column_sums(self, rows: Tensor) -> Tensor:
+        """Each column's sum (g,) over ``rows``, in double precision."""
+        part = self.csr[rows.numpy()]
+        return torch.from_numpy(np.bincount(part.indices, weights=part.data, minlength=self.shape[1]).astype(float))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A hash of the counts."""
+        return digest_of(self.csr[start : start + HASHED] for start in starts(self.shape[0]))
+
+    @property
+    def n_bytes(self) -> int:
+        """What the compressed rows take."""
+        return sum(part.nbytes for part in (self.csr.data, self.csr.indices, self.csr.indptr))
+
+    def placed(self, device: torch.device, room: int) -> DenseOnDevice | RowsOnDevice | None:
+        """The whole on a device: dense where that takes no more than ``room`` bytes, else compressed, else None."""
+        if 4 * self.shape[0] * self.shape[1] <= room:
+            return DenseOnDevice(self, device)
+        return RowsOnDevice(self, device) if self.n_bytes <= room else None
 
 
-def matrix_of(adata: AnnData, layer: str | None) -> Any:
-    """X, or the named layer.
+class DenseOnDevice:
+    """All counts (n, g), dense on a device: a minibatch is taken without waiting for the device.
 
-    Raises
-    ------
-    ValueError
-        Where there is no such matrix.
+    Parameters
+    ----------
+    matrix
+        the counts.
+    device
+        where to.
     """
-    if layer is None:
-        if adata.X is None:
-            raise ValueError(f"adata.X is empty: name the layer with the counts, layer=...; there are {_layers(adata)}")
-        return adata.X
-    if layer not in adata.layers:
-        raise ValueError(f"layer={layer!r} is not in adata.layers: there are {_layers(adata)}")
-    return adata.layers[layer]
+
+    CHUNK = 4096  # rows that are dense on the host at once
+
+    def __init__(self, matrix: CountMatrix, device: torch.device) -> None:
+        self.shape = matrix.shape
+        self.values = torch.empty(self.shape, device=device)
+        for rows in torch.arange(self.shape[0]).split(self.CHUNK):
+            self.values[int(rows[0]) : int(rows[-1]) + 1] = matrix.rows(rows).to(device)
+        self.n_bytes = self.values.nbytes
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows ``index``, which may be on the host, as a dense (len(index), g) float tensor on the device."""
+        return self.values[index.to(self.values.device, non_blocking=True)]
 
 
-def check_counts(adata: AnnData, layer: str | None, rows: str = "cells", columns: str = "genes") -> None:
-    """Raise unless the matrix holds finite, non-negative integers, and at least one row and column of them.
+class RowsOnDevice:
+    """All counts (n, g) in compressed rows on a device, where minibatches are made dense.
 
-    Raises
-    ------
-    ValueError
-        That names the matrix, the value seen and where, and the layer that does look like counts if there is one.
+    Parameters
+    ----------
+    matrix
+        the counts.
+    device
+        where to.
     """
-    name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    matrix = matrix_of(adata, layer)
-    if adata.isbacked:
-        raise ValueError(f"{name} is on disk (a backed AnnData), and is read into memory here: pass adata.to_memory()")
-    for what, length in zip((rows, columns), matrix.shape, strict=True):
-        if length == 0:
-            raise ValueError(f"{name} has 0 {what} (shape {matrix.shape}): check how adata was filtered")
-    problem = _problem(matrix)
-    if problem is None:
-        return
-    raise ValueError(f"{name} does not hold counts: {problem}. {_where_counts_are(adata, layer)}")
+
+    def __init__(self, matrix: CountMatrix, device: torch.device) -> None:
+        self.shape = matrix.shape
+        self.indptr = torch.from_numpy(matrix.csr.indptr.astype(np.int64))  # on the host, which then knows lengths
+        self.start = self.indptr.to(device)
+        self.indices = torch.from_numpy(matrix.csr.indices).to(device)
+        self.values = torch.from_numpy(matrix.csr.data).to(device)
+        self.n_bytes = matrix.n_bytes
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows ``index``, on the host, as a dense (len(index), g) float tensor on the device."""
+        n, g = len(index), self.shape[1]
+        stored_here = int((self.indptr[index + 1] - self.indptr[index]).sum())
+        device = self.values.device
+        at = index.to(device, non_blocking=True)
+        start = self.start[at]
+        length = self.start[at + 1] - start
+        # A stored value's place: its row's start in the matrix less its start in the minibatch, and its number there.
+        shift = torch.repeat_interleave(start - (length.cumsum(0) - length), length, output_size=stored_here)
+        place = shift + torch.arange(stored_here, device=device)
+        first = torch.arange(0, n * g, g, device=device)
+        position = torch.repeat_interleave(first, length, output_size=stored_here) + self.indices[place]
+        x = torch.zeros(n * g, device=device).index_copy_(0, position, self.values[place])
+        return stored.note(x.view(n, g), position)
 
 
-def _stored(matrix: Any) -> np.ndarray:
-    return np.asarray(matrix.data if sp.issparse(matrix) else matrix)
+def canonical(matrix: Any) -> sp.csr_matrix:
+    """Compressed rows of float32 with ascending columns, each once, and no stored zeros; shared where they are so."""
+    csr = sp.csr_matrix(matrix)
+    if not csr.has_canonical_format or not csr.data.all():
+        csr = csr.copy()  # it shares its arrays with the AnnData's
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
+    parts = (csr.data.astype(np.float32, copy=False), csr.indices, csr.indptr)
+    shared = sp.csr_matrix(parts, shape=csr.shape)  # SciPy takes 32-bit indices where they suffice
+    shared.has_canonical_format = True
+    return shared
 
 
-def _problem(matrix: Any) -> str | None:
-    values = _stored(matrix)
-    if not values.any():
-        return "all of it is zero"
-    if values.dtype.kind not in "biuf":
-        return f"its values are of type {values.dtype}"
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        return f"it has {int(np.isnan(values).sum())} NaN"
-    if values.dtype.kind == "f" and np.isinf(values).any():
-        return f"it has {int(np.isinf(values).sum())} infinite values"
-    if (values < 0).any():
-        return f"it has negative values, the lowest {values.min():g}"
-    fraction = values[values != np.floor(values)] if values.dtype.kind == "f" else values[:0]
-    if fraction.size:
-        # Log-transformed expression stays small; normalised expression does not.
-        guess = "log-transformed" if values.max() < 20 else "normalised"
-        return (
-            f"it has {fraction.size} non-integer values, such as {fraction[0]:.4g} (largest {values.max():.4g}): it "
-            f"looks {guess}"
-        )
-    if values.size and values.max() > 2**24:
-        return f"its largest value is {values.max():g}, above 2^24, which float32 does not count exactly"
-    return None
+def digest_of(pieces: Iterable[sp.csr_matrix]) -> str:
+    """A hash of canonical rows, in pieces of `HASHED` rows but for the last."""
+    code = hashlib.sha256()
+    for piece in pieces:
+        code.update(np.diff(piece.indptr).astype(np.int64).tobytes())
+        code.update(piece.indices.astype(np.int32).tobytes())
+        code.update(piece.data.tobytes())
+    return code.hexdigest()
 
 
-def _where_counts_are(adata: AnnData, layer: str | None) -> str:
-    places = {f"layer={name!r}": matrix for name, matrix in adata.layers.items() if name != layer}
-    if layer is not None and adata.X is not None:
-        places["layer=None (adata.X)"] = adata.X
-    fitting = [place for place, matrix in places.items() if _problem(matrix) is None]
-    if fitting:
-        return f"This one looks like counts: {fitting[0]}"
-    if adata.raw is not None and _problem(adata.raw.X) is None:
-        return "adata.raw looks like counts: pass adata.raw.to_adata()"
-    return "Pass the raw counts (UMIs or reads), before any normalisation or log"
-
-
-def _layers(adata: AnnData) -> str:
-    return ", ".join(repr(name) for name in adata.layers) or "no layers"
+def starts(n: int) -> range:
+    """Where the pieces of n rows begin that a hash is made of."""
+    return range(0, n, HASHED)

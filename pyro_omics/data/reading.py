@@ -38,20 +38,32 @@ def read(adata: Any) -> tuple[AnnData, str | None]:
 
 def read_path(adata: str | Path) -> tuple[AnnData, str | None]:
     """As `read`, of a path."""
-    path = Path(adata).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"adata={str(path)!r} does not exist: give the path of a .h5ad file or a .zarr store")
+    path = checked_path(adata)
     readers = {".h5ad": ad.read_h5ad, ".zarr": ad.read_zarr, ".h5mu": _read_h5mu}
-    if path.suffix not in readers:
-        raise ValueError(
-            f"adata={str(path)!r} is no .h5ad or .h5mu file or .zarr store: write one with adata.write_h5ad(path)"
-        )
     try:
         return read(readers[path.suffix](path))
     except ImportError:
         raise
     except Exception as error:  # every reader fails in its own way on foreign bytes
         raise ValueError(f"adata={str(path)!r} could not be read as an AnnData ({error})") from error
+
+
+def checked_path(adata: str | Path) -> Path:
+    """The path, if something of a known kind is there.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Where there is not.
+    """
+    path = Path(adata).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"adata={str(path)!r} does not exist: give the path of a .h5ad file or a .zarr store")
+    if path.suffix not in (".h5ad", ".zarr", ".h5mu"):
+        raise ValueError(
+            f"adata={str(path)!r} is no .h5ad or .h5mu file or .zarr store: write one with adata.write_h5ad(path)"
+        )
+    return path
 
 
 def _read_h5mu(path: Path) -> Any:

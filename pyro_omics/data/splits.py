@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import DistributedSampler
 
+from pyro_omics.data.blocks import Blocks
+
 
 class Split(NamedTuple):
     """Rows of an AnnData by use, as ascending positions, and each row's number (`batch.CellBatch.index`)."""
@@ -94,6 +96,8 @@ class EpochSampler(DistributedSampler[Any]):
         of the order.
     shuffle
         or in the order given.
+    blocks
+        shuffle in blocks of neighbours, see there; None for all alike.
 
     Raises
     ------
@@ -102,8 +106,8 @@ class EpochSampler(DistributedSampler[Any]):
     """
 
     # A DistributedSampler is what Lightning leaves as it is; torch's __init__ is what would pad.
-    def __init__(self, rows: Tensor, batch_size: int, seed: int, shuffle: bool) -> None:
-        self.rows, self.seed, self.shuffle, self.epoch = rows, seed, shuffle, 0
+    def __init__(self, rows: Tensor, batch_size: int, seed: int, shuffle: bool, blocks: Blocks | None = None) -> None:
+        self.rows, self.seed, self.shuffle, self.blocks, self.epoch = rows, seed, shuffle, blocks, 0
         self.rank, self.num_replicas = _place()
         if len(rows) < self.num_replicas:
             raise ValueError(
@@ -122,12 +126,25 @@ class EpochSampler(DistributedSampler[Any]):
         """The rows that all processes go through, in this epoch's order."""
         if not self.shuffle:
             return self.rows
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows))
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.blocks is None:
+            order = rng.permutation(len(self.rows))
+        else:
+            order = self.blocks.order(len(self.rows), self.batch_size * self.num_replicas, rng)
         return self.rows[torch.from_numpy(order[: len(order) - len(order) % self.num_replicas])]
 
     def __iter__(self) -> Iterator[Tensor]:
         """The positions of each minibatch of this process."""
         return iter(self.order()[self.rank :: self.num_replicas].split(self.batch_size))
+
+    def buffers(self) -> Iterator[tuple[Tensor, ...]]:
+        """The minibatches of this process, as many together as are read at once."""
+        if self.blocks is None:
+            raise ValueError("rows in memory are read in no blocks")
+        n_together = self.blocks.n_minibatches(self.batch_size * self.num_replicas)
+        minibatches = list(self)
+        for start in range(0, len(minibatches), n_together):
+            yield tuple(minibatches[start : start + n_together])
 
 
 def _even(n: int, world: int, size: int) -> int:

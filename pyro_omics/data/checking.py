@@ -1,0 +1,140 @@
+"""The checks that a matrix holds counts, in memory or as it is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+
+PIECE = 2**22  # values that are checked at once
+
+
+class Tally:
+    """What is seen of the values of a matrix, as they come in pieces."""
+
+    def __init__(self) -> None:
+        self.kind_seen: np.dtype | None = None
+        self.n_nan = self.n_infinite = self.n_fractions = 0
+        self.fraction = math.nan
+        self.lowest, self.highest = 0.0, 0.0
+
+    def add(self, values: np.ndarray) -> Tally:
+        """Take a piece's values, of any shape, into account."""
+        flat = np.asarray(values).reshape(-1)
+        self.kind_seen = flat.dtype
+        if flat.dtype.kind in "biuf":
+            for start in range(0, flat.size, PIECE):
+                self._add(flat[start : start + PIECE])
+        return self
+
+    def _add(self, values: np.ndarray) -> None:
+        if values.dtype.kind == "f":
+            finite = np.isfinite(values)
+            if not finite.all():
+                n_nan = int(np.isnan(values).sum())
+                self.n_nan += n_nan
+                self.n_infinite += len(values) - int(finite.sum()) - n_nan
+                values = values[finite]
+            fractions = values[values != np.floor(values)]
+            if fractions.size:
+                self.fraction = self.fraction if self.n_fractions else float(fractions[0])
+                self.n_fractions += fractions.size
+        if values.size:
+            self.lowest = min(self.lowest, float(values.min()))
+            self.highest = max(self.highest, float(values.max()))
+
+    def problem(self) -> str | None:
+        """Why these are no counts, or None."""
+        if self.kind_seen is not None and self.kind_seen.kind not in "biuf":
+            return f"its values are of type {self.kind_seen}"
+        if self.n_nan:
+            return f"it has {self.n_nan} NaN"
+        if self.n_infinite:
+            return f"it has {self.n_infinite} infinite values"
+        if self.lowest < 0:
+            return f"it has negative values, the lowest {self.lowest:g}"
+        if self.highest == 0:
+            return "all of it is zero"
+        if self.n_fractions:
+            # Log-transformed expression stays small; normalised expression does not.
+            guess = "log-transformed" if self.highest < 20 else "normalised"
+            return (
+                f"it has {self.n_fractions} non-integer values, such as {self.fraction:.4g} (largest "
+                f"{self.highest:.4g}): it looks {guess}"
+            )
+        if self.highest > 2**24:
+            return f"its largest value is {self.highest:g}, above 2^24, which float32 does not count exactly"
+        return None
+
+
+def matrix_of(adata: AnnData, layer: str | None) -> Any:
+    """X, or the named layer.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such matrix.
+    """
+    check_layer(layer, adata.X is not None, adata.layers)
+    return adata.X if layer is None else adata.layers[layer]
+
+
+def check_layer(layer: str | None, has_x: bool, layers: Mapping[str, Any]) -> None:
+    """Raise where there is no such matrix."""
+    there = ", ".join(repr(name) for name in layers) or "no layers"
+    if layer is None and not has_x:
+        raise ValueError(f"adata.X is empty: name the layer with the counts, layer=...; there are {there}")
+    if layer is not None and layer not in layers:
+        raise ValueError(f"layer={layer!r} is not in adata.layers: there are {there}")
+
+
+def check_counts(adata: AnnData, layer: str | None, rows: str = "cells", columns: str = "genes") -> None:
+    """Raise unless the matrix holds finite, non-negative integers, and at least one row and column of them.
+
+    Raises
+    ------
+    ValueError
+        That names the matrix, the value seen and where, and the layer that does look like counts if there is one.
+    """
+    matrix = matrix_of(adata, layer)
+    if adata.isbacked:
+        raise ValueError(
+            f"{name_of(layer)} is on disk (a backed AnnData), and is read into memory here: pass adata.to_memory()"
+        )
+    check_shape(layer, matrix.shape, rows, columns)
+    problem = _problem(matrix)
+    if problem is None:
+        return
+    places = {f"layer={name!r}": matrix for name, matrix in adata.layers.items() if name != layer}
+    if layer is not None and adata.X is not None:
+        places["layer=None (adata.X)"] = adata.X
+    fitting = [place for place, matrix in places.items() if _problem(matrix) is None]
+    if not fitting and adata.raw is not None and _problem(adata.raw.X) is None:
+        refuse(layer, problem, "adata.raw looks like counts: pass adata.raw.to_adata()")
+    refuse(layer, problem, f"This one looks like counts: {fitting[0]}" if fitting else "")
+
+
+def name_of(layer: str | None) -> str:
+    """What a user calls the matrix."""
+    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+
+
+def check_shape(layer: str | None, shape: tuple[int, ...], rows: str = "cells", columns: str = "genes") -> None:
+    """Raise for a matrix without rows or columns."""
+    for what, length in zip((rows, columns), shape, strict=True):
+        if length == 0:
+            raise ValueError(f"{name_of(layer)} has 0 {what} (shape {tuple(shape)}): check how adata was filtered")
+
+
+def refuse(layer: str | None, problem: str, elsewhere: str) -> None:
+    """Raise, with where the counts are, if that is known."""
+    mend = elsewhere or "Pass the raw counts (UMIs or reads), before any normalisation or log"
+    raise ValueError(f"{name_of(layer)} does not hold counts: {problem}. {mend}")
+
+
+def _problem(matrix: Any) -> str | None:
+    return Tally().add(np.asarray(matrix.data if sp.issparse(matrix) else matrix)).problem()

@@ -1,0 +1,152 @@
+"""AnnData whose counts stay on disk: the tables in memory, and the matrix to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import zarr
+from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
+from anndata.io import read_elem
+
+from pyro_omics.data.blocks import Blocks
+from pyro_omics.data.checking import check_layer, check_shape, matrix_of, name_of, refuse
+from pyro_omics.data.disk import Source, StoredMatrix
+from pyro_omics.data.reading import checked_path
+
+ON_DISK = (CSRDataset, CSCDataset, h5py.Dataset, zarr.Array)
+TABLES = ("obs", "var", "obsm", "varm", "uns")  # what is read into memory
+
+
+class Stored:
+    """The counts of an AnnData, on disk.
+
+    Parameters
+    ----------
+    node
+        group or array of h5py or zarr.
+    layer
+        their name in the AnnData.
+    others
+        what to do to get another matrix of the AnnData -> its node.
+
+    Raises
+    ------
+    ValueError
+        Where their rows cannot be read.
+    """
+
+    def __init__(self, node: Any, layer: str | None, others: Mapping[str, Any]) -> None:
+        self.layer = layer
+        self.source = Source(node, name_of(layer))
+        self.others = {mend: Source(other, "") for mend, other in others.items() if _has_rows(other)}
+        self._surveyed: Any = None
+
+    def check(self, genes: np.ndarray) -> None:
+        """Raise unless these are counts; the file is read once, which gives the totals over ``genes``, booleans, too.
+
+        Raises
+        ------
+        ValueError
+            That names the matrix, the value seen, and the layer that does look like counts if there is one.
+        """
+        check_shape(self.layer, self.source.shape)
+        columns = None if genes.all() else np.flatnonzero(genes)
+        tally, totals = self.source.survey(columns)
+        if (problem := tally.problem()) is not None:
+            fitting = [mend for mend, other in self.others.items() if other.look().problem() is None]
+            refuse(self.layer, problem, fitting[0] if fitting else "")
+        self._surveyed = columns, totals
+
+    def matrix(self, columns: np.ndarray | None) -> StoredMatrix:
+        """The counts of the genes at these positions, or of all."""
+        known, totals = self._surveyed
+        same = columns is known is None or (
+            columns is not None and known is not None and np.array_equal(columns, known)
+        )
+        return StoredMatrix(self.source, columns, totals if same else None)
+
+
+def opened(adata: Any, layer: str | None, backed: bool | Blocks) -> tuple[AnnData, Stored] | None:
+    """Tables, and counts that stay on disk; None where the counts are in memory, or to be read into it.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Where the path does not exist or holds no AnnData, or the counts are in memory but should not be.
+    """
+    if not isinstance(backed, bool | Blocks):
+        raise ValueError(f"backed is True, False or data.Blocks(size, number), and is {backed!r}")
+    if isinstance(adata, str | Path) and backed:
+        path = checked_path(adata)
+        if path.suffix == ".h5mu":
+            raise ValueError(
+                f"adata={str(adata)!r} is a MuData, which is read into memory only: write its RNA as an AnnData, with "
+                "the proteins in obsm (data.from_mudata(mdata).write_h5ad(path))"
+            )
+        return _of_path(path, layer)
+    if not isinstance(adata, AnnData):
+        if backed:
+            raise ValueError(f"backed={backed!r} needs the path of a .h5ad file or .zarr store, or a backed AnnData")
+        return None
+    if adata.isbacked:
+        if adata.is_view:
+            raise ValueError(
+                "adata is a view of a backed AnnData: pass the whole (validation_indices and gene_mask choose cells "
+                "and genes), or adata.to_memory()"
+            )
+        with _open(Path(adata.filename)) as file:
+            return _tables({name: getattr(adata, name) for name in TABLES}), _stored(file, layer)
+    if adata.is_view and not backed:
+        return None  # whose rows are read into memory at each look
+    matrix = matrix_of(adata, layer)
+    if not isinstance(matrix, ON_DISK):
+        if backed:
+            raise ValueError(f"backed={backed!r}, and {name_of(layer)} is in memory: pass the path of its file instead")
+        return None
+    node = matrix.group if isinstance(matrix, CSRDataset | CSCDataset) else matrix
+    return _tables({name: getattr(adata, name) for name in TABLES}), Stored(node, layer, {})
+
+
+def _of_path(path: Path, layer: str | None) -> tuple[AnnData, Stored]:
+    try:
+        with _open(path) as file:
+            found = _tables({name: read_elem(file[name]) for name in TABLES if name in file})
+    except Exception as error:  # every reader fails in its own way on foreign bytes
+        raise ValueError(f"adata={str(path)!r} could not be read as an AnnData ({error})") from error
+    with _open(path) as file:
+        return found, _stored(file, layer)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    if path.suffix == ".zarr":
+        yield zarr.open_group(str(path), mode="r")
+        return
+    with h5py.File(path, "r") as file:
+        yield file
+
+
+def _tables(parts: dict[str, Any]) -> AnnData:
+    """An AnnData without counts."""
+    return AnnData(obs=parts.pop("obs"), var=parts.pop("var"), **{name: dict(part) for name, part in parts.items()})
+
+
+def _stored(file: Any, layer: str | None) -> Stored:
+    layers = {name: file["layers"][name] for name in list(file["layers"].keys())} if "layers" in file else {}
+    check_layer(layer, "X" in file, layers)
+    others = {f"This one looks like counts: layer={name!r}": node for name, node in layers.items() if name != layer}
+    if layer is not None and "X" in file:
+        others["This one looks like counts: layer=None (adata.X)"] = file["X"]
+    if "raw" in file and "X" in file["raw"]:
+        others["adata.raw looks like counts: write adata.raw.to_adata() to a file of its own"] = file["raw"]["X"]
+    return Stored(file["X"] if layer is None else layers[layer], layer, others)
+
+
+def _has_rows(node: Any) -> bool:
+    return hasattr(node, "dtype") or "csr" in str(dict(node.attrs))

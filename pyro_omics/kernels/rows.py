@@ -143,7 +143,5 @@ class Mixture:
 
 
 POISSON = Plain(Poisson())
-NEGATIVE_BINOMIAL = Plain(NegativeBinomial())
 ZERO_INFLATED_POISSON = ZeroInflated(Poisson())
-ZERO_INFLATED_NEGATIVE_BINOMIAL = ZeroInflated(NegativeBinomial())
 NEGATIVE_BINOMIAL_MIXTURE = Mixture()

@@ -1,0 +1,61 @@
+"""Kernels in one pass over memory, on a processor; in torch's operations elsewhere."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_omics.kernels.counts import Counts
+from pyro_omics.kernels.families import NegativeBinomial, Slopes
+from pyro_omics.kernels.rows import Kernel, Plain, ZeroInflated
+
+
+class Fused:
+    """A kernel of `loops` for float32 on a processor, and ``other`` for all else.
+
+    Parameters
+    ----------
+    loop
+        name of the function of `loops`, which numba compiles at its first call.
+    other
+        the same kernel in torch's operations.
+    """
+
+    by_column: tuple[int, ...] = (1,)
+
+    def __init__(self, loop: str, other: Kernel) -> None:
+        self.loop, self.other = loop, other
+
+    def __call__(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+        """The rows' log-probabilities (n,), and the derivatives (n, g) that are wanted."""
+        like = parameters[0]
+        if like.device.type != "cpu" or like.dtype != torch.float32:
+            return self.other(counts, parameters, wanted)
+        n, columns = counts.n_rows, counts.shape[-1]
+        rows = like.new_empty(n)
+        slopes = [like.new_empty(n if any(wanted) else 1, columns) for _ in parameters]
+        position = counts.position
+        bounds = torch.searchsorted(position, torch.arange(0, n * columns + 1, columns))
+        given = [p.view(1, -1) if p.ndim == 1 else p for p in parameters]
+        arrays = [_array(t) for t in (*given, counts.x, position, bounds)]
+        _loop(self.loop)(*arrays, _array(rows), *(_array(slope) for slope in slopes))
+        return rows, [slope if asked else None for slope, asked in zip(slopes, wanted, strict=True)]
+
+
+@functools.cache
+def _loop(name: str) -> Callable[..., None]:
+    from pyro_omics.kernels import loops  # numba takes a moment to import
+
+    return getattr(loops, name)
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().contiguous().numpy()
+
+
+NEGATIVE_BINOMIAL = Fused("negative_binomial", Plain(NegativeBinomial()))
+ZERO_INFLATED_NEGATIVE_BINOMIAL = Fused("zero_inflated_negative_binomial", ZeroInflated(NegativeBinomial()))

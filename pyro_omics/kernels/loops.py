@@ -1,0 +1,270 @@
+"""The negative binomials' kernels as loops over float32, compiled by numba: one pass over memory.
+
+Logarithms and exponentials are polynomials here, of Cephes, since a call into the mathematical library would keep the
+compiler from taking sixteen entries at once. Imported where a kernel is first asked for; compiled in a second or two,
+and kept on disk by numba for the next process.
+
+Source: Moshier, Cephes Mathematical Library (expf, logf); the formulas of `families` and `gamma`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+F = np.float32
+EPS = F(1e-8)
+LARGEST = F(40.0)  # beyond, softplus is the identity
+LOG2_E = F(1.4426950408889634)
+LN_2_HIGH, LN_2_LOW = F(0.693359375), F(-2.12194440e-4)
+SHIFT = F(3.0)  # of Stirling's series, as `gamma.SHIFT`
+TAIL = F(4.0 - 0.5 * math.log(2 * math.pi))
+# No infinities or NaN come in. Without reassociation, in which (1 + x) - 1 would be x.
+FAST: dict[str, Any] = {
+    "fastmath": {"nnan", "ninf", "nsz", "arcp", "contract"},
+    "error_model": "numpy",
+    "nogil": True,
+}
+
+
+@intrinsic
+def _bits(typing: Any, x: Any) -> Any:
+    """The bits of a float32 as an int32."""
+    return types.int32(types.float32), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.IntType(32)
+    )
+
+
+@intrinsic
+def _of_bits(typing: Any, x: Any) -> Any:
+    """The float32 of these bits."""
+    return types.float32(types.int32), lambda context, builder, signature, args: builder.bitcast(
+        args[0], ir.FloatType()
+    )
+
+
+@njit(inline="always", **FAST)
+def _exp(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    x = min(max(x, F(-87.0)), F(88.0))
+    n = F(math.floor(x * LOG2_E + F(0.5)))
+    x = x - n * LN_2_HIGH - n * LN_2_LOW
+    y = F(1.9875691500e-4)
+    y = y * x + F(1.3981999507e-3)
+    y = y * x + F(8.3334519073e-3)
+    y = y * x + F(4.1665795894e-2)
+    y = y * x + F(1.6666665459e-1)
+    y = y * x + F(5.0000001201e-1)
+    y = y * x * x + x + F(1.0)
+    return y * _of_bits(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
+
+
+@njit(inline="always", **FAST)
+def _log(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    bits = _bits(x)
+    exponent = np.int32(bits - np.int32(0x3F3504F3)) >> np.int32(23)
+    f = _of_bits(np.int32(bits - np.int32(exponent << np.int32(23)))) - F(1.0)
+    y = F(7.0376836292e-2)
+    y = y * f + F(-1.1514610310e-1)
+    y = y * f + F(1.1676998740e-1)
+    y = y * f + F(-1.2420140846e-1)
+    y = y * f + F(1.4249322787e-1)
+    y = y * f + F(-1.6668057665e-1)
+    y = y * f + F(2.0000714765e-1)
+    y = y * f + F(-2.4999993993e-1)
+    y = y * f + F(3.3333331174e-1)
+    n = F(exponent)
+    y = y * f * f * f + n * LN_2_LOW - F(0.5) * f * f
+    return f + y + n * LN_2_HIGH
+
+
+@njit(inline="always", **FAST)
+def _log1p(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    u = F(1.0) + x
+    return _log(u) + (x - (u - F(1.0))) / u
+
+
+@njit(inline="always", **FAST)
+def _series(w):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Stirling's, from the inverse of its argument."""
+    s = w * w
+    return w * (F(1 / 12) + s * (F(-1 / 360) + s * (F(1 / 1260) + s * F(-1 / 1680))))
+
+
+@njit(inline="always", **FAST)
+def _series_slope(w):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    s = w * w
+    return s * (F(-1 / 12) + s * (F(3 / 360) + s * (F(-5 / 1260) + s * F(7 / 1680))))
+
+
+@njit(inline="always", **FAST)
+def _of_dispersion(theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """`gamma.of_dispersion`."""
+    w = F(1.0) / (theta + SHIFT)
+    one, two = theta + F(1.0), theta + F(2.0)
+    value = _log(theta * w * (one * w) * (two * w)) - _series(w)
+    slope = F(1.0) / theta + F(1.0) / one + F(1.0) / two - _series_slope(w) + F(0.5) * w
+    return value, slope
+
+
+@njit(inline="always", **FAST)
+def _of_count(x, mu, theta, constant, constant_slope):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """`gamma.of_shape` and `families.at_mean`: log NB at x > 0, and its derivatives by mu and theta."""
+    t, v = theta + SHIFT, x + F(4.0)
+    z = t + x
+    w, w_v = F(1.0) / z, F(1.0) / v
+    log_z_t = _log1p(x / t)
+    one, two, three = F(1.0) - w, F(1.0) - F(2.0) * w, F(1.0) - F(3.0) * w
+    back = one * two * three
+    back_v = (F(1.0) - w_v) * (F(1.0) - F(2.0) * w_v) * (F(1.0) - F(3.0) * w_v) * math.sqrt(w_v)
+    shape = (theta - F(0.5)) * log_z_t + _log(back_v / back) + _series(w) - _series(w_v) + TAIL + constant
+    shape_slope = log_z_t + _series_slope(w) - F(0.5) * w - w * (F(1.0) / one + F(1.0) / two + F(1.0) / three)
+    floored, mean = theta + EPS, mu + EPS
+    total, ratio = floored + mu, mu / floored
+    log_ratio = _log1p(ratio)
+    value = x * _log(z * w_v / total * mean) - theta * log_ratio + shape
+    by_mu = x / mean - (x + theta) / total
+    by_theta = (ratio * theta - x) / total - log_ratio + shape_slope + constant_slope
+    return value, by_mu, by_theta
+
+
+@njit(inline="always", **FAST)
+def _of_zero(mu, theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """-log NB at 0, and its derivatives by mu and theta."""
+    floored = theta + EPS
+    ratio, inverse = mu / floored, F(1.0) / (floored + mu)
+    u = F(1.0) + ratio
+    # log1p(ratio), with 1 / u from what is there: divisions are what costs.
+    log_ratio = _log(u) + (ratio - (u - F(1.0))) * (floored * inverse)
+    c = theta * inverse
+    return theta * log_ratio, c, log_ratio - c * ratio
+
+
+@njit(inline="always", **FAST)
+def _softplus(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return max(x, F(0.0)) + _log1p(_exp(-abs(x)))
+
+
+@njit(cache=True, fastmath={"reassoc"}, nogil=True)
+def _sum(line):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    total = F(0.0)
+    for j in range(len(line)):
+        total += line[j]
+    return total
+
+
+@njit(cache=True, **FAST)
+def _constants(theta, value, slope):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for j in range(len(theta)):
+        value[j], slope[j] = _of_dispersion(theta[j])
+
+
+@njit(cache=True, **FAST)
+def _of_counts(x, mu, theta, constant, slope):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """In the places of ``constant``, ``mu`` and ``theta``: log NB, and its derivatives by mu and theta."""
+    for k in range(len(x)):
+        constant[k], mu[k], theta[k] = _of_count(x[k], mu[k], theta[k], constant[k], slope[k])
+
+
+@njit(cache=True, **FAST)
+def _no_extra_zero(logits, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Add log sigmoid(-logits) to ``value``; its derivative by the logits in their place."""
+    for k in range(len(logits)):
+        value[k] -= _softplus(logits[k])
+        logits[k] = -F(1.0) / (F(1.0) + _exp(-logits[k]))
+
+
+@njit(cache=True, **FAST)
+def _stored(mu, theta, columns, shared, x, room):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """A row's stored counts, gathered first and all at once then: value, and derivatives by mu and theta (3, m)."""
+    m = len(x)
+    value, by_mu, by_theta, slope = room[0, :m], room[1, :m], room[2, :m], room[3, :m]
+    for k in range(m):
+        by_mu[k], by_theta[k] = mu[columns[k]], theta[columns[k]]
+    if shared is None:
+        _constants(by_theta, value, slope)
+    else:
+        for k in range(m):
+            value[k], slope[k] = shared[0, columns[k]], shared[1, columns[k]]
+    _of_counts(x, by_mu, by_theta, value, slope)
+    return value, by_mu, by_theta
+
+
+@njit(cache=True, **FAST)
+def _nb_zeros(mu, theta, line, by_mu, by_theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for j in range(len(mu)):
+        value, c, d = _of_zero(mu[j], theta[j])
+        line[j], by_mu[j], by_theta[j] = -value, -c, -d
+
+
+@njit(cache=True, **FAST)
+def _zinb_zeros(mu, theta, logits, line, by_mu, by_theta, by_logits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """log p(0) = log((1 + e^b) / (1 + e^a)); beyond 40 softplus is the identity, and e^80 is a float32."""
+    for j in range(len(mu)):
+        deficit, c, d = _of_zero(mu[j], theta[j])
+        a = -logits[j]
+        b = a - deficit
+        low, high = F(1.0) + _exp(min(b, LARGEST)), F(1.0) + _exp(min(a, LARGEST))
+        inverse = F(1.0) / (low * high)
+        line[j] = _log(low * low * inverse) + max(b - LARGEST, F(0.0)) - max(a - LARGEST, F(0.0))
+        v = high * inverse
+        by_mu[j], by_theta[j], by_logits[j] = c * (v - F(1.0)), d * (v - F(1.0)), v - low * inverse
+
+
+@njit(cache=True, nogil=True)
+def _shared(theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """The constants of columns that all rows share (2, g), or None."""
+    if len(theta) > 1:
+        return None
+    made = np.empty((2, theta.shape[1]), np.float32)
+    _constants(theta[0], made[0], made[1])
+    return made
+
+
+@njit(cache=True, nogil=True)
+def negative_binomial(mu, theta, x, position, bounds, rows, by_mu, by_theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Rows of NB(mu, theta) at the counts ``x`` (nnz,), which lie at ``position``, and at zeros elsewhere.
+
+    ``theta`` is (n, g), or (1, g) for all rows; ``bounds`` (n + 1,) says where in ``x`` each row begins. Written are
+    ``rows`` (n,) and the derivatives (n, g), or (1, g), of the last row, where they are not wanted.
+    """
+    n, g = mu.shape
+    shared = _shared(theta)
+    line, room = np.empty(g, np.float32), np.empty((4, g), np.float32)
+    for i in range(n):
+        stored = slice(bounds[i], bounds[i + 1])
+        columns = position[stored] - i * g
+        own, to = theta[i % len(theta)], i % len(by_mu)
+        _nb_zeros(mu[i], own, line, by_mu[to], by_theta[to])
+        value, slope_mu, slope_theta = _stored(mu[i], own, columns, shared, x[stored], room)
+        for k in range(len(columns)):
+            j = columns[k]
+            line[j], by_mu[to, j], by_theta[to, j] = value[k], slope_mu[k], slope_theta[k]
+        rows[i] = _sum(line)
+
+
+@njit(cache=True, nogil=True)
+def zero_inflated_negative_binomial(mu, theta, logits, x, position, bounds, rows, by_mu, by_theta, by_logits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """The same with an extra zero of probability sigmoid(logits), (n, g); see `rows.ZeroInflated`."""
+    n, g = mu.shape
+    shared = _shared(theta)
+    line, room, extra = np.empty(g, np.float32), np.empty((4, g), np.float32), np.empty(g, np.float32)
+    for i in range(n):
+        stored = slice(bounds[i], bounds[i + 1])
+        columns = position[stored] - i * g
+        own, to = theta[i % len(theta)], i % len(by_mu)
+        _zinb_zeros(mu[i], own, logits[i], line, by_mu[to], by_theta[to], by_logits[to])
+        value, slope_mu, slope_theta = _stored(mu[i], own, columns, shared, x[stored], room)
+        slope_logits = extra[: len(columns)]
+        for k in range(len(columns)):
+            slope_logits[k] = logits[i, columns[k]]
+        _no_extra_zero(slope_logits, value)
+        for k in range(len(columns)):
+            j = columns[k]
+            line[j], by_mu[to, j], by_theta[to, j] = value[k], slope_mu[k], slope_theta[k]
+            by_logits[to, j] = slope_logits[k]
+        rows[i] = _sum(line)

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from pyro_omics import stored
 from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.kernels import products
 from pyro_omics.plain import Dropout, Linear, PlainModule
 from pyro_omics.recipe import Recipe
 
@@ -278,6 +279,14 @@ class Branches(PlainModule, Recipe):
         return {name: out for decoder in self.decoders for name, out in decoder(z, cov).items()}
 
 
+class SparseLinear(Linear):
+    """A Linear whose inputs may be mostly zero: their product is taken where they are not, if a DataModule noted it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., n_in) to (..., n_out)."""
+        return products.linear(x, self.weight, self.bias)
+
+
 class ResidualMLP(PlainModule, Recipe):
     """A Linear to the hidden width, blocks x + dropout(relu(norm(Linear(x)))), and a Linear out of it.
 
@@ -305,7 +314,7 @@ class ResidualMLP(PlainModule, Recipe):
         norm: type[nn.Module] | None = LayerNorm,
     ) -> None:
         super().__init__()
-        self.first = Linear(n_in, n_hidden)
+        self.first = SparseLinear(n_in, n_hidden)
         self.blocks = PyroModule[nn.ModuleList](
             [FCLayers(n_hidden, n_hidden, dropout=dropout, norm=norm) for _ in range(n_blocks)]
         )

@@ -32,14 +32,21 @@ def positions(x: Tensor) -> Tensor:
     Those of `note`, unless ``x`` was written to since; else they are found, and noted. A write through ``x.data`` or
     through a numpy array that shares x's memory is not seen.
     """
-    if not x.is_inference():
-        found, version, owner = getattr(x, NOTE, (None, None, None))
-        # A deep copy carries the note along, and counts its versions anew: the note is its owner's alone.
-        if found is not None and version == x._version and owner == id(x):
-            return found
+    found = known(x)
+    if found is not None:
+        return found
     found = _find(x.detach().flatten().bool())
     note(x, found)
     return found
+
+
+def known(x: Tensor) -> Tensor | None:
+    """`positions`, where they need not be sought."""
+    if x.is_inference():
+        return None
+    found, version, owner = getattr(x, NOTE, (None, None, None))
+    # A deep copy carries the note along, and counts its versions anew: the note is its owner's alone.
+    return found if version == x._version and owner == id(x) else None
 
 
 def row_lengths(x: Tensor, positions: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from pyro_omics.distributions import (
     masked,
 )
 from pyro_omics.kernels import counts as counts_of_kernels
-from pyro_omics.kernels import gamma
+from pyro_omics.kernels import fused, gamma, products
 
 N, G = 5, 7
 TAKES = {
@@ -494,3 +494,47 @@ def test_encoders_inputs_through_stored_positions(dtype):
     torch.testing.assert_close(layers.log_normalised(particles)[0], truth)
     w = x.clone().requires_grad_()
     torch.testing.assert_close(torch.autograd.grad(layers.log_counts(w).sum(), w)[0], 1 / (1 + x))
+
+
+# Products -------------------------------------------------------------------------------------------------------------
+
+
+def fingerprints(dtype, n=64, d=512, set_bits=10):
+    """A matrix of few ones, with its note."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.zeros(n, d, dtype=dtype)
+    x[torch.arange(n).unsqueeze(-1), torch.randint(d, (n, set_bits), generator=generator)] = 1.5
+    x[3] = 0
+    return stored.note(x, x.flatten().nonzero().squeeze(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_product_through_stored_entries_is_the_dense_one(dtype, with_bias, monkeypatch):
+    torch.manual_seed(0)
+    x = fingerprints(dtype)
+    weight, bias = torch.randn(32, 512, dtype=dtype), torch.randn(32, dtype=dtype) if with_bias else None
+    taken = []
+    monkeypatch.setattr(products, "loop", lambda name: taken.append(name) or fused.loop(name))
+    found = []
+    for multiply in (products.linear, torch.nn.functional.linear):
+        w = weight.clone().requires_grad_()
+        out = multiply(x, w, bias)
+        (gradient,) = torch.autograd.grad(out.square().sum(), w, create_graph=True)
+        (again,) = torch.autograd.grad(gradient.square().sum(), w)
+        (once,) = torch.autograd.grad(multiply(x, w, bias).square().sum(), w)
+        found.append((out, gradient, again, once))
+    assert taken == ["product", "outer_product"] * 2
+    for ours, theirs in zip(*found, strict=True):
+        rounding = torch.finfo(dtype).eps * 100 * float(theirs.abs().max())  # of sums whose terms may cancel
+        torch.testing.assert_close(ours, theirs, rtol=0.0, atol=rounding)
+
+
+def test_a_dense_product_is_taken_of_what_is_not_known_to_be_sparse(monkeypatch):
+    monkeypatch.setattr(products, "loop", None)  # not to be called
+    x, weight = fingerprints(torch.float32), torch.randn(32, 512)
+    dense = torch.ones(64, 512)
+    with kernels.plain():
+        products.linear(x, weight, None)
+    for inputs in (x.clone(), stored.note(dense, torch.arange(dense.numel())), x.expand(2, 64, 512)):
+        torch.testing.assert_close(products.linear(inputs, weight, None), torch.nn.functional.linear(inputs, weight))

@@ -41,19 +41,21 @@ class Fused:
         position = counts.position
         bounds = torch.searchsorted(position, torch.arange(0, n * columns + 1, columns))
         given = [p.view(1, -1) if p.ndim == 1 else p for p in parameters]
-        arrays = [_array(t) for t in (*given, counts.x, position, bounds)]
-        _loop(self.loop)(*arrays, _array(rows), *(_array(slope) for slope in slopes))
+        arrays = [array(t) for t in (*given, counts.x, position, bounds)]
+        loop(self.loop)(*arrays, array(rows), *(array(slope) for slope in slopes))
         return rows, [slope if asked else None for slope, asked in zip(slopes, wanted, strict=True)]
 
 
 @functools.cache
-def _loop(name: str) -> Callable[..., None]:
+def loop(name: str) -> Callable[..., None]:
+    """A function of `loops`."""
     from pyro_omics.kernels import loops  # numba takes a moment to import
 
     return getattr(loops, name)
 
 
-def _array(tensor: Tensor) -> Any:
+def array(tensor: Tensor) -> Any:
+    """A tensor on a processor as a contiguous array that shares its memory, where it is contiguous."""
     return tensor.detach().contiguous().numpy()
 
 

@@ -203,7 +203,7 @@ def _nb_zeros(mu, theta, line, by_mu, by_theta):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, **FAST)
 def _zinb_zeros(mu, theta, logits, line, by_mu, by_theta, by_logits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """log p(0) = log((1 + e^b) / (1 + e^a)); beyond 40 softplus is the identity, and e^80 is a float32."""
+    """Log p(0) = log((1 + e^b) / (1 + e^a)); beyond 40 softplus is the identity, and e^80 is a float32."""
     for j in range(len(mu)):
         deficit, c, d = _of_zero(mu[j], theta[j])
         a = -logits[j]
@@ -268,3 +268,27 @@ def zero_inflated_negative_binomial(mu, theta, logits, x, position, bounds, rows
             line[j], by_mu[to, j], by_theta[to, j] = value[k], slope_mu[k], slope_theta[k]
             by_logits[to, j] = slope_logits[k]
         rows[i] = _sum(line)
+
+
+@njit(cache=True, **FAST)
+def product(values, columns, bounds, weights, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """The product of a matrix's stored ``values`` (nnz,) with ``weights`` (d, h), to ``out`` (n, h)."""
+    for i in range(len(out)):
+        row = out[i]
+        row[:] = 0
+        for k in range(bounds[i], bounds[i + 1]):
+            value, weight = values[k], weights[columns[k]]
+            for j in range(len(row)):
+                row[j] += value * weight[j]
+
+
+@njit(cache=True, **FAST)
+def outer_product(values, columns, bounds, rows, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """The product of its transpose (d, n) with ``rows`` (n, h), to ``out`` (d, h)."""
+    out[:] = 0
+    for i in range(len(rows)):
+        row = rows[i]
+        for k in range(bounds[i], bounds[i + 1]):
+            value, to = values[k], out[columns[k]]
+            for j in range(len(row)):
+                to[j] += value * row[j]

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid, softplus
 
 from pyro_omics.kernels import gamma
 from pyro_omics.kernels.counts import Counts
-from pyro_omics.kernels.families import Family, NegativeBinomial, Poisson, Slopes, at_mean
+from pyro_omics.kernels.families import Family, Poisson, Slopes, at_mean
 
 UNDERFLOW = -80.0  # sigmoid of less is no float32
 

@@ -526,7 +526,7 @@ def test_a_product_through_stored_entries_is_the_dense_one(dtype, with_bias, mon
         found.append((out, gradient, again, once))
     assert taken == ["product", "outer_product"] * 2
     for ours, theirs in zip(*found, strict=True):
-        rounding = torch.finfo(dtype).eps * 100 * float(theirs.abs().max())  # of sums whose terms may cancel
+        rounding = torch.finfo(dtype).eps * 100 * float(theirs.detach().abs().max())  # of sums whose terms may cancel
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=rounding)
 
 

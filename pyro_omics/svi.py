@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ from pyro_omics.checks import (
 from pyro_omics.draws import drawing
 from pyro_omics.elbos import RenyiELBO, TraceELBO, enumerates
 from pyro_omics.guides import Amortized
+from pyro_omics.guides.laplace import Laplace
 from pyro_omics.kl import LatentValues, ScaleLatents
+from pyro_omics.layers import eval_mode
 from pyro_omics.models.base import CountModel, Guide, latent_sites
 from pyro_omics.noise import KeyedNoise
 from pyro_omics.optim import warn_of_two_decays
@@ -206,6 +208,16 @@ class SVIModule(pl.LightningModule):
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         steps = min(self.kl_warmup_epochs * per_epoch, self.trainer.estimated_stepping_batches / 2)
         self._warmup_steps = int(steps) if math.isfinite(steps) else 0
+
+    def on_train_end(self) -> None:
+        """Complete a Laplace approximation, which is of the trained optimum."""
+        for rest in (module for module in self.guide.modules() if isinstance(module, Laplace)):
+            with torch.enable_grad(), eval_mode(self), pyro.validation_enabled(False):
+                rest.approximate(self.elbo, ((batch, len(batch.index)) for batch in self._training_batches()))
+
+    def _training_batches(self) -> Iterator[Any]:
+        for batch in self.trainer.train_dataloader:
+            yield self.trainer.strategy.batch_to_device(batch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step's loss: with the latent sites at `kl_weight`."""

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from functools import partial
 
 from pyro import poutine
+from pyro.infer.autoguide import AutoIAFNormal, AutoLaplaceApproximation
 from pyro.infer.autoguide.initialization import init_to_feasible, init_to_value
 from pyro.nn import PyroModule
 
+from pyro_omics.guides.laplace import Laplace
 from pyro_omics.guides.sizes import check_size
 from pyro_omics.models.base import CountModel, latent_sites
 
@@ -34,7 +36,16 @@ def over_globals(rest: Callable[..., PyroModule], model: CountModel) -> PyroModu
     program = poutine.block(model, hide=[*model.local_sites, *latent_sites(model, batch, summed_out=True)])
     check_size(rest, program, batch)
     given = rest.keywords if isinstance(rest, partial) else {}
-    if model.starts and "init_loc_fn" not in given and "init_loc_fn" in inspect.signature(rest).parameters:
+    if model.starts and "init_loc_fn" not in given and _takes_a_start(rest):
         # Weights that all start at one number would stay alike.
         rest = partial(rest, init_loc_fn=init_to_value(values=model.starts, fallback=init_to_feasible))
-    return rest(program)
+    made = rest(program)
+    if type(made) is AutoLaplaceApproximation:
+        made.__class__ = Laplace  # whatever made it, and before its first call
+    return made
+
+
+def _takes_a_start(rest: Callable[..., PyroModule]) -> bool:
+    """Whether ``init_loc_fn`` means something to an autoguide; AutoIAFNormal has the argument, and warns of it."""
+    kind = rest.func if isinstance(rest, partial) else rest
+    return kind is not AutoIAFNormal and "init_loc_fn" in inspect.signature(rest).parameters

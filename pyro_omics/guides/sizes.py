@@ -8,7 +8,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from pyro.infer.autoguide import AutoIAFNormal, AutoMultivariateNormal, AutoStructured
+from pyro.infer.autoguide import AutoIAFNormal, AutoLaplaceApproximation, AutoMultivariateNormal, AutoStructured
 from torch.distributions import biject_to
 
 from pyro_omics.models.base import latent_sites
@@ -83,6 +83,7 @@ def _structured(sizes: list[int], options: dict[str, Any]) -> int:
 
 COUNTS: dict[type, Callable[[list[int], dict[str, Any]], int]] = {
     AutoMultivariateNormal: _full,
+    AutoLaplaceApproximation: _full,
     AutoIAFNormal: _autoregressive,
     AutoStructured: _structured,
 }

@@ -12,7 +12,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 BASE := $(VENV)/.base-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
 
-.PHONY: demo test lint notebooks clean
+.PHONY: demo test lint notebooks bench clean
 
 demo: $(BASE)
 	$(RUN)/pyro-omics fit --config configs/scvi_pbmc68k.yaml
@@ -28,6 +28,15 @@ lint: $(DEV)
 notebooks: $(DEV)
 	$(RUN)/python -m pytest --nbmake --nbmake-timeout=900 notebooks
 
+# On an idle machine; threads that wait awake are faster there.
+bench: $(DEV) .rivals/.made
+	env -u OMP_WAIT_POLICY $(RUN)/python benchmarks/bench.py --rival .rivals/bin/python
+
+.rivals/.made: constraints.txt
+	$(PYTHON) -m venv --clear .rivals
+	.rivals/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep ^torch== constraints.txt)" scvi-tools==1.4.2
+	@touch $@
+
 $(BASE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and $(PYTHON) is %s: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version.split()[0])'
 	$(PYTHON) -m venv --clear $(VENV)
@@ -40,4 +49,4 @@ $(DEV): $(BASE)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) .rivals runs build dist *.egg-info

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from paired import HERE, keep, machine, race, spread, table
+from paired import HERE, keep, race, spread, table
 from pbmc10k import validation_cells
 
 import pyro_omics as po
@@ -55,7 +55,7 @@ def main():
         commands = contestants(options.model, data, options.rival, options.threads)
         found = race(commands, options.repeats, threads=options.threads)
     keep(options.out, f"speed_{options.model}", found, threads=options.threads)
-    print(f"{machine()}, {options.threads} threads, {options.repeats} epochs each, in turn\n")
+    print(f"{options.threads} threads, {options.repeats} epochs each, in turn\n")
     print(table(found, THEIRS if options.rival else OURS))
     if "torch by hand, our kernel" in found:
         steps = found[OURS][0]["steps"]

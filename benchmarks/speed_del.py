@@ -14,7 +14,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from paired import HERE, keep, machine, race, table
+from paired import HERE, keep, race, table
 
 N_BITS, SET, SELECTIONS = 2048, 50, ["target"] * 3 + ["control"] * 2
 PRODUCTS = "its matrix products"
@@ -54,7 +54,7 @@ def main():
         }
         found = race(commands, options.repeats, warm_up=1, threads=options.threads)
     keep(options.out, "speed_del", found, threads=options.threads, compounds=options.compounds)
-    print(f"{machine()}, {options.threads} threads, {options.compounds} compounds, {options.repeats} epochs each\n")
+    print(f"{options.threads} threads, {options.compounds} compounds, {options.repeats} epochs each\n")
     print(table(found, PRODUCTS))
 
 

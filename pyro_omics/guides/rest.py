@@ -9,6 +9,7 @@ from functools import partial
 from pyro import poutine
 from pyro.infer.autoguide.initialization import init_to_feasible, init_to_value
 from pyro.nn import PyroModule
+from torch import nn
 
 from pyro_omics.guides.sizes import check_size
 from pyro_omics.models.base import CountModel, latent_sites
@@ -26,9 +27,16 @@ def over_globals(rest: Callable[..., PyroModule], model: CountModel) -> PyroModu
 
     Raises
     ------
+    TypeError
+        For a name or a guide made already in place of the callable.
     ValueError
         For an autoguide that would be too large for memory.
     """
+    if isinstance(rest, nn.Module) or not callable(rest):
+        raise TypeError(
+            f"rest must be a callable program -> guide, such as the class pyro.infer.autoguide.AutoNormal or a "
+            f"functools.partial of it, and is {_shown(rest)}"
+        )
     batch = model.example_batch()
     # What the ELBO sums out is no guide's.
     program = poutine.block(model, hide=[*model.local_sites, *latent_sites(model, batch, summed_out=True)])
@@ -38,3 +46,7 @@ def over_globals(rest: Callable[..., PyroModule], model: CountModel) -> PyroModu
         # Weights that all start at one number would stay alike.
         rest = partial(rest, init_loc_fn=init_to_value(values=model.starts, fallback=init_to_feasible))
     return rest(program)
+
+
+def _shown(rest: object) -> str:
+    return f"an {type(rest).__name__} made already" if isinstance(rest, nn.Module) else repr(rest)

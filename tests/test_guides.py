@@ -543,7 +543,11 @@ def wrapped(kind, *args, **options):
 def test_guides_too_large_for_memory_are_refused(guide, rest):
     model = Wide(198_747)
     model.conditional = lambda *_: None
-    size = r"158\.0 GB.*AutoNormal.*AutoLowRank" if "Multi" in str(rest) or "Mine" in str(rest) else r"GB of parameters"
+    size = (
+        r"158\.0 GB.*AutoNormal.*AutoLowRank"
+        if ".AutoMulti" in str(rest) or "Mine" in str(rest)
+        else r"GB of parameters"
+    )
     with pytest.raises(ValueError, match=rf"d=198,747 global latent dimensions .*{size}"):
         guide(model, rest=rest)
 

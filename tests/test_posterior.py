@@ -660,9 +660,10 @@ def test_a_fit_in_double_precision_answers(dm):
     quiet_trainer(1, precision="64-true").fit(svi, dm)
     post = po.Posterior(svi, dm)
     assert {p.dtype for p in svi.parameters()} == {torch.float64}
-    double = [post.latent(), post.elbo(), post.normalized_expression(num_samples=1)]
+    latent = post.latent()
+    assert latent.dtype == np.float64
+    assert post.normalized_expression(num_samples=1).to_numpy().sum(1) == pytest.approx(1.0, abs=1e-6)
+    assert np.isfinite(post.elbo()).all() and np.isfinite(post.log_likelihood(num_particles=2)).all()
+    assert post.predictive(num_samples=2).sizes["sample"] == 2
     svi.float()
-    for exact, rounded in zip(double, [post.latent(), post.elbo()], strict=False):
-        np.testing.assert_allclose(exact, rounded, rtol=0.2, atol=0.2)
-    assert double[2].to_numpy().sum(1) == pytest.approx(1.0, abs=1e-6)
-    post.posterior_predictive(num_samples=2)
+    np.testing.assert_allclose(post.latent(), latent, rtol=1e-4, atol=1e-5)

@@ -298,7 +298,7 @@ def test_a_site_of_each_row_is_in_local_sites(dm):
     for model, name, given in ((Forgetful, "z", r"\[\]"), (Inside, "w", r"\['z'\]")):
         with pytest.raises(
             ValueError,
-            match=f"samples '{name}' inside self.plate.*local_sites are {given}: add '{name}' to local_sites if.*before",
+            match=f"samples '{name}' inside self.plate.*local_sites are {given}: add '{name}' to local_sites.*before",
         ):
             po.SVIModule(model(dm.n_obs, dm.n_genes))
 
@@ -696,7 +696,7 @@ def test_wrong_parts_are_named(dm):
     ):
         with pytest.raises(TypeError, match=f"{argument} must be a callable, such as .*{example}.*'Name'"):
             po.SVIModule(scvi(dm), **{argument: "Name"})
-    with pytest.raises(TypeError, match="guide must make a PyroModule of a model.*made None"):
+    with pytest.raises(TypeError, match=r"guide must make a PyroModule of a model.*made None"):
         po.SVIModule(scvi(dm), guide=lambda model: None)
     with pytest.raises(TypeError, match="model must be a CountModel"):
         po.SVIModule(dm)

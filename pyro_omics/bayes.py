@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -154,11 +155,13 @@ def _moved(part: Any, like: Tensor) -> Any:
     if isinstance(part, Tensor):
         return part.to(like if part.is_floating_point() else like.device)
     if isinstance(part, list):
-        return [_moved(item, like) for item in part]
+        items = [_moved(item, like) for item in part]
+        return part if all(map(operator.is_, items, part)) else items
     if not isinstance(part, Distribution | Transform):
         return part
-    moved = {name: _moved(value, like) for name, value in vars(part).items()}
-    if all(value is vars(part)[name] or isinstance(value, list) for name, value in moved.items()):
+    # A transform and its inverse know each other.
+    moved = {name: _moved(value, like) for name, value in vars(part).items() if name != "_inv"}
+    if all(value is vars(part)[name] for name, value in moved.items()):
         return part  # as in every step but on another device
     copied = copy.copy(part)
     vars(copied).update(moved)

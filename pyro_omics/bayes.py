@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule, PyroSample
 from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform, biject_to
 
 from pyro_omics.models.base import CountModel
 from pyro_omics.priors import WeightPrior
@@ -36,21 +38,24 @@ def bayesianize(model: M, *names: str, prior: Distribution | WeightPrior | None 
         of submodules, such as ``"decoder"``, all of whose parameters are meant, or of single parameters, such as
         ``"likelihood.dispersion.log_theta"``.
     prior
-        a distribution of one weight, such as ``dist.Normal(0.0, 1.0)``, or a `priors.WeightPrior`, such as
+        a distribution of one weight, such as ``dist.Normal(0.0, 1.0)`` or a mixture, or a `priors.WeightPrior`, such as
         ``priors.Horseshoe()``; Normal(0, 1) when None.
 
     Raises
     ------
     ValueError
-        For a name that the model does not have, that has no parameters, or that belongs to the guide: an encoder.
+        For a name that the model does not have, that has no parameters, or that belongs to the guide: an encoder; and
+        for present values outside of the prior's support.
     TypeError
-        For a prior that is neither, and for a model that is none.
+        For a prior that is neither, or not one of Pyro's.
 
     Source: Blundell et al. 2015, ICML 37 (Bayes by backprop).
     """
     prior = dist.Normal(0.0, 1.0) if prior is None else prior
     if not isinstance(prior, Distribution | WeightPrior):
         raise TypeError(f"prior must be a distribution, such as dist.Normal(0.0, 1.0), and is {prior!r}")
+    if isinstance(prior, Distribution) and not isinstance(prior, TorchDistributionMixin):
+        raise TypeError(f"prior must be one of pyro.distributions, and is torch's: dist.{type(prior).__name__}(...)")
     if isinstance(prior, Distribution) and (prior.batch_shape or prior.event_shape):
         raise ValueError(
             f"prior must be the distribution of one weight, and has the shape "
@@ -64,6 +69,8 @@ def bayesianize(model: M, *names: str, prior: Distribution | WeightPrior | None 
     for path in dict.fromkeys(path for paths in chosen.values() for path in paths):
         owner, name = _owner(model, path)
         starts[path] = getattr(owner, name).detach().clone()
+        if isinstance(prior, Distribution):
+            _check_start(path, starts[path], prior)
         _make_latent(owner, name, prior)
     model.starts = starts
     edits = [*getattr(model, "recipe_edits", ()), {"edit": "bayesianize", "names": list(names), "prior": prior}]
@@ -106,21 +113,59 @@ def _make_latent(owner: PyroModule, name: str, prior: Distribution | WeightPrior
     setattr(owner, name, PyroSample(_Independent(prior, value.shape, f"_{name}_like")))
 
 
+class _Mixture(dist.MixtureSameFamily):
+    """A mixture with the support of its components: of its own, torch has no transform to the reals."""
+
+    @property
+    def support(self) -> Any:
+        return self.component_distribution.support
+
+
+def _supported(prior: Distribution) -> Distribution:
+    if type(prior) is dist.MixtureSameFamily and isinstance(prior, torch.distributions.MixtureSameFamily):
+        return _Mixture(prior.mixture_distribution, prior.component_distribution)
+    return prior
+
+
+def _check_start(path: str, value: Tensor, prior: Distribution) -> None:
+    """Raise where a weight cannot start at its present value, which the guide has to map to the reals."""
+    support = _moved(_supported(prior), value).support
+    inside = support.check(value) & biject_to(support).inv(value).isfinite()
+    if not bool(inside.all()):
+        outside = float(value[~inside].flatten()[0])
+        raise ValueError(
+            f"prior={type(prior).__name__} has the support {support}, and {path!r} has values outside of it, such as "
+            f"{outside:.3g}: choose a prior over the reals, such as dist.Normal, dist.Laplace or dist.StudentT"
+        )
+
+
 class _Independent:
     """The prior of each entry of a weight; callable, for PyroSample, and a class, so that it can be pickled."""
 
     def __init__(self, prior: Distribution, shape: torch.Size, like: str) -> None:
-        self.prior, self.shape, self.like = prior, shape, like
+        self.prior, self.shape, self.like = _supported(prior), shape, like
 
     def __call__(self, owner: nn.Module) -> Distribution:
-        like = getattr(owner, self.like)
-        found = {name: getattr(self.prior, name) for name in self.prior.arg_constraints}
-        numbers = {name: number for name, number in found.items() if isinstance(number, Tensor)}
-        fn: Any = self.prior
-        if any(number.device != like.device or number.dtype != like.dtype for number in numbers.values()):
-            make: Any = type(fn)
-            fn = make(**{name: number.to(like) for name, number in numbers.items()})
+        fn: Any = _moved(self.prior, getattr(owner, self.like))
         return fn.expand(self.shape).to_event(len(self.shape))
+
+
+def _moved(part: Any, like: Tensor) -> Any:
+    """A distribution, and what it is made of, with its numbers on another's device and in its precision."""
+    if isinstance(part, Tensor):
+        return part.to(like if part.is_floating_point() else like.device)
+    if isinstance(part, list):
+        items = [_moved(item, like) for item in part]
+        return part if all(map(operator.is_, items, part)) else items
+    if not isinstance(part, Distribution | Transform):
+        return part
+    # A transform and its inverse know each other.
+    moved = {name: _moved(value, like) for name, value in vars(part).items() if name != "_inv"}
+    if all(value is vars(part)[name] for name, value in moved.items()):
+        return part  # as in every step but on another device
+    copied = copy.copy(part)
+    vars(copied).update(moved)
+    return copied
 
 
 EDITS["bayesianize"] = lambda model, names, prior: bayesianize(model, *names, prior=prior)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import ELBO, TraceEnum_ELBO
+from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_omics.batch import DELSizes, Sizes
@@ -62,10 +65,48 @@ def check_elbo(elbo: ELBO) -> ELBO:
     return elbo
 
 
+def check_model(model: CountModel, batch: Any) -> None:
+    """Raise where a model's own run shows that no guide could go with it: before a guide is made."""
+    _check_parameter_mode("model", model)
+    name = type(model).__name__
+    with _parameters_in_modules("model", model), _names_used_once("model", model):
+        sites = latent_sites(model, batch)
+    for site in sites.values():
+        # Of a discrete latent there is more to say: it may be one to sum out.
+        discrete = getattr(site["fn"], "has_enumerate_support", False)
+        if is_local(site) and site["name"] not in model.local_sites and not discrete:
+            raise ValueError(
+                f"{name} samples {site['name']!r} inside self.plate(batch), and its local_sites are "
+                f"{list(model.local_sites)}: add {site['name']!r} to local_sites if each row has its own, or sample it "
+                "before the plate if all rows share it"
+            )
+
+
+def check_guide(guide: Any, model: CountModel) -> None:
+    """Raise where what stands for a guide is none, or knows nothing of a minibatch's rows."""
+    if not isinstance(guide, PyroModule):
+        raise TypeError(f"guide must make a PyroModule of a model, such as guides.Amortized, and made {guide!r}")
+    if isinstance(guide, AutoGuide) and not _knows_rows(guide):
+        check_rows(type(guide), model)
+
+
+def _knows_rows(guide: AutoGuide) -> bool:
+    """Whether an autoguide was told of the plate, AutoNormal(model, create_plates=model.plate), or a part of it was."""
+    if isinstance(guide, AutoCallable):
+        return True  # a function of its own
+    parts = list(guide) if isinstance(guide, AutoGuideList) else []
+    return guide.create_plates is not None or any(map(_knows_rows, parts))
+
+
+def check_callable(argument: str, value: Any, example: str) -> None:
+    """Raise for an argument that is no callable, such as the name of a class instead of the class."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{argument} must be a callable, such as the class {example}, and is {value!r}")
+
+
 def check_pair(model: CountModel, guide: Guide, batch: Any, elbo: ELBO) -> None:
     """Raise where model and guide do not cover the same latents, or where their plates and parameters go wrong."""
-    for side, program in (("model", model), ("guide", guide)):
-        _check_parameter_mode(side, program)
+    _check_parameter_mode("guide", guide)
     _check_enumerated(model, guide, batch, elbo)
     p_sites, q_sites = latent_sites(model, batch), latent_sites(guide, batch)
     q_names = {name for name, site in q_sites.items() if not site["infer"].get("is_auxiliary")}
@@ -113,9 +154,10 @@ def check_rows(autoguide: type, model: CountModel) -> None:
     if not model.local_sites:
         return
     own = getattr(model.default_guide(), "__name__", "Amortized")
+    rest = "AutoNormal" if issubclass(autoguide, AutoGuideList) else autoguide.__name__
     raise ValueError(
         f"guide={autoguide.__name__} alone has no rows to look a minibatch's {list(model.local_sites)} up in: use "
-        f"functools.partial(guides.{own}, rest={autoguide.__name__}), or guides.PerObservation for a table of the rows"
+        f"functools.partial(guides.{own}, rest={rest}), or guides.PerObservation for a table of the rows"
     )
 
 
@@ -158,21 +200,50 @@ def _check_uninformed(side: str, informed: Tensor | None, site: dict[str, Any]) 
             )
 
 
-def _check_parameter_mode(side: str, program: nn.Module) -> None:
-    context = getattr(program, "_pyro_context", None)
-    if context is None:
-        raise TypeError(f"the {side} must be a PyroModule, and is a {type(program).__name__}")
-    if not hasattr(context, "param_state"):
+def _check_parameter_mode(side: str, program: PyroModule) -> None:
+    if not hasattr(program._pyro_context, "param_state"):
         raise ValueError(
             f"the {side} was built while pyro.settings 'module_local_params' was off: import pyro_omics before "
             "building it, and leave the setting on"
         )
-    names = list(context.param_state["params"])
-    if names:
+
+
+@contextmanager
+def _parameters_in_modules(side: str, program: PyroModule) -> Iterator[None]:
+    """Say of a ``pyro.param`` statement, which Pyro refuses in its own words, what stands in for it."""
+    try:
+        yield
+    except NotImplementedError as error:
+        if "pyro.param" not in str(error):
+            raise
+        own = set(map(id, program.parameters()))
+        found = program._pyro_context.param_state["params"].items()
+        names = [name for name, value in found if id(getattr(value, "unconstrained", lambda v=value: v)()) not in own]
         raise ValueError(
-            f"the {side} calls pyro.param for {names}, which no optimizer would see: make it a torch.nn.Parameter or "
-            "a pyro.nn.PyroParam of the module"
-        )
+            f"the {side} {type(program).__name__} calls pyro.param for {names}, which no optimizer would see: make it "
+            "a torch.nn.Parameter or a pyro.nn.PyroParam of the module, in __init__"
+        ) from error
+
+
+def run_guide(guide: Guide, batch: Any) -> None:
+    """Run a guide once, which makes what is lazy in it."""
+    with _parameters_in_modules("guide", guide), _names_used_once("guide", guide):
+        guide(batch)
+        latent_sites(guide, batch)
+
+
+@contextmanager
+def _names_used_once(side: str, program: PyroModule) -> Iterator[None]:
+    """Say of two sites of one name, which Pyro shows a table of, what may have made the second."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match(r"Multiple sample sites named '(.*)'", str(error))
+        if found is None:
+            raise
+        mend = "open it once, around all local sites" if found[1] == PLATE else "give each a name of its own"
+        what = "opens model.plate(batch)" if found[1] == PLATE else f"samples {found[1]!r}"
+        raise ValueError(f"the {side} {type(program).__name__} {what} more than once: {mend}") from error
 
 
 def check_schema(trained: dict[str, Any], found: dict[str, Any], parts: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, instantiate_class
+from torch.distributions import Distribution
 
 from pyro_omics import compare_cli, del_cli
 from pyro_omics.batch import Sizes
@@ -76,8 +77,8 @@ class OmicsCLI(LightningCLI):
             help="parts of the model whose parameters become latents, such as decoder (pyro_omics.bayesianize)",
         )  # fmt: skip
         parser.add_argument(
-            "--weight_prior", type=WeightPrior | None, default=None,
-            help="their prior, such as pyro_omics.priors.Horseshoe; Normal(0, 1) when null",
+            "--weight_prior", type=WeightPrior | Distribution | None, default=None,
+            help="their prior, such as pyro_omics.priors.Horseshoe, pyro.distributions.Laplace; Normal(0, 1) when null",
         )  # fmt: skip
         parser.add_lightning_class_args(Report, "report")
         parser.set_defaults(

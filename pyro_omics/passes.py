@@ -78,8 +78,14 @@ class Passes:
             yield self._placed(batch)
 
     def _placed(self, batch: Any) -> Any:
-        device = next((p.device for p in self.svi.parameters()), torch.device("cpu"))
-        placed = batch._make(None if field is None else field.to(device) for field in batch)
+        weights = (p for p in self.svi.parameters() if p.is_floating_point())
+        like = next(weights, torch.empty(0))
+
+        def moved(field: Any) -> Any:
+            # In the weights' precision, as Lightning's Trainer gives the data in training.
+            return None if field is None else field.to(like if field.is_floating_point() else like.device)
+
+        placed = batch._make(map(moved, batch))
         if self.own_data:
             return placed
         # Rows of other data are held-out rows, whatever their numbers: they have no trained parameters of their own.

@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 
-PARTS = (nn.Module, Distribution)
+PARTS = (nn.Module, Distribution, Transform)
+# Arguments of a distribution that say the same: the first is left out for the second.
+ALIKE = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
 # What may be done to an object after it was made, by name: (object, **arguments) -> object.
 EDITS: dict[str, Callable[..., Any]] = {}
-ALLOWED_PACKAGES = ("pyro_omics", "pyro.infer.autoguide", "pyro.distributions", "torch.nn.modules")
+ALLOWED_PACKAGES = (
+    "pyro_omics",
+    "pyro.infer.autoguide",
+    "pyro.distributions",
+    "torch.nn.modules",
+    "torch.distributions.transforms",
+)
 
 
 class Recipe:
@@ -70,21 +79,26 @@ def encode(value: Any) -> Any:
         made = {"class": qualified_name(type(value)), "arguments": arguments}
         edits = [{name: encode(item) for name, item in edit.items()} for edit in getattr(value, "recipe_edits", ())]
         return {**made, "edits": edits} if edits else made
-    if isinstance(value, Distribution):
+    if isinstance(value, Distribution | Transform):
         return _encode_distribution(value)
     return {"unknown": qualified_name(type(value))}
 
 
-def _encode_distribution(value: Distribution) -> dict[str, Any]:
-    """A distribution whose parameters are single numbers."""
+def _encode_distribution(value: Distribution | Transform) -> dict[str, Any]:
+    """A distribution or a transform, made of numbers, tensors and others of its kind."""
     wanted = inspect.signature(type(value).__init__).parameters
-    numbers = {name: getattr(value, name) for name in value.arg_constraints if name in wanted}
-    if any(isinstance(number, Tensor) and number.numel() > 1 for number in numbers.values()):
-        return {"unknown": qualified_name(type(value))}
-    return {
-        "class": qualified_name(type(value)),
-        "arguments": {name: float(number) for name, number in numbers.items()},
-    }
+    names = [name for name in wanted if name not in ("self", "validate_args", "cache_size")]
+    arguments = {}
+    for name in names:
+        if ALIKE.get(name) in names:
+            continue
+        item = getattr(value, "base_dist" if name == "base_distribution" else name, None)
+        if item is None and wanted[name].default is inspect.Parameter.empty:
+            return {"unknown": qualified_name(type(value))}
+        if isinstance(item, Tensor):
+            item = float(item) if item.numel() == 1 else item.detach()
+        arguments[name] = {"tensor": item.tolist()} if isinstance(item, Tensor) else encode(item)
+    return {"class": qualified_name(type(value)), "arguments": arguments}
 
 
 def _encode_partial(value: functools.partial[Any]) -> dict[str, Any]:
@@ -118,6 +132,8 @@ def decode(data: Any, known: Mapping[str, type] | None = None, instead: str = "m
         return data
     if "mapping" in data:
         return {key: decode(item, known, instead) for key, item in data["mapping"].items()}
+    if "tensor" in data:
+        return torch.tensor(data["tensor"])
     if "type" in data:
         return resolve(data["type"], known)
     if "partial" in data or "class" in data:

@@ -20,7 +20,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_omics.checks import (
+    check_callable,
     check_elbo,
+    check_guide,
+    check_model,
     check_pair,
     check_parameters,
     check_particles,
@@ -28,6 +31,7 @@ from pyro_omics.checks import (
     check_schema,
     check_sizes,
     quietly,
+    run_guide,
 )
 from pyro_omics.draws import drawing
 from pyro_omics.elbos import RenyiELBO, TraceELBO, enumerates
@@ -97,6 +101,12 @@ class SVIModule(pl.LightningModule):
             raise TypeError(f"model must be a CountModel, such as SCVI.from_data(dm), and is a {type(model).__name__}")
         if kl_warmup_epochs < 0:
             raise ValueError(f"kl_warmup_epochs is a number of epochs, 0 or more, and is {kl_warmup_epochs}")
+        for argument, value, example in (
+            ("guide", guide, "guides.Amortized"),
+            ("optimizer", optimizer, "pyro.optim.clipped_adam.ClippedAdam"),
+            ("scheduler", scheduler, "torch.optim.lr_scheduler.CosineAnnealingLR in a functools.partial"),
+        ):
+            check_callable(argument, value, example)
         self.bound = check_elbo(model.default_elbo() if elbo is None else elbo)
         self.n_obs = model.n_obs
         self.kl_warmup_epochs = kl_warmup_epochs
@@ -124,10 +134,13 @@ class SVIModule(pl.LightningModule):
             made = model.default_guide() or Amortized
         elif isinstance(made, type) and issubclass(made, AutoGuide):
             check_rows(made, model)
+        with quietly(model):
+            check_model(model, batch)
         guide = made if isinstance(made, torch.nn.Module) else made(model)
+        check_guide(guide, model)
         pair = self.bound(model, guide)
         with quietly(pair):
-            guide(batch)
+            run_guide(guide, batch)
             check_pair(model, guide, batch, self.bound)
             check_particles(self.bound, model, batch)
             if enumerates(self.bound) and self.bound.max_plate_nesting == math.inf:

@@ -9,9 +9,11 @@ import pyro.distributions as dist
 import pytest
 import pytorch_lightning as pl
 import torch
+from pyro.distributions.transforms import AffineTransform
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from pyro.optim.clipped_adam import ClippedAdam
+from scipy import stats
 
 import pyro_omics as po
 
@@ -159,6 +161,56 @@ def test_what_was_made_latent_is_saved_and_drawn_again(dm, tmp_path):
     assert draws[0].shape == (3, 6)
 
 
+MIXTURE = dist.MixtureSameFamily(
+    dist.Categorical(torch.tensor([0.25, 0.75])), dist.Normal(torch.zeros(2), torch.tensor([1.0, 0.05]))
+)
+
+
+@pytest.mark.parametrize(
+    ("prior", "density"),
+    [
+        (MIXTURE, lambda w: 0.25 * stats.norm.pdf(w) + 0.75 * stats.norm.pdf(w, scale=0.05)),
+        (dist.TransformedDistribution(dist.Laplace(0.0, 1.0), [AffineTransform(0.1, 0.3)]),
+         lambda w: stats.laplace.pdf(w, 0.1, 0.3)),
+        (dist.StudentT(3.0, 0.0, 0.5), lambda w: stats.t.pdf(w, 3, scale=0.5)),
+    ],
+)  # fmt: skip
+def test_any_distribution_of_one_number_may_be_the_prior(prior, density, dm, tmp_path):
+    """Mixtures (Blundell et al.) and transformed ones: their density, a fit, in another precision, saved and loaded."""
+    model = po.bayesianize(scvi(dm), "decoder.heads", prior=prior)
+    po.testing.check_model(model, dm)
+    svi = po.SVIModule(model)
+    again = po.load(svi.save(tmp_path / "model"))
+    for one, precision in ((svi, 1e-5), (again, 1e-5), (copy.deepcopy(svi).double(), 1e-6)):
+        dtype = next(one.parameters()).dtype
+        batch = dm.example_batch()
+        batch = batch._replace(x=batch.x.to(dtype))
+        site = pyro.poutine.trace(one.model.eval()).get_trace(batch).nodes["decoder.heads.rho.weight"]
+        assert site["value"].dtype == dtype
+        expected = np.log(density(site["value"].numpy().astype(float))).sum()
+        assert float(site["fn"].log_prob(site["value"])) == pytest.approx(expected, rel=precision)
+    np.testing.assert_allclose(po.Posterior(svi, dm).elbo(), po.Posterior(again, dm).elbo(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "prior", [dist.HalfNormal(1.0), dist.LogNormal(0.0, 1.0), dist.Gamma(1.0, 1.0), dist.Uniform(-0.01, 0.01)]
+)
+def test_weights_outside_of_the_priors_support_are_refused(prior, dm):
+    name = type(prior).__name__
+    with pytest.raises(ValueError, match=rf"prior={name} has the support.*'decoder\.\S+' has values.*dist.Laplace"):
+        po.bayesianize(scvi(dm), "decoder", prior=prior)
+
+
+def test_positive_weights_may_have_a_positive_prior(dm):
+    model = Regression.from_data(dm)
+    torch.nn.init.constant_(model.line.weight, 0.5)
+    svi = po.SVIModule(po.bayesianize(model, "line", prior=dist.HalfNormal(1.0)))
+    assert float(svi.guide.rest.median()["line.weight"]) == pytest.approx(0.5)
+    torch.nn.init.zeros_(model.line.weight)  # where log is not finite
+    with pytest.raises(ValueError, match=r"'line\.weight' has values outside of it, such as 0:"):
+        po.bayesianize(model, "line", prior=dist.HalfNormal(1.0))
+
+
 def test_queries_take_the_weights_that_were_drawn(dm):
     """Expression differs between draws at the same z, and its interval is wider than with fixed weights."""
     svi = po.SVIModule(po.bayesianize(scvi(dm), "decoder", prior=dist.Normal(0.0, 1.0)))
@@ -179,6 +231,11 @@ def test_queries_take_the_weights_that_were_drawn(dm):
         (lambda m: po.bayesianize(m, "nope"), ValueError, r"'nope' names no parameters of SCVI: there are \['decoder'"),
         (lambda m: po.bayesianize(m, "encoders.z"), ValueError, "is a part of the guide"),
         (lambda m: po.bayesianize(m, "decoder", prior=1.0), TypeError, "prior must be a distribution"),
+        (
+            lambda m: po.bayesianize(m, "decoder", prior=torch.distributions.Normal(0.0, 1.0)),
+            TypeError,
+            "torch's: dist.N",
+        ),
         (lambda m: po.bayesianize(m, "decoder", prior=dist.Normal(torch.zeros(2), 1.0)), ValueError, r"shape \(2,\)"),
         (lambda m: po.bayesianize(po.bayesianize(m, "decoder"), "decoder"), ValueError, "names no parameters"),
     ],

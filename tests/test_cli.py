@@ -393,6 +393,14 @@ def test_each_swap_is_one_value(argument, part):
         assert type(found[module]).__name__ == name
 
 
+def test_the_prior_of_weights_may_be_a_distribution(folder):
+    prior = "weight_prior:\n  class_path: pyro.distributions.Laplace\n  init_args: {loc: 0.0, scale: 0.25}\n"
+    (folder / "prior.yaml").write_text(prior)
+    fit("--config=prior.yaml", "--bayesianize=decoder")
+    found = po.load("out/model").model.recipe_edits[0]["prior"]
+    assert type(found).__name__ == "Laplace" and float(found.scale) == 0.25
+
+
 def test_a_prior_of_no_weights_is_refused(capsys):
     assert "bayesianize=decoder" in refused(capsys, "--weight_prior=pyro_omics.priors.Horseshoe")
 
@@ -445,6 +453,7 @@ def test_data_that_are_no_counts_are_refused(capsys):
         ("--model.model.init_args.likelihood=pyro_omics.likelihoods.NegativeBinom", "NegativeBinom"),
         ("--model.kl_warmup_epochs=-1", "kl_warmup_epochs"),
         ("--model.elbo=pyro.infer.RenyiELBO", "RenyiELBO"),
+        ("--model.guide=pyro.infer.autoguide.AutoNormal", "guide=AutoNormal alone has no rows"),
         ("--model.optimizer=pyro.optim.ClippedAdam", "ClippedAdam"),
         ("--model.model.init_args.library=pyro_omics.libraries.SizeFactor", "size_factor_key"),
         ("--data=pyro_omics.NoData", "NoData"),

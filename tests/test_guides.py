@@ -15,6 +15,7 @@ from helpers import counts, donors, quiet_trainer, small
 from pyro import poutine
 from pyro.infer.autoguide import (
     AutoDiagonalNormal,
+    AutoGaussian,
     AutoIAFNormal,
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
@@ -331,6 +332,15 @@ def test_wrong_arguments_are_named(options):
         PerObservation(Toy(), **options)
 
 
+@pytest.mark.parametrize("guide", [Amortized, PerObservation, Conditional])
+def test_a_rest_that_makes_no_guide_is_refused(guide):
+    model = Wide(3)
+    model.conditional = lambda *_: None
+    for rest, seen in (("AutoNormal", "'AutoNormal'"), (AutoNormal(model), "an AutoNormal made already")):
+        with pytest.raises(TypeError, match=f"rest must be a callable.*class pyro.infer.autoguide.AutoNormal.*{seen}"):
+            guide(model, rest=rest)
+
+
 # In a Trainer, in a Posterior, on disk ------------------------------------------------------------------------------
 
 
@@ -522,6 +532,8 @@ def wrapped(kind, *args, **options):
         partial(partial(AutoMultivariateNormal), init_scale=0.1),
         partial(wrapped, AutoMultivariateNormal),
         type("Mine", (AutoMultivariateNormal,), {}),
+        partial(AutoLowRankMultivariateNormal, rank=30_000),
+        AutoGaussian,
         AutoIAFNormal,
         partial(AutoIAFNormal, hidden_dim=[100, 50_000]),
         AutoStructured,
@@ -531,7 +543,11 @@ def wrapped(kind, *args, **options):
 def test_guides_too_large_for_memory_are_refused(guide, rest):
     model = Wide(198_747)
     model.conditional = lambda *_: None
-    size = r"158\.0 GB.*AutoNormal.*AutoLowRank" if "Multi" in str(rest) or "Mine" in str(rest) else r"GB of parameters"
+    size = (
+        r"158\.0 GB.*AutoNormal.*AutoLowRank"
+        if ".AutoMulti" in str(rest) or "Mine" in str(rest)
+        else r"GB of parameters"
+    )
     with pytest.raises(ValueError, match=rf"d=198,747 global latent dimensions .*{size}"):
         guide(model, rest=rest)
 
@@ -542,6 +558,7 @@ def test_guides_too_large_for_memory_are_refused(guide, rest):
         None,
         AutoNormal,
         AutoDiagonalNormal,
+        AutoLowRankMultivariateNormal,
         partial(AutoLowRankMultivariateNormal, rank=2),
         partial(AutoIAFNormal, hidden_dim=[10]),
         partial(AutoStructured, conditionals="normal"),

@@ -650,3 +650,20 @@ def test_intervals_do_not_depend_on_how_many_rows_are_held_at_once(post, monkeyp
     np.testing.assert_allclose(whole.lower, pieces.lower, rtol=0.25)
     assert np.abs(whole.upper / pieces.upper - 1).mean(None) < 0.05
     assert list(pieces.mean.index) == list(whole.mean.index)
+
+
+# Precision ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fit_in_double_precision_answers(dm):
+    svi = po.SVIModule(small(dm))
+    quiet_trainer(1, precision="64-true").fit(svi, dm)
+    post = po.Posterior(svi, dm)
+    assert {p.dtype for p in svi.parameters()} == {torch.float64}
+    latent = post.latent()
+    assert latent.dtype == np.float64
+    assert post.normalized_expression(num_samples=1).to_numpy().sum(1) == pytest.approx(1.0, abs=1e-6)
+    assert np.isfinite(post.elbo()).all() and np.isfinite(post.log_likelihood(num_particles=2)).all()
+    assert post.predictive(num_samples=2).sizes["sample"] == 2
+    svi.float()
+    np.testing.assert_allclose(post.latent(), latent, rtol=1e-4, atol=1e-5)

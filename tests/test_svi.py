@@ -13,7 +13,7 @@ import torch
 from own_model import PoissonFactors
 from pyro import poutine
 from pyro.infer import JitTrace_ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoGuideList, AutoNormal
 from pyro.nn import PyroModule
 from pyro.optim.clipped_adam import ClippedAdam
 from pyro.poutine.messenger import Messenger
@@ -126,8 +126,15 @@ def test_a_model_that_calls_pyro_param_is_refused(dm):
             pyro.param("forgotten", torch.zeros(1))
             super().forward(batch)
 
-    with pytest.raises((ValueError, NotImplementedError), match=r"forgotten|pyro.param"):
+    class Guide(po.guides.Amortized):
+        def forward(self, batch):
+            pyro.param("lost", torch.zeros(1))
+            super().forward(batch)
+
+    with pytest.raises(ValueError, match=r"the model Stored calls pyro.param for \['forgotten'\]"):
         po.SVIModule(Stored(dm.n_obs, dm.n_genes))
+    with pytest.raises(ValueError, match=r"the guide Guide calls pyro.param for \['lost'\]"):
+        po.SVIModule(factors(dm), guide=Guide)
 
 
 # 3, 4, 5: copies and state dicts ------------------------------------------------------------------------------------
@@ -275,6 +282,64 @@ def test_a_plate_of_another_name_is_refused(dm):
 
     with pytest.raises(ValueError, match=r"'cells'.*called 'obs'"):
         po.SVIModule(Renamed(dm.n_obs, dm.n_genes))
+
+
+def test_a_site_of_each_row_is_in_local_sites(dm):
+    class Forgetful(PoissonFactors):
+        local_sites = ()
+
+    class Inside(PoissonFactors):
+        def forward(self, batch):
+            with self.plate(batch):
+                z = pyro.sample("z", self.prior())
+                w = pyro.sample("w", dist.Normal(torch.zeros(self.n_latent, self.n_genes), 1.0).to_event(2))
+                pyro.sample("x", dist.Poisson((z.unsqueeze(-1) * w).sum(-2).exp()).to_event(1), obs=batch.x)
+
+    for model, name, given in ((Forgetful, "z", r"\[\]"), (Inside, "w", r"\['z'\]")):
+        with pytest.raises(
+            ValueError,
+            match=f"samples '{name}' inside self.plate.*local_sites are {given}: add '{name}' to local_sites.*before",
+        ):
+            po.SVIModule(model(dm.n_obs, dm.n_genes))
+
+
+def test_a_name_that_is_used_twice_is_refused(dm):
+    class Plates(PoissonFactors):
+        def forward(self, batch):
+            with self.plate(batch):
+                pass
+            super().forward(batch)
+
+    class Guide(po.guides.Amortized):
+        def forward(self, batch):
+            super().forward(batch)
+            pyro.sample("W", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match=r"the model Plates opens model.plate\(batch\) more than once"):
+        po.SVIModule(Plates(dm.n_obs, dm.n_genes))
+    with pytest.raises(ValueError, match="the guide Guide samples 'W' more than once"):
+        po.SVIModule(factors(dm), guide=Guide)
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        AutoNormal,
+        partial(AutoNormal, init_scale=0.2),
+        lambda model: AutoNormal(model),
+        lambda model: AutoGuideList(model),
+    ],
+)
+def test_a_bare_autoguide_is_refused_however_it_is_made(guide, dm):
+    message = r"guide=Auto\w+ alone has no rows.*\['z'\].*partial\(guides.Amortized, rest=AutoNormal\)"
+    with pytest.raises(ValueError, match=message):
+        po.SVIModule(factors(dm), guide=guide)
+
+
+def test_an_autoguide_made_already_is_refused(dm):
+    model = factors(dm)
+    with pytest.raises(ValueError, match="guide=AutoNormal alone has no rows"):
+        po.SVIModule(model, guide=AutoNormal(model))
 
 
 # 9: latent weights --------------------------------------------------------------------------------------------------
@@ -624,6 +689,15 @@ def test_wrong_parts_are_named(dm):
             scvi(dm, **options)
     with pytest.raises(TypeError, match="elbo must be an ELBO"):
         po.SVIModule(scvi(dm), elbo=Trace_ELBO)
+    for argument, example in (
+        ("guide", "guides.Amortized"),
+        ("optimizer", "ClippedAdam"),
+        ("scheduler", "lr_scheduler"),
+    ):
+        with pytest.raises(TypeError, match=f"{argument} must be a callable, such as .*{example}.*'Name'"):
+            po.SVIModule(scvi(dm), **{argument: "Name"})
+    with pytest.raises(TypeError, match=r"guide must make a PyroModule of a model.*made None"):
+        po.SVIModule(scvi(dm), guide=lambda model: None)
     with pytest.raises(TypeError, match="model must be a CountModel"):
         po.SVIModule(dm)
     with pytest.raises(TypeError, match="from_data takes a DataModule"):
@@ -641,6 +715,8 @@ def test_networks_of_the_wrong_shape_are_refused(dm):
         po.SVIModule(scvi(dm, decoder=po.layers.Decoder(3, {"rho": 7})))
     with pytest.raises(ValueError, match="a location and a scale"):
         po.SVIModule(scvi(dm, encoder=torch.nn.Linear(7, 3)))
+    with pytest.raises(ValueError, match=r"encoder of 'z' does not take its inputs \(.*2x7 and 6x128.*n_in=7"):
+        po.SVIModule(scvi(dm, encoder=po.layers.Encoder(6, 3)))
     with pytest.raises(ValueError, match="3 numbers for each"):
         po.SVIModule(scvi(dm, encoder=po.layers.Encoder(7, 2)))
 

@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoIAFNormal, AutoLaplaceApproximation
 from pyro.infer.autoguide.initialization import init_to_feasible, init_to_value
 from pyro.nn import PyroModule
+from torch import nn
 
 from pyro_omics.guides.laplace import Laplace
 from pyro_omics.guides.sizes import check_size
@@ -28,9 +29,16 @@ def over_globals(rest: Callable[..., PyroModule], model: CountModel) -> PyroModu
 
     Raises
     ------
+    TypeError
+        For a name or a guide made already in place of the callable.
     ValueError
         For an autoguide that would be too large for memory.
     """
+    if isinstance(rest, nn.Module) or not callable(rest):
+        raise TypeError(
+            f"rest must be a callable program -> guide, such as the class pyro.infer.autoguide.AutoNormal or a "
+            f"functools.partial of it, and is {_shown(rest)}"
+        )
     batch = model.example_batch()
     # What the ELBO sums out is no guide's.
     program = poutine.block(model, hide=[*model.local_sites, *latent_sites(model, batch, summed_out=True)])
@@ -49,3 +57,7 @@ def _takes_a_start(rest: Callable[..., PyroModule]) -> bool:
     """Whether ``init_loc_fn`` means something to an autoguide; AutoIAFNormal has the argument, and warns of it."""
     kind = rest.func if isinstance(rest, partial) else rest
     return kind is not AutoIAFNormal and "init_loc_fn" in inspect.signature(rest).parameters
+
+
+def _shown(rest: object) -> str:
+    return f"an {type(rest).__name__} made already" if isinstance(rest, nn.Module) else repr(rest)

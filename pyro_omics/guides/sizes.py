@@ -8,12 +8,20 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from pyro.infer.autoguide import AutoIAFNormal, AutoLaplaceApproximation, AutoMultivariateNormal, AutoStructured
+from pyro.infer.autoguide import (
+    AutoGaussian,
+    AutoIAFNormal,
+    AutoLaplaceApproximation,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoStructured,
+)
 from torch.distributions import biject_to
 
 from pyro_omics.models.base import latent_sites
 
-LIMIT = 2e9  # bytes of parameters; an optimizer with moments takes three times as much
+# Bytes of parameters, and of the matrices that a draw is made of; an optimizer with moments takes three times as much.
+LIMIT = 2e9
 
 
 def check_size(rest: Any, program: Callable[..., Any], batch: Any) -> None:
@@ -46,7 +54,7 @@ def check_size(rest: Any, program: Callable[..., Any], batch: Any) -> None:
     if size > LIMIT:
         raise ValueError(
             f"rest={kind.__name__} over d={sum(sizes):,} global latent dimensions would have {size / 1e9:,.1f} GB of "
-            "parameters: use AutoNormal, or functools.partial(AutoLowRankMultivariateNormal, rank=10)"
+            "parameters and matrices: use AutoNormal, or functools.partial(AutoLowRankMultivariateNormal, rank=10)"
         )
 
 
@@ -62,6 +70,18 @@ def _unwrapped(rest: Any) -> tuple[type, dict[str, Any]]:
 
 def _full(sizes: list[int], options: dict[str, Any]) -> int:
     return sum(sizes) ** 2
+
+
+def _low_rank(sizes: list[int], options: dict[str, Any]) -> int:
+    """A factor (d, rank), and the matrix (rank, rank) that each density needs the Cholesky factor of."""
+    d = sum(sizes)
+    rank = options.get("rank") or round(math.sqrt(d))
+    return d * rank + rank**2
+
+
+def _gaussian(sizes: list[int], options: dict[str, Any]) -> int:
+    """The precision (d, d), its two Cholesky factors and their inverse, made at each draw."""
+    return 4 * sum(sizes) ** 2
 
 
 def _autoregressive(sizes: list[int], options: dict[str, Any]) -> int:
@@ -84,6 +104,8 @@ def _structured(sizes: list[int], options: dict[str, Any]) -> int:
 COUNTS: dict[type, Callable[[list[int], dict[str, Any]], int]] = {
     AutoMultivariateNormal: _full,
     AutoLaplaceApproximation: _full,
+    AutoLowRankMultivariateNormal: _low_rank,
+    AutoGaussian: _gaussian,
     AutoIAFNormal: _autoregressive,
     AutoStructured: _structured,
 }

@@ -168,7 +168,15 @@ class CountModel(PlainModule, Recipe):
     def encoded(self, site: str, inputs: Tensor, cov: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the encoder of ``site`` makes of these inputs: location and scale."""
         encoder = self.encoders[site]
-        out = encoder(inputs) if cov is None else encoder(inputs, cov)
+        try:
+            out = encoder(inputs) if cov is None else encoder(inputs, cov)
+        except RuntimeError as error:
+            if "shape" not in str(error) and "size" not in str(error):
+                raise
+            raise ValueError(
+                f"the encoder of {site!r} does not take its inputs ({error}): make it with n_in={inputs.shape[-1]}"
+                f"{'' if cov is None else f' and n_cov={cov.shape[-1]}'}"
+            ) from error
         if not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
             raise ValueError(f"the encoder of {site!r} must return a location and a scale, and returned {_shape(out)}")
         return out

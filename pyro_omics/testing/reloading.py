@@ -27,12 +27,12 @@ def check_reloading(svi: SVIModule, batch: Any, guide: Callable[[CountModel], Gu
         path = svi.save(Path(folder) / "model")
         torch.manual_seed(123)  # not that of the model's making, which would make its random numbers again
         loaded = load(path, model=type(svi.model), guide=guide, elbo=svi.bound).eval()
-    ours, theirs = (_draws(pair, batch) for pair in (svi, loaded))
-    differ = [name for name, value in ours.items() if not torch.equal(value, theirs[name])]
+    draws = [_draws(pair, batch) for pair in (svi, loaded)]
+    differ = [name for name, value in draws[0].items() if not torch.equal(value, draws[1][name])]
     require(not differ, f"a saved and loaded model draws other {differ}: {STATE}")
     drawn = poutine.trace(svi.guide).get_trace(batch)
     ours, theirs = (terms_of(pair, batch, drawn).values for pair in (svi, loaded))
-    differ = [f"log {side}({name})" for (side, name), value in ours.items() if not _close(value, theirs[side, name])]
+    differ = [f"log {key[0]}({key[1]})" for key, value in ours.items() if not _close(value, theirs[key])]
     require(not differ, f"a saved and loaded model has other {differ} at the same values: {STATE}")
     for training in (False, True):
         losses = [_loss(pair, batch, training) for pair in (svi, loaded)]

@@ -114,8 +114,8 @@ def _check_shared(whole: Terms, found: Terms, mode: str) -> None:
         require(
             bool(torch.isclose(theirs, ours, rtol=1e-3, atol=1e-2, equal_nan=True)),
             f"the global terms depend on the batch size{mode}: {name!r} in the {SIDES[side]} ({float(ours):.4g}, "
-            f"{float(theirs):.4g} nats); sample globals outside self.plate(batch), without pyro.poutine.scale, and what "
-            "rows have of their own inside it",
+            f"{float(theirs):.4g} nats); sample globals outside self.plate(batch), without pyro.poutine.scale, and "
+            "what rows have of their own inside it",
         )
 
 

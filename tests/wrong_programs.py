@@ -3,6 +3,7 @@
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 from torch import nn
 from torch.nn import functional
@@ -396,6 +397,11 @@ class GeneEffects(Programs):
         return self.linear(z) + self.effect
 
 
+def table_of_rows(model):
+    """Points whose last digit depends on the size of the batch."""
+    return AutoNormal(model, create_plates=model.plate)
+
+
 RIGHT = [
     (Programs, None),
     (SizesByIndex, None),
@@ -406,6 +412,8 @@ RIGHT = [
     (GeneEffects, None),
     (Positive, None),
     (Positive, GammaGuide),
+    (Positive, table_of_rows),
+    (Bounded, table_of_rows),
     (Bounded, None),
     (Bounded, po.guides.AmortizedFlow),
     (Bounded, po.guides.PerObservation),

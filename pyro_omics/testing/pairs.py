@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_omics.models.base import is_local, latent_sites
 from pyro_omics.svi import SVIModule
-from pyro_omics.testing.required import require
+from pyro_omics.testing.required import is_delta, require
 
 N_DRAWS = 20
 
@@ -33,14 +32,14 @@ def _check_supports(name: str, model: dict[str, Any], guide: dict[str, Any]) -> 
     fn, support = guide["fn"], _support(model["fn"])
     if support is None:
         return
-    draws = [guide["value"]] if _is_delta(fn) else [guide["value"], fn.sample((N_DRAWS,))]
+    draws = [guide["value"]] if is_delta(fn) else [guide["value"], fn.sample((N_DRAWS,))]
     require(
         all(bool(support.check(value).all()) for value in draws),
         f"the guide draws values of {name!r} outside of the model's support, {support}: map its distribution there, as "
         "TransformedDistribution(base, [biject_to(support)]) does",
     )
     # A Delta holds one value at a time; where an autoguide draws it, the density is of all that its transform reaches.
-    own = None if _is_delta(fn) else _support(fn)
+    own = None if is_delta(fn) else _support(fn)
     if own is None:
         return
     require(
@@ -55,12 +54,6 @@ def _support(fn: Any) -> Any:
         return fn.support
     except (NotImplementedError, AttributeError):
         return None
-
-
-def _is_delta(fn: Any) -> bool:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, dist.Delta)
 
 
 def _inside(fn: Any, support: Any) -> Tensor:

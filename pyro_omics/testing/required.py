@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pyro.distributions as dist
 import torch
 from torch import nn
 
@@ -24,3 +27,10 @@ def stir(module: nn.Module) -> None:
     for parameter in filter(torch.is_floating_point, module.parameters()):
         noise = STIR * torch.randn_like(parameter)
         parameter.copy_(torch.where(parameter == 0, noise, parameter * (1 + noise)))
+
+
+def is_delta(fn: Any) -> bool:
+    """Whether a distribution is a point, such as an autoguide's beside the density that its draw came with."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, dist.Delta)

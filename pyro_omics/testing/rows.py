@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_omics.elbos import global_terms, plate_scale, replayed, row_terms, sample_sites
 from pyro_omics.models.base import PLATE, is_local
 from pyro_omics.svi import SVIModule
-from pyro_omics.testing.required import require
+from pyro_omics.testing.required import is_delta, require
 
 RTOL, ATOL = 1e-4, 1e-3  # of a row's term in nats, in float32
 SIDES = {"p": "model", "q": "guide"}
@@ -37,12 +37,15 @@ class Terms:
         what local sites are scaled by beyond what their plate does.
     sizes
         rows of the data, by the plates of local sites.
+    points
+        (n, d) values of local sites at which the guide has points.
     """
 
     rows: dict[tuple[str, str], Tensor]
     shared: dict[tuple[str, str], Tensor]
     scales: dict[tuple[str, str], float]
     sizes: dict[tuple[str, str], float]
+    points: dict[tuple[str, str], Tensor]
 
     @property
     def values(self) -> dict[tuple[str, str], Tensor]:
@@ -72,12 +75,12 @@ def _check_batches(svi: SVIModule, dm: Any, rows: np.ndarray, drawn: Trace, whol
     for at in (shuffled, *parts):
         found = terms_of(svi, dm.data[rows[at]], sliced(drawn, torch.from_numpy(at)))
         _check_scales(whole, found, mode)
-        if (key := _unequal(whole, found, at)) is None:
+        if (differ := _unequal(whole, found, at)) is None:
             _check_shared(whole, found, mode)
             continue
-        side, name = key
-        where = f"a row's log-probability of {name!r} in the {SIDES[side]}{mode}"
-        numbers = f"{float(whole.rows[key][at[0]]):.6g}, {float(found.rows[key][0]):.6g} nats for one row"
+        key, what, ours, theirs = differ
+        where = f"a row's {what} of {key[1]!r} in the {SIDES[key[0]]}{mode}"
+        numbers = f"{float(ours):.6g}, {float(theirs):.6g} for one row"
         require(
             len(at) < len(rows),
             f"{where} depends on its place in the minibatch ({numbers}): index what each row has of its own by "
@@ -119,19 +122,26 @@ def _check_shared(whole: Terms, found: Terms, mode: str) -> None:
         )
 
 
-def _unequal(whole: Terms, found: Terms, at: np.ndarray) -> tuple[str, str] | None:
-    """The first local site of which some row has another term."""
-    for key, term in whole.rows.items():
-        if not torch.isclose(found.rows[key], term[at], rtol=RTOL, atol=ATOL, equal_nan=True).all():
-            return key
+def _unequal(whole: Terms, found: Terms, at: np.ndarray) -> tuple[tuple[str, str], str, Tensor, Tensor] | None:
+    """The first local site of which some row has another value or term: site, which, and the two numbers."""
+    for what in ("points", "rows"):
+        for key, value in getattr(whole, what).items():
+            ours, theirs = value[at], getattr(found, what)[key]
+            same = torch.isclose(theirs, ours, rtol=RTOL, atol=ATOL, equal_nan=True)
+            if not same.all():
+                return key, "value" if what == "points" else "log-probability", ours[~same][0], theirs[~same][0]
     return None
 
 
 def terms_of(svi: SVIModule, batch: Any, drawn: Trace) -> Terms:
     """The log-probabilities of model and guide on a batch, at the values of a guide's trace."""
-    guide = poutine.trace(poutine.replay(svi.guide, trace=drawn)).get_trace(batch)
+    # Points that a transform gives differ in their last digit with the size of the batch: they are not replayed.
+    known = drawn.copy()
+    for site in filter(_is_point, sample_sites(drawn)):
+        known.remove_node(site["name"])
+    guide = poutine.trace(poutine.replay(svi.guide, trace=known)).get_trace(batch)
     model = replayed(svi.model, guide, (batch,), svi.nesting)
-    terms = Terms({}, {}, {}, {})
+    terms = Terms({}, {}, {}, {}, {})
     for side, trace in (("q", guide), ("p", model)):
         sites = sample_sites(trace)
         terms.rows |= {(side, name): term for name, term in row_terms(sites).items()}
@@ -140,6 +150,8 @@ def terms_of(svi: SVIModule, batch: Any, drawn: Trace) -> Terms:
             key, scale = (side, site["name"]), plate_scale(site)
             terms.scales[key] = float(site["scale"]) / scale
             terms.sizes[key] = scale * len(batch.index)
+            if side == "q" and _is_point(site):
+                terms.points[key] = site["value"].movedim(_row_dim(site), 0)
     return terms
 
 
@@ -150,9 +162,18 @@ def sliced(trace: Trace, at: Tensor) -> Trace:
         if site["type"] == "sample" and site_is_subsample(site):
             found.remove_node(name)  # or the plate would replay the whole batch's index
         elif site["type"] == "sample" and is_local(site):
-            (frame,) = (frame for frame in site["cond_indep_stack"] if frame.name == PLATE)
-            found.nodes[name] = {**site, "value": site["value"].index_select(frame.dim - site["fn"].event_dim, at)}
+            found.nodes[name] = {**site, "value": site["value"].index_select(_row_dim(site), at)}
     return found
+
+
+def _is_point(site: dict[str, Any]) -> bool:
+    return is_local(site) and is_delta(site["fn"])
+
+
+def _row_dim(site: dict[str, Any]) -> int:
+    """The dimension of a local site's value that rows are along, from the right."""
+    (frame,) = (frame for frame in site["cond_indep_stack"] if frame.name == PLATE)
+    return int(frame.dim) - site["fn"].event_dim
 
 
 @contextmanager

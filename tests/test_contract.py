@@ -22,6 +22,7 @@ from pyro.infer.autoguide import (
     AutoNormal,
     AutoStructured,
 )
+from wrong_programs import RIGHT, WRONG, GeneEffects, Programs, TableByPosition
 
 import pyro_omics as po
 
@@ -321,35 +322,39 @@ def test_finds_a_global_inside_the_plate(dm):
         po.testing.check_model(Wrong(dm.n_obs, dm.n_genes), dm)
 
 
-def test_finds_a_rescaled_global(dm):
-    class Wrong(PoissonFactors):
-        def forward(self, batch):
-            with pyro.poutine.scale(scale=1.0 / len(batch.index)):
-                pyro.sample("extra", dist.Normal(0.0, 1.0))
-            super().forward(batch)
-
-    with pytest.raises(AssertionError, match="global terms depend on the batch size"):
-        po.testing.check_model(Wrong(dm.n_obs, dm.n_genes), dm)
+@pytest.mark.parametrize(("model", "guide", "message"), WRONG, ids=[(g or m).__name__ for m, g, _ in WRONG])
+def test_finds_what_is_wrong(model, guide, message, dm):
+    with pytest.raises(AssertionError, match=message):
+        po.testing.check_model(model.from_data(dm), dm, guide=guide)
 
 
-def test_finds_an_unused_parameter(dm):
-    model = PoissonFactors(dm.n_obs, dm.n_genes)
-    model.forgotten = torch.nn.Parameter(torch.zeros(2))
-    with pytest.raises(AssertionError, match=r"no gradient reaches.*forgotten"):
-        po.testing.check_model(model, dm)
+@pytest.mark.parametrize(("model", "guide"), RIGHT, ids=[(g or m).__name__ for m, g in RIGHT])
+def test_lets_pass_what_looks_wrong(model, guide, dm):
+    po.testing.check_model(model.from_data(dm), dm, guide=guide)
 
 
-def test_finds_rows_that_see_each_other(dm):
-    class Wrong(PoissonFactors):
-        def forward(self, batch):
-            W = pyro.sample("W", dist.Normal(torch.zeros(3, 7), 1.0).to_event(2))
-            with self.plate(batch):
-                z = pyro.sample("z", self.prior())
-                rate = (batch.x.mean(0) * torch.softmax(z @ W, -1)) + 1e-8
-                pyro.sample("x", dist.Poisson(rate).to_event(1), obs=batch.x)
+@pytest.fixture(scope="module")
+def square():
+    """As many genes as cells."""
+    adata = ad.AnnData(np.random.default_rng(0).poisson(2.0, (40, 40)).astype(np.float32))
+    return po.CellDataModule(adata, validation_size=0.0, batch_size=16)
 
-    with pytest.raises(AssertionError, match="do not average to the full one"):
-        po.testing.check_model(Wrong(dm.n_obs, dm.n_genes), dm)
+
+def test_as_many_genes_as_rows(square):
+    """Globals of that length are no tables of the rows."""
+    assert square.n_obs == square.n_genes
+    po.testing.check_model(po.bayesianize(scvi(square), "decoder"), square)
+    po.testing.check_model(GeneEffects.from_data(square), square)
+    po.testing.check_model(GeneEffects.from_data(square), square, guide=po.guides.PerObservation)
+    with pytest.raises(AssertionError, match="'z' in the guide depends on its place"):
+        po.testing.check_model(Programs.from_data(square), square, guide=TableByPosition)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_rows(n):
+    adata = ad.AnnData(np.random.default_rng(0).poisson(2.0, (n, 4)).astype(np.float32))
+    few = po.CellDataModule(adata, validation_size=0.0, batch_size=2)
+    po.testing.check_model(scvi(few), few)
 
 
 def test_finds_a_plate_of_the_wrong_size(dm):

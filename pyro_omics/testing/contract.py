@@ -1,0 +1,93 @@
+"""`check_model`: everything that training and queries rely on, tried on a copy of a model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+
+from pyro_omics.checks import quietly
+from pyro_omics.models.base import CountModel, Guide
+from pyro_omics.svi import SVIModule
+from pyro_omics.testing.gradients import check_gradients, check_loss
+from pyro_omics.testing.pairs import check_sites
+from pyro_omics.testing.reloading import check_reloading
+from pyro_omics.testing.required import require, stir
+from pyro_omics.testing.rows import check_rows
+
+ROWS = 48
+
+
+def check_model(
+    model: CountModel,
+    dm: Any,
+    guide: Callable[[CountModel], Guide] | None = None,
+    elbo: ELBO | None = None,
+) -> None:
+    """Check that a model (with a guide and an ELBO) keeps the contract that training and queries rely on.
+
+    Checked, on a copy, warm-started as training would and with its parameters moved a little:
+
+    - model and guide sample the same sites, in the same plates, on the same supports;
+    - the loss and its gradients are finite; every tensor that gets a gradient is in the optimizer, and every parameter
+      gets one that is not 0 throughout;
+    - a row's terms of the ELBO depend neither on the other rows of its minibatch nor on their order, in model and
+      guide, and the plate alone scales them, so that minibatch ELBOs average to the full one;
+    - global terms do not depend on the batch size;
+    - prior predictive draws lie in the likelihood's support;
+    - a saved and loaded pair has the same draws, log-probabilities and loss;
+    - Pyro's global parameter store stays empty.
+
+    Parameters
+    ----------
+    model
+        not changed.
+    dm
+        a DataModule whose data the model is for.
+    guide, elbo
+        as in `SVIModule`.
+
+    Raises
+    ------
+    AssertionError, ValueError
+        That says what is not kept, and what is usually the reason.
+    """
+    stored = set(pyro.get_param_store().keys())
+    with torch.random.fork_rng(devices=[]), pyro.validation_enabled(True):
+        torch.manual_seed(0)
+        svi = SVIModule(copy.deepcopy(model), guide=guide, elbo=elbo)  # refuses pairs that do not fit
+        batches = _batches(dm)
+        batch = dm.data[batches[0]]
+        with quietly(svi):
+            check_sites(svi, batch)
+        check_loss(svi, batch)
+        svi.model.warm_start(svi.guide, dm)
+        stir(svi)
+        check_gradients(svi, [dm.data[rows] for rows in batches])
+        with quietly(svi):
+            check_rows(svi, dm, batches[0])
+            _check_prior_predictive(svi.model, batch)
+            check_reloading(svi, batch, guide)
+    require(set(pyro.get_param_store().keys()) == stored, "the model writes to Pyro's global parameter store")
+
+
+def _batches(dm: Any) -> list[np.ndarray]:
+    """Positions of the training rows in three minibatches."""
+    rng = np.random.default_rng(0)
+    return [rng.permutation(dm.rows("training"))[:ROWS] for _ in range(3)]
+
+
+def _check_prior_predictive(model: CountModel, batch: Any) -> None:
+    observed = poutine.trace(model).get_trace(batch).observation_nodes
+    require(bool(observed), "the model observes nothing: pyro.sample(..., obs=batch.x)")
+    trace = poutine.trace(poutine.uncondition(model)).get_trace(batch)
+    for name in observed:
+        site = trace.nodes[name]
+        inside = site["fn"].support.check(site["value"])
+        require(bool(inside.all()), f"prior predictive draws of {name!r} leave the support of its distribution")

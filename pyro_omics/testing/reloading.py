@@ -1,0 +1,59 @@
+"""A pair that was saved and loaded is the same pair."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_omics.draws import latent_values
+from pyro_omics.models.base import CountModel, Guide
+from pyro_omics.saving import load
+from pyro_omics.svi import SVIModule
+from pyro_omics.testing.required import require
+from pyro_omics.testing.rows import terms_of
+
+STATE = "part of its state is no parameter, buffer or argument of the constructor; self.register_buffer saves a tensor"
+
+
+def check_reloading(svi: SVIModule, batch: Any, guide: Callable[[CountModel], Guide] | None) -> None:
+    """The loaded pair has the draws, the log-probabilities and the loss of the saved one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = svi.save(Path(folder) / "model")
+        torch.manual_seed(123)  # not that of the model's making, which would make its random numbers again
+        loaded = load(path, model=type(svi.model), guide=guide, elbo=svi.bound).eval()
+    draws = [_draws(pair, batch) for pair in (svi, loaded)]
+    differ = [name for name, value in draws[0].items() if not torch.equal(value, draws[1][name])]
+    require(not differ, f"a saved and loaded model draws other {differ}: {STATE}")
+    drawn = poutine.trace(svi.guide).get_trace(batch)
+    ours, theirs = (terms_of(pair, batch, drawn).values for pair in (svi, loaded))
+    differ = [f"log {key[0]}({key[1]})" for key, value in ours.items() if not _close(value, theirs[key])]
+    require(not differ, f"a saved and loaded model has other {differ} at the same values: {STATE}")
+    for training in (False, True):
+        losses = [_loss(pair, batch, training) for pair in (svi, loaded)]
+        require(
+            _close(*losses),
+            f"a saved and loaded model has another loss {'in training' if training else 'in eval mode'} at the same "
+            f"seed ({float(losses[0]):.6g}, {float(losses[1]):.6g} nats): {STATE}",
+        )
+
+
+def _draws(svi: SVIModule, batch: Any) -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    return latent_values(poutine.trace(svi.guide).get_trace(batch))
+
+
+def _loss(svi: SVIModule, batch: Any, training: bool) -> Tensor:
+    torch.manual_seed(1)
+    with torch.enable_grad():  # some ELBOs refuse to be worked out without
+        return svi.train(training)(batch).detach()
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal but for the order of sums, which memory's alignment may change."""
+    return bool(torch.isclose(a, b, rtol=1e-5, atol=1e-5, equal_nan=True).all())

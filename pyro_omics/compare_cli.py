@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_omics import comparison, plots
+from pyro_omics.described import described_data, described_pair, is_kept, told
 from pyro_omics.report import draw, in_place
 
 MARK = ".compared"
@@ -74,10 +75,10 @@ def _fitted(file: Path, options: list[str], folder: Path, fit: Callable[..., Non
     mark: dict[str, Any] = {"file and options": text}
 
     def check(svi: Any, dm: Any, trainer: Any) -> None:
-        mark.update({**comparison.described_pair(svi), "data": comparison.described_data(dm)})
-        mark["callbacks"] = comparison.told([type(callback) for callback in trainer.callbacks])
+        mark.update({**described_pair(svi), "data": described_data(dm)})
+        mark["callbacks"] = told([type(callback) for callback in trainer.callbacks])
         mark.update(json.loads(json.dumps(mark)))
-        if comparison.is_kept(folder, _read(folder / MARK), mark):
+        if is_kept(folder, _read(folder / MARK), mark):
             raise KeptError
         (folder / MARK).unlink(missing_ok=True)
 

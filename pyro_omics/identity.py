@@ -60,8 +60,12 @@ def identity(value: Any) -> str:
     walk = _Walk()
     try:
         walk(value)
+    except UntoldError:
+        raise
     except RecursionError as error:
         raise UntoldError(f"a {type(value).__name__} that is nested too deeply") from error
+    except Exception as error:  # any object may answer in its own way: no reason for a fit to end
+        raise UntoldError(f"part of a {type(value).__name__}: {error!r}") from error
     return walk.code.hexdigest()
 
 
@@ -74,11 +78,11 @@ class _Walk:
 
     def _add(self, *parts: Any) -> None:
         for part in parts:
-            data = part if isinstance(part, bytes) else str(part).encode()
+            data = part if isinstance(part, bytes) else str(part).encode(errors="backslashreplace")
             self.code.update(b"%d:" % len(data) + data)
 
     def __call__(self, value: Any) -> None:
-        if isinstance(value, PLAIN) and type(value) in PLAIN:
+        if type(value) in PLAIN:
             return self._add(type(value).__name__, repr(value))
         if type(value) in (tuple, frozenset):
             return self._holds(value)
@@ -138,7 +142,8 @@ class _Walk:
                     self(value)
 
     def _named(self, kind: str, module: str | None, name: str = "") -> None:
-        root = sys.modules.get((module or "").partition(".")[0])
+        module = module if isinstance(module, str) else ""  # Cython's own classes have none
+        root = sys.modules.get(module.partition(".")[0])
         self._add(kind, module, name, getattr(root, "__version__", None) if _installed(module) else None)
 
     def _class(self, cls: type) -> None:
@@ -238,7 +243,7 @@ def _replaced(value: Any) -> bool:
 
 
 def _installed(module: str | None) -> bool:
-    root = (module or "").partition(".")[0]
+    root = module.partition(".")[0] if isinstance(module, str) else ""
     if root == "__main__":
         return False
     if root == __package__ or root in sys.builtin_module_names or root in sys.stdlib_module_names:

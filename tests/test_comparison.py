@@ -1,5 +1,6 @@
 """`compare`: configurations on one split, paired by rows, resumed where they were cut off."""
 
+import functools
 import importlib
 import json
 import logging
@@ -72,7 +73,7 @@ def test_standard_errors_are_those_of_paired_means():
         comparison.table(fits)
 
 
-def test_a_comparison_that_was_cut_off_goes_on(dm, tmp_path, monkeypatch):
+def test_a_comparison_that_was_cut_off_goes_on(dm, tmp_path, trained):
     whole = configurations(dm)
 
     def fails():
@@ -81,9 +82,7 @@ def test_a_comparison_that_was_cut_off_goes_on(dm, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="cut off"):
         po.compare({"nb": whole["nb"], "poisson": fails}, dm, max_epochs=2, folder=tmp_path, num_particles=4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nb"]
-    trained = []
-    fit = comparison.pl.Trainer.fit
-    monkeypatch.setattr(comparison.pl.Trainer, "fit", lambda self, *a: (trained.append(1), fit(self, *a)))
+    trained.clear()
     table = po.compare(whole, dm, max_epochs=2, folder=tmp_path, num_particles=4)
     assert len(trained) == 1, "the first is read"
     again = po.compare(whole, dm, max_epochs=2, folder=tmp_path, num_particles=4)
@@ -94,10 +93,7 @@ def test_a_comparison_that_was_cut_off_goes_on(dm, tmp_path, monkeypatch):
     assert isinstance(po.load(tmp_path / "nb" / "model").model, po.SCVI)
 
 
-def test_what_cannot_be_told_apart_is_fitted_anew(dm, tmp_path, monkeypatch):
-    trained = []
-    fit = comparison.pl.Trainer.fit
-    monkeypatch.setattr(comparison.pl.Trainer, "fit", lambda self, *a: (trained.append(1), fit(self, *a)))
+def test_another_optimizer_or_trainer_is_another_fit(dm, tmp_path, trained):
 
     def compared(rate, **trainer):
         def make():
@@ -119,7 +115,13 @@ def trained(monkeypatch):
     """Grows by one with each training."""
     done = []
     fit = comparison.pl.Trainer.fit
-    monkeypatch.setattr(comparison.pl.Trainer, "fit", lambda self, *a: (done.append(1), fit(self, *a)))
+
+    @functools.wraps(fit)
+    def counted(*args, **options):
+        done.append(1)
+        return fit(*args, **options)
+
+    monkeypatch.setattr(comparison.pl.Trainer, "fit", counted)
     return done
 
 
@@ -208,16 +210,19 @@ def test_code_of_ones_own_is_part_of_a_fit(dm, tmp_path, trained):
 
 
 def test_identity_is_of_values_settings_and_code():
-    one, other = own(), own(more="\nclass Base(Own):\n    pass\n")
-    assert identity(one) == identity(other) != identity(own(prior="2.0"))
+    one, same = own(), own(more="\nclass Base(Own):\n    pass\n")
+    assert identity(one) == identity(same) != identity(own(prior="2.0"))
     factors = [lambda x, k=k: k * x for k in (1, 1, 2)]
     assert identity(factors[0]) == identity(factors[1]) != identity(factors[2])
     weights = torch.ones(2)
     assert identity([weights, weights]) != identity([weights, weights.clone()]), "shared is not the same as equal"
     assert identity({"a", "b", "c"}) == identity({"c", "b", "a"}) != identity({"a", "b"})
     assert identity(True) != identity(1) != identity(1.0) != identity("1.0")
-    frame = pd.DataFrame({"a": [1.0, 2.0]})
-    assert identity(frame) == identity(frame.copy()) != identity(frame + 1)
+    days = np.array(["2024-01-01", "2024-01-02"], dtype="datetime64[D]")
+    assert identity(days) == identity(days.copy()) != identity(days + 1)
+    assert (
+        identity(np.random.default_rng(1)) == identity(np.random.default_rng(1)) != identity(np.random.default_rng(2))
+    )
     with open(__file__) as file, pytest.raises(UntoldError, match="TextIOWrapper"):
         identity({"file": file})
     deep = []
@@ -234,13 +239,12 @@ def test_a_replaced_method_of_an_installed_class_is_seen(monkeypatch):
 
 
 PRINTS = """
-import sys
 import torch
 import pyro_omics as po
+from pyro_omics.batch import Sizes
 from pyro_omics.identity import identity
-from pyro.infer.autoguide import AutoNormal
 torch.manual_seed(0)
-model = po.bayesianize(po.SCVI(sizes=po.Sizes(n_obs=20, n_genes=5), n_latent=2, n_hidden=4), "decoder")
+model = po.bayesianize(po.SCVI(sizes=Sizes(n_obs=20, n_genes=5), n_latent=2, n_hidden=4), "decoder")
 print(identity(po.SVIModule(model, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3 if "x" in {"x", "y"} else 1.0))))
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -182,8 +183,10 @@ class _Run:
         described = self._description(svi)
         if place is not None and is_kept(place / name, _metrics(place / name).get("description"), described):
             return read(place / name)
-        history = History()
-        pl.Trainer(max_epochs=self.options["max_epochs"], callbacks=[history], **self.trainer).fit(svi, self.dm)
+        history, given = History(), copy.deepcopy(self.trainer.get("callbacks") or [])  # they remember the last fit
+        callbacks = [history, *(given if isinstance(given, list) else [given])]
+        trainer = {**self.trainer, "max_epochs": self.options["max_epochs"], "callbacks": callbacks}
+        pl.Trainer(**trainer).fit(svi, self.dm)
         found = scores(Posterior(svi, self.dm), self.options["num_particles"], self.options["seed"])
         fit = Fit(found, history.seconds, sum(p.numel() for p in svi.parameters()))
         if place is not None:

@@ -14,7 +14,7 @@ from pyro_omics.svi import SVIModule
 
 
 def described_pair(svi: SVIModule) -> dict[str, Any]:
-    """What tells a freshly made SVIModule from others: ``made``, its `identity`; and settings, to be read."""
+    """What tells a freshly made SVIModule from others: its `identity`; and settings, for a reader."""
     pair = {} if svi._unmade is not None else {"model": encode(svi.model), "guide": encode(svi.guide)}
     return {
         **pair,

@@ -283,6 +283,28 @@ def test_other_data_of_the_same_counts_are_other_fits(tmp_path, trained):
     assert len(trained) == 2
 
 
+def test_callbacks_are_fresh_in_each_fit(dm, tmp_path, trained):
+    class Stop(comparison.pl.Callback):
+        def __init__(self, after):
+            self.after = after
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.after -= 1
+            trainer.should_stop = self.after <= 0
+
+    make = configurations(dm)["nb"]
+    options = {"max_epochs": 4, "num_particles": 2, "folder": tmp_path}
+    stop = Stop(2)
+    table = po.compare({"a": make, "b": make}, dm, callbacks=[stop], **options)
+    assert stop.after == 2 and table.loc["a", "val_elbo"] == table.loc["b", "val_elbo"]
+    po.compare({"a": make, "b": make}, dm, callbacks=Stop(2), **options)
+    assert len(trained) == 4, "a list of one is another argument"
+    po.compare({"a": make, "b": make}, dm, callbacks=Stop(2), **options)
+    assert len(trained) == 4
+    assert (po.compare({"a": make}, dm, callbacks=[Stop(1)], **options)["val_elbo"] < table.loc["a", "val_elbo"]).all()
+    assert len(trained) == 5
+
+
 def test_differences_are_to_the_reference(dm):
     options = {"max_epochs": 2, "num_particles": 5}
     best = po.compare(configurations(dm), dm, **options)

@@ -15,9 +15,11 @@ from types import (
     BuiltinFunctionType,
     CodeType,
     FunctionType,
+    GenericAlias,
     MethodDescriptorType,
     MethodType,
     ModuleType,
+    UnionType,
     WrapperDescriptorType,
 )
 from typing import Any
@@ -105,7 +107,7 @@ class _Walk:
         elif isinstance(value, MethodType):
             self._all("method", (value.__func__, value.__self__))
         elif isinstance(value, functools.partial):
-            self._all("partial", (value.func, value.args, value.keywords, vars(value)))
+            self._all("partial", (*_called(value), value.keywords))
         elif isinstance(value, property):
             self._all("property", (value.fget, value.fset, value.fdel))
         elif isinstance(value, staticmethod | classmethod | functools.cached_property):
@@ -182,7 +184,7 @@ class _Walk:
     def _object(self, value: Any) -> None:
         self(type(value))
         slots = [name for cls in type(value).__mro__ for name in _slots(cls)]
-        if isinstance(value, torch.device | torch.dtype | torch.layout | PurePath):
+        if isinstance(value, torch.device | torch.dtype | torch.layout | PurePath | UnionType | GenericAlias):
             return self._add(str(value))
         if isinstance(value, logging.Logger):
             return self._add(value.name)
@@ -220,6 +222,13 @@ def _state(value: Any) -> list[Any]:
     except Exception as error:  # any class says so in its own way
         raise UntoldError(f"a {type(value).__module__}.{type(value).__qualname__}") from error
     return [list(part) if hasattr(part, "__next__") else part for part in ([made] if isinstance(made, str) else made)]
+
+
+def _called(partial: functools.partial[Any]) -> tuple[Any, ...]:
+    classes = tuple(item for item in partial.args if isinstance(item, type))
+    if classes and str(getattr(partial.func, "__module__", "")).startswith("jsonargparse"):
+        return classes  # the rest is its whole parser
+    return partial.func, partial.args, vars(partial)
 
 
 def _content(cell: Any) -> Any:

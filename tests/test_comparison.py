@@ -382,8 +382,9 @@ def test_files_of_other_data_or_code_are_fitted_again(tmp_path, monkeypatch, cap
     monkeypatch.syspath_prepend(str(tmp_path))
     adata, _ = po.simulate.cells(n_obs=60, n_genes=8, seed=0)
     adata.write_h5ad("cells.h5ad")
+    adam = {"class_path": "pyro.optim.clipped_adam.ClippedAdam", "init_args": {"lr": 0.01}}
     for name in ("a", "b"):
-        write(tmp_path / f"{name}.yaml")
+        write(tmp_path / f"{name}.yaml", optimizer=adam, guide={"class_path": "pyro_omics.guides.Amortized"})
     config = yaml.safe_load((tmp_path / "a.yaml").read_text())
     config["model"]["model"] = {"class_path": "own_of_compare.Own"}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))

@@ -269,18 +269,23 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(f"pyro-omics: error: {_plainly(str(error))}")
 
 
-def _one_of_several(args: list[str]) -> None:
-    """Run the command with these arguments alone."""
+def _one_of_several(args: list[str], check: Callable[[Any, Any, Any], None]) -> None:
+    """Run the command with these arguments alone; ``check`` sees what is fitted before it is."""
+
+    class Checked(OmicsCLI):
+        def before_fit(self) -> None:
+            check(self.model, self.datamodule, self.trainer)
+
     # Lightning warns where there is a command line beside its arguments.
     given, sys.argv = sys.argv, sys.argv[:1]
     try:
-        _lightning(args)
+        _lightning(args, Checked)
     finally:
         sys.argv = given
 
 
-def _lightning(args: list[str] | None) -> None:
-    OmicsCLI(
+def _lightning(args: list[str] | None, cli: type[OmicsCLI] = OmicsCLI) -> None:
+    cli(
         SVIModule,
         pl.LightningDataModule,
         subclass_mode_data=True,

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pyro_omics import comparison, plots
+from pyro_omics.described import described_data, described_pair, is_kept, told
 from pyro_omics.report import draw, in_place
 
 MARK = ".compared"
 DESCRIPTION = """Fit several configuration files, each as `pyro-omics fit --config FILE` does, and compare them on the
-held-out rows, which must be the same. What is fitted already, by the same file and options, is not fitted again.
+held-out rows, which must be the same, of the same counts. What is fitted already, by the same file and options, from
+the same data and with the same code of your own classes, is not fitted again.
 
   pyro-omics compare configs/a.yaml configs/b.yaml --out runs/compare --trainer.max_epochs=50"""
 
 
-def main(args: list[str], fit: Callable[[list[str]], None]) -> None:
+class KeptError(Exception):
+    """The same fit is there already."""
+
+
+def main(args: list[str], fit: Callable[[list[str], Callable[[Any, Any, Any], None]], None]) -> None:
     """Run the command.
 
     Parameters
     ----------
     args
-        of the command line: files, ``--out FOLDER``, and options that are passed on to each fit.
+        of the command line: files, ``--out FOLDER``, ``--reference NAME``, and options that are passed on to each fit.
     fit
-        runs ``pyro-omics`` with arguments.
+        runs ``pyro-omics`` with arguments, and calls its second one with the SVIModule, the DataModule and the Trainer
+        before training, which raises `KeptError` where there is nothing to train.
 
     Raises
     ------
     ValueError, OSError
-        For files that are fewer than two, missing, or of the same name.
+        For files that are fewer than two, missing, or of the same name; for a reference that is none of their names;
+        and where their data differ.
     """
     parser = argparse.ArgumentParser(
         prog="pyro-omics compare",
@@ -40,28 +50,66 @@ def main(args: list[str], fit: Callable[[list[str]], None]) -> None:
     )
     parser.add_argument("files", nargs="*", metavar="FILE.yaml", help="configurations, as of pyro-omics fit")
     parser.add_argument("--out", default="runs/compare", help="folder of the results, one folder in it for each file")
+    parser.add_argument("--reference", help="file, by its name without .yaml, that differences are to; else the best")
     given, options = parser.parse_known_args(args)
     files = [Path(name) for name in given.files]
     if loose := [option for option in options if not option.startswith("--") or "=" not in option]:
         raise ValueError(f"{loose[0]!r}: write options of the fits with an equals sign, --trainer.max_epochs=50")
     _check(files)
-    out, fits = Path(given.out).expanduser(), {}
+    comparison.check_reference(given.reference, [file.stem for file in files])
+    out, fits, data = Path(given.out).expanduser(), {}, {}
     for file in files:
         folder = out / file.stem
-        mark = hashlib.sha256("\n".join([file.read_text(), *options]).encode()).hexdigest()
-        if not _kept(folder, mark):
-            (folder / MARK).unlink(missing_ok=True)
-            print(f"\n{file}", flush=True)
-            fit(["fit", "--config", str(file), *options, "--out", str(folder)])
-            in_place(folder / MARK, lambda path, mark=mark: path.write_text(mark))
+        print(f"\n{file}", flush=True)
+        data[file.stem] = _fitted(file, options, folder, fit)["data"]
         fits[file.stem] = comparison.read(folder)
-    table = comparison.table(fits)
+    table = comparison.table(fits, given.reference)
+    _check_data(data)
     paths = [in_place(out / "comparison.csv", table.to_csv), *draw({"comparison.png": plots.comparison(table)}, out)]
     print(f"\n{table.round(2).to_string()}\n\nThe table is in {paths[0]}, and a figure in {paths[1]}")
 
 
-def _kept(folder: Path, mark: str) -> bool:
-    return (folder / MARK).is_file() and (folder / MARK).read_text() == mark
+def _fitted(file: Path, options: list[str], folder: Path, fit: Callable[..., None]) -> dict[str, Any]:
+    """What the fit in the folder is of, after it was made where it is not there already."""
+    text = hashlib.sha256("\n".join([file.read_text(), *options]).encode()).hexdigest()
+    mark: dict[str, Any] = {"file and options": text}
+
+    def check(svi: Any, dm: Any, trainer: Any) -> None:
+        mark.update({**described_pair(svi), "data": described_data(dm)})
+        mark["callbacks"] = told([type(callback) for callback in trainer.callbacks])
+        mark.update(json.loads(json.dumps(mark)))
+        if is_kept(folder, _read(folder / MARK), mark):
+            raise KeptError
+        (folder / MARK).unlink(missing_ok=True)
+
+    try:
+        fit(["fit", "--config", str(file), *options, "--out", str(folder)], check)
+    except KeptError:
+        print(f"is fitted already, in {folder}", flush=True)
+    else:
+        in_place(folder / MARK, lambda path: path.write_text(json.dumps(mark, indent=1)))
+    return mark
+
+
+def _read(mark: Path) -> dict[str, Any] | None:
+    if not mark.is_file():
+        return None
+    try:
+        return json.loads(mark.read_text())
+    except ValueError:  # of an earlier version
+        return {}
+
+
+def _check_data(data: dict[str, dict[str, Any]]) -> None:
+    """Refuse fits whose held-out rows have the same names, and are not the same."""
+    first, *others = data
+    for other in others:
+        for part, what in (("counts", "counts"), ("training", "training rows")):
+            if data[other].get(part) != data[first].get(part):
+                raise ValueError(
+                    f"{other!r} was fitted to other {what} than {first!r}: compare on the same data and split, with "
+                    "the same data.adata, layer, masks, validation_size and seed in each file"
+                )
 
 
 def _check(files: list[Path]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
-from pyro.infer import ELBO
 
+from pyro_omics.described import described_data, described_pair, is_kept, told
 from pyro_omics.posterior import Posterior
 from pyro_omics.recipe import encode
 from pyro_omics.report import SCORES, History, in_place, scores
@@ -38,6 +38,7 @@ def compare(
     folder: str | Path | None = None,
     num_particles: int = 50,
     seed: int = 0,
+    reference: str | None = None,
     **trainer: Any,
 ) -> pd.DataFrame:
     """Fit several configurations on the same split, from the same seed, and compare them on the held-out rows.
@@ -52,11 +53,15 @@ def compare(
         of each training.
     folder
         where each fit is kept, under its name: one that is there already, of the same configuration, data, epochs and
-        seed, is read and not repeated, so that a comparison that was cut off goes on. None keeps nothing.
+        seed, is read and not repeated, so that a comparison that was cut off goes on. The same configuration is one
+        that is made with the same settings, code and starting values (`identity.identity`); where that cannot be told
+        it is fitted again, and a line of the log says what differs. None keeps nothing.
     num_particles
         of the importance-weighted log-likelihood.
     seed
         of each training, and of the draws.
+    reference
+        the name of the configuration that differences are to; None takes the best.
     trainer
         other arguments of Lightning's Trainer; by default on the CPU, without a logger, checkpoints or a progress bar.
 
@@ -67,7 +72,7 @@ def compare(
     Raises
     ------
     ValueError
-        Where no rows are held out, and for a name that cannot be a folder's.
+        Where no rows are held out, for a name that cannot be a folder's, and for a ``reference`` that is no name.
     FileExistsError
         Where a folder of that name is there, and is no fit.
     TypeError
@@ -78,33 +83,49 @@ def compare(
     names = list(configurations)
     if wrong := [name for name in names if not name or name != Path(name).name]:
         raise ValueError(f"configurations: {wrong[0]!r} cannot be the name of a folder: leave out '/'")
+    check_reference(reference, names)
     place = None if folder is None else Path(folder).expanduser()
     for taken in [] if place is None else [place / name for name in names if (place / name).exists()]:
         if "description" not in _metrics(taken):  # another's, or one of `pyro-omics fit`, which would be lost
             raise FileExistsError(f"{taken} exists and is no fit of a comparison: choose another folder")
     run = _Run(dm, {"max_epochs": max_epochs, "num_particles": num_particles, "seed": seed}, trainer)
-    return table({name: run(name, make, place) for name, make in configurations.items()})
+    return table({name: run(name, make, place) for name, make in configurations.items()}, reference)
 
 
-def table(fits: Mapping[str, Fit]) -> pd.DataFrame:
+def check_reference(reference: str | None, names: Iterable[str]) -> None:
+    """Refuse a reference that is none of the names.
+
+    Raises
+    ------
+    ValueError
+        With the names that there are.
+    """
+    if reference is not None and reference not in (names := list(names)):
+        raise ValueError(f"reference={reference!r} is none of the configurations: give one of {names}")
+
+
+def table(fits: Mapping[str, Fit], reference: str | None = None) -> pd.DataFrame:
     """Compare fits on their held-out rows.
 
     Parameters
     ----------
     fits
         name -> `Fit`, all of the same rows.
+    reference
+        the name of the one that differences are to; None takes the best.
 
     Returns
     -------
     DataFrame with the columns ``val_elbo`` and ``log_likelihood`` (importance-weighted), means over the held-out rows
-    in nats, ``se``, the standard error of the latter; ``difference`` in it to the best one, and ``difference_se`` of
+    in nats, ``se``, the standard error of the latter; ``difference`` in it to the reference, and ``difference_se`` of
     that, row by row, so that what is common to all configurations cancels; ``seconds`` of training; ``parameters``.
 
     Raises
     ------
     ValueError
-        Where the held-out rows differ.
+        Where the held-out rows differ, and for a ``reference`` that is no name.
     """
+    check_reference(reference, fits)
     rows = [fit.scores.index for fit in fits.values()]
     if differ := [name for name, index in zip(fits, rows, strict=True) if not index.equals(rows[0])]:
         raise ValueError(
@@ -113,7 +134,7 @@ def table(fits: Mapping[str, Fit]) -> pd.DataFrame:
         )
     whole = pd.DataFrame({name: fit.scores["log_likelihood"] for name, fit in fits.items()}).astype(float)
     mean = whole.mean()
-    behind = whole.sub(whole[mean.idxmax()], axis=0)
+    behind = whole.sub(whole[mean.idxmax() if reference is None else reference], axis=0)
     error = len(whole) ** -0.5
     return pd.DataFrame(
         {
@@ -160,10 +181,12 @@ class _Run:
                 f"and made a {type(svi).__name__}"
             )
         described = self._description(svi)
-        if place is not None and _kept(place / name, described):
+        if place is not None and is_kept(place / name, _metrics(place / name).get("description"), described):
             return read(place / name)
-        history = History()
-        pl.Trainer(max_epochs=self.options["max_epochs"], callbacks=[history], **self.trainer).fit(svi, self.dm)
+        history, given = History(), copy.deepcopy(self.trainer.get("callbacks") or [])  # they remember the last fit
+        callbacks = [history, *(given if isinstance(given, list) else [given])]
+        trainer = {**self.trainer, "max_epochs": self.options["max_epochs"], "callbacks": callbacks}
+        pl.Trainer(**trainer).fit(svi, self.dm)
         found = scores(Posterior(svi, self.dm), self.options["num_particles"], self.options["seed"])
         fit = Fit(found, history.seconds, sum(p.numel() for p in svi.parameters()))
         if place is not None:
@@ -172,30 +195,14 @@ class _Run:
 
     def _description(self, svi: SVIModule) -> dict[str, Any]:
         """What must be the same for a fit not to be repeated."""
-        names = self.dm.adata.obs_names
-        parts = {split: _digest(names[self.dm.rows(split)]) for split in ("training", "validation")}
-        counts = self.dm.data.counts.digest
-        elbo = {k: v for k, v in vars(svi.bound).items() if isinstance(v, bool | int | float | str)}
-        pair = {"model": encode(svi.model), "guide": encode(svi.guide), "optimizer": encode(svi.make_optimizer)}
+        trainer = {name: value for name, value in self.trainer.items() if name != "callbacks"}
         described = {
-            **pair,
-            "elbo": {"class": type(svi.bound).__name__, **elbo} if isinstance(svi.bound, ELBO) else None,
-            "scheduler": encode(svi.make_scheduler),
-            "trainer": encode(self.trainer),
-            "kl_warmup_epochs": svi.kl_warmup_epochs,
-            "rows": {**parts, "counts": counts, "batch_size": self.dm.batch_size},
+            **described_pair(svi),
+            "data": described_data(self.dm),
+            "trainer": {**told(self.trainer), "options": encode(trainer)},
             **self.options,
         }
         return json.loads(json.dumps(described))
-
-
-def _digest(values: Iterable[Any]) -> str:
-    return hashlib.sha256("\n".join(map(str, values)).encode()).hexdigest()[:16]
-
-
-def _kept(folder: Path, described: dict[str, Any]) -> bool:
-    """Whether a folder has this very fit. What cannot be written down cannot be told apart, and is fitted anew."""
-    return '"unknown"' not in json.dumps(described) and _metrics(folder).get("description") == described
 
 
 def _metrics(folder: Path) -> dict[str, Any]:

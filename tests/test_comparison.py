@@ -1,7 +1,14 @@
 """`compare`: configurations on one split, paired by rows, resumed where they were cut off."""
 
+import functools
+import importlib
 import json
+import logging
+import os
 import re
+import subprocess
+import sys
+from types import MethodType
 
 import numpy as np
 import pandas as pd
@@ -11,6 +18,7 @@ import yaml
 
 import pyro_omics as po
 from pyro_omics import cli, comparison
+from pyro_omics.identity import UntoldError, identity
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +73,7 @@ def test_standard_errors_are_those_of_paired_means():
         comparison.table(fits)
 
 
-def test_a_comparison_that_was_cut_off_goes_on(dm, tmp_path, monkeypatch):
+def test_a_comparison_that_was_cut_off_goes_on(dm, tmp_path, trained):
     whole = configurations(dm)
 
     def fails():
@@ -74,9 +82,7 @@ def test_a_comparison_that_was_cut_off_goes_on(dm, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="cut off"):
         po.compare({"nb": whole["nb"], "poisson": fails}, dm, max_epochs=2, folder=tmp_path, num_particles=4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nb"]
-    trained = []
-    fit = comparison.pl.Trainer.fit
-    monkeypatch.setattr(comparison.pl.Trainer, "fit", lambda self, *a: (trained.append(1), fit(self, *a)))
+    trained.clear()
     table = po.compare(whole, dm, max_epochs=2, folder=tmp_path, num_particles=4)
     assert len(trained) == 1, "the first is read"
     again = po.compare(whole, dm, max_epochs=2, folder=tmp_path, num_particles=4)
@@ -87,10 +93,7 @@ def test_a_comparison_that_was_cut_off_goes_on(dm, tmp_path, monkeypatch):
     assert isinstance(po.load(tmp_path / "nb" / "model").model, po.SCVI)
 
 
-def test_what_cannot_be_told_apart_is_fitted_anew(dm, tmp_path, monkeypatch):
-    trained = []
-    fit = comparison.pl.Trainer.fit
-    monkeypatch.setattr(comparison.pl.Trainer, "fit", lambda self, *a: (trained.append(1), fit(self, *a)))
+def test_another_optimizer_or_trainer_is_another_fit(dm, tmp_path, trained):
 
     def compared(rate, **trainer):
         def make():
@@ -105,6 +108,216 @@ def test_what_cannot_be_told_apart_is_fitted_anew(dm, tmp_path, monkeypatch):
     for trainer in ({}, {}, {"gradient_clip_val": 0.1}):
         po.compare(plain, dm, max_epochs=1, folder=tmp_path, num_particles=2, **trainer)
     assert len(trained) == 4, "another trainer is another fit"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Grows by one with each training."""
+    done = []
+    fit = comparison.pl.Trainer.fit
+
+    @functools.wraps(fit)
+    def counted(*args, **options):
+        done.append(1)
+        return fit(*args, **options)
+
+    monkeypatch.setattr(comparison.pl.Trainer, "fit", counted)
+    return done
+
+
+OWN = """
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro_omics.models import CountModel
+
+def rate(z):
+    return (RATE * z).exp()
+
+class Own(CountModel):
+    local_sites = ("z",)
+
+    def __init__(self, n_obs, n_genes):
+        super().__init__(n_obs=n_obs)
+        self.n_genes = n_genes
+        self.lin = torch.nn.Linear(2, n_genes)
+
+    def forward(self, batch):
+        with self.plate(batch):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), PRIOR).to_event(1))
+            pyro.sample("x", dist.Poisson(rate(self.lin(z))).to_event(1), obs=batch.x)
+"""
+
+
+def own(prior="1.0", rate="0.5", more=""):
+    """A class as a file of one's own has it, at one state of the file."""
+    space = {"__name__": "own"}
+    exec(OWN.replace("PRIOR", prior).replace("(RATE", f"({rate}") + more, space)
+    return space["Own"]
+
+
+def changed_encoder(svi):
+    svi.model.encoders["z"] = torch.nn.Sequential(svi.model.encoders["z"])
+
+
+def changed_values(svi):
+    with torch.no_grad():
+        next(svi.model.decoder.parameters()).mul_(0.5)
+
+
+def changed_penalty(svi):
+    svi.model.penalty = MethodType(lambda self, batch, latents: latents["z"].square().mean(), svi.model)
+
+
+CHANGES = {
+    "encoder": changed_encoder,
+    "values": changed_values,
+    "frozen": lambda svi: svi.model.decoder.requires_grad_(False),
+    "penalty": changed_penalty,
+    "noise": lambda svi: setattr(svi, "noise_seed", 3),
+    "warm-up": lambda svi: setattr(svi, "kl_warmup_epochs", 3),
+    "attribute": lambda svi: setattr(svi.model, "offset", torch.ones(3)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_looks_the_same_and_is_not_is_fitted_anew(dm, change, tmp_path, trained, caplog):
+    def plain():
+        return po.SVIModule(po.SCVI.from_data(dm, n_latent=2, n_hidden=4))
+
+    def other():
+        svi = plain()
+        CHANGES[change](svi)
+        return svi
+
+    with caplog.at_level(logging.INFO):
+        for make, fits in ((plain, 1), (plain, 1), (other, 2), (other, 2), (plain, 3)):
+            po.compare({"a": make}, dm, max_epochs=1, folder=tmp_path, num_particles=2)
+            assert len(trained) == fits
+    assert "is fitted again: it was fitted with other" in caplog.text and "code, settings and start" in caplog.text
+
+
+def test_code_of_ones_own_is_part_of_a_fit(dm, tmp_path, trained):
+    def compared(cls):
+        make = {"own": lambda: po.SVIModule(cls.from_data(dm))}
+        return po.compare(make, dm, max_epochs=1, folder=tmp_path, num_particles=2).loc["own", "val_elbo"]
+
+    first = compared(own())
+    assert compared(own(more="# a comment")) == first and len(trained) == 1
+    assert compared(own(prior="2.0")) != first and len(trained) == 2, "forward was edited"
+    compared(own())
+    assert compared(own(rate="0.1")) != first and len(trained) == 4, "what forward calls was edited"
+
+
+def test_identity_is_of_values_settings_and_code():
+    one, same = own(), own(more="\nclass Base(Own):\n    pass\n")
+    assert identity(one) == identity(same) != identity(own(prior="2.0"))
+    factors = [lambda x, k=k: k * x for k in (1, 1, 2)]
+    assert identity(factors[0]) == identity(factors[1]) != identity(factors[2])
+    weights = torch.ones(2)
+    assert identity([weights, weights]) != identity([weights, weights.clone()]), "shared is not the same as equal"
+    assert identity({"a", "b", "c"}) == identity({"c", "b", "a"}) != identity({"a", "b"})
+    assert identity(True) != identity(1) != identity(1.0) != identity("1.0")
+    days = np.array(["2024-01-01", "2024-01-02"], dtype="datetime64[D]")
+    assert identity(days) == identity(days.copy()) != identity(days + 1)
+    assert (
+        identity(np.random.default_rng(1)) == identity(np.random.default_rng(1)) != identity(np.random.default_rng(2))
+    )
+    with open(__file__) as file, pytest.raises(UntoldError, match="TextIOWrapper"):
+        identity({"file": file})
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(UntoldError, match="too deeply"):
+        identity(deep)
+
+
+def test_a_replaced_method_of_an_installed_class_is_seen(monkeypatch):
+    before = identity(po.SCVI)
+    monkeypatch.setattr(po.SCVI, "penalty", lambda self, batch, latents: 0.0)
+    assert identity(po.SCVI) != before
+
+
+PRINTS = """
+import torch
+import pyro_omics as po
+from pyro_omics.batch import Sizes
+from pyro_omics.identity import identity
+torch.manual_seed(0)
+model = po.bayesianize(po.SCVI(sizes=Sizes(n_obs=20, n_genes=5), n_latent=2, n_hidden=4), "decoder")
+print(identity(po.SVIModule(model, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3 if "x" in {"x", "y"} else 1.0))))
+"""
+
+
+def test_another_process_has_the_same_identity():
+    def printed(seed):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        return subprocess.run([sys.executable, "-c", PRINTS], env=environment, capture_output=True, check=True).stdout
+
+    first = printed("1")
+    assert len(first) > 60 and printed("2") == first
+
+
+def test_what_cannot_be_told_is_fitted_again_and_said(dm, tmp_path, trained, caplog):
+    def make():
+        svi = po.SVIModule(po.SCVI.from_data(dm, n_latent=2, n_hidden=4))
+        object.__setattr__(svi.model, "stream", (i for i in range(3)))
+        return svi
+
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            po.compare({"a": make}, dm, max_epochs=1, folder=tmp_path, num_particles=2)
+    assert len(trained) == 2
+    assert "cannot be told from others" in caplog.text and "generator" in caplog.text
+
+
+def test_other_data_of_the_same_counts_are_other_fits(tmp_path, trained):
+    adata, _ = po.simulate.cells(n_obs=60, n_genes=8, n_batches=2, seed=0)
+    for _ in range(2):
+        dm = po.CellDataModule(adata, batch_key="batch", batch_size=30, validation_size=0.25)
+        make = {"a": lambda dm=dm: po.SVIModule(po.SCVI.from_data(dm, n_latent=2, n_hidden=4))}
+        for _ in range(2):
+            po.compare(make, dm, max_epochs=1, folder=tmp_path, num_particles=2)
+        adata = adata.copy()
+        adata.obs["batch"] = adata.obs["batch"].to_numpy()[::-1].copy()
+    assert len(trained) == 2
+
+
+def test_callbacks_are_fresh_in_each_fit(dm, tmp_path, trained):
+    class Stop(comparison.pl.Callback):
+        def __init__(self, after):
+            self.after = after
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.after -= 1
+            trainer.should_stop = self.after <= 0
+
+    make = configurations(dm)["nb"]
+    options = {"max_epochs": 4, "num_particles": 2, "folder": tmp_path}
+    stop = Stop(2)
+    table = po.compare({"a": make, "b": make}, dm, callbacks=[stop], **options)
+    assert stop.after == 2 and table.loc["a", "val_elbo"] == table.loc["b", "val_elbo"]
+    po.compare({"a": make, "b": make}, dm, callbacks=Stop(2), **options)
+    assert len(trained) == 4, "a list of one is another argument"
+    po.compare({"a": make, "b": make}, dm, callbacks=Stop(2), **options)
+    assert len(trained) == 4
+    assert (po.compare({"a": make}, dm, callbacks=[Stop(1)], **options)["val_elbo"] < table.loc["a", "val_elbo"]).all()
+    assert len(trained) == 5
+
+
+def test_differences_are_to_the_reference(dm):
+    options = {"max_epochs": 2, "num_particles": 5}
+    best = po.compare(configurations(dm), dm, **options)
+    worst = best["log_likelihood"].idxmin()
+    table = po.compare(configurations(dm), dm, reference=worst, **options)
+    assert table.loc[worst, "difference"] == table.loc[worst, "difference_se"] == 0
+    assert table["difference"].max() == pytest.approx(-best["difference"].min())
+    assert po.plots.comparison(table).axes[0].get_xlabel().endswith(f"against {worst}")
+    assert po.plots.comparison(best).axes[0].get_xlabel().endswith("the best")
+    made = []
+    with pytest.raises(ValueError, match=r"reference='zinb' is none of the configurations.*\['nb', 'poisson'\]"):
+        po.compare(configurations(dm, made), dm, reference="zinb", **options)
+    assert not made
 
 
 def test_what_cannot_be_compared_is_said(dm, tmp_path):
@@ -161,6 +374,50 @@ def test_files_are_compared_on_the_command_line(tmp_path, monkeypatch, capsys):
     ):
         with pytest.raises(SystemExit, match=message):
             cli.main(["compare", *args])
+
+
+def test_files_of_other_data_or_code_are_fitted_again(tmp_path, monkeypatch, capsys, trained):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    adata, _ = po.simulate.cells(n_obs=60, n_genes=8, seed=0)
+    adata.write_h5ad("cells.h5ad")
+    adam = {"class_path": "pyro.optim.clipped_adam.ClippedAdam", "init_args": {"lr": 0.01}}
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.yaml", optimizer=adam, guide={"class_path": "pyro_omics.guides.Amortized"})
+    config = yaml.safe_load((tmp_path / "a.yaml").read_text())
+    config["model"]["model"] = {"class_path": "own_of_compare.Own"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
+
+    def compared(*names, prior="1.0"):
+        (tmp_path / "own_of_compare.py").write_text(OWN.replace("PRIOR", prior).replace("(RATE", "(0.5"))
+        sys.modules.pop("own_of_compare", None)
+        importlib.invalidate_caches()
+        cli.main(["compare", *(f"{name}.yaml" for name in names), "--out", "out", "--reference=a"])
+        return pd.read_csv("out/comparison.csv", index_col=0)
+
+    first = compared("a", "own")
+    assert len(trained) == 2 and first.loc["a", "difference"] == 0
+    assert compared("a", "own").equals(first) and len(trained) == 2
+    assert "is fitted already" in capsys.readouterr().out
+    compared("a", "own", prior="2.0")
+    assert len(trained) == 3, "the file of one's own was edited"
+    adata.X = np.asarray(adata.X) + 1.0
+    adata.write_h5ad("cells.h5ad")
+    both = compared("a", "b", "own", prior="2.0")
+    assert len(trained) == 6, "the data were rewritten"
+    assert both.loc["a", "val_elbo"] == both.loc["b", "val_elbo"] != first.loc["a", "val_elbo"]
+    kept = json.loads((tmp_path / "out" / "a" / ".compared").read_text())["data"]
+    assert {"training", "validation", "counts"} <= set(kept)
+    with pytest.raises(SystemExit, match=r"reference='c' is none of the configurations: give one of \['a', 'b'\]"):
+        cli.main(["compare", "a.yaml", "b.yaml", "--out", "out", "--reference", "c"])
+    adata.X = np.asarray(adata.X) + 1.0
+    adata.write_h5ad("others.h5ad")
+    config = yaml.safe_load((tmp_path / "a.yaml").read_text())
+    config["data"]["init_args"]["adata"] = "others.h5ad"
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit, match="'b' was fitted to other counts than 'a'"):
+        compared("a", "b")
 
 
 def test_weights_are_made_latent_by_a_value_of_the_file(tmp_path, monkeypatch):

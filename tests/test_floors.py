@@ -26,7 +26,7 @@ FLOORS = [
     ["models", "guides", "bayes", "elbos"],
     ["kl", "noise", "checks", "draws", "saving", "svi", "data"],
     ["posterior", "passes", "scores", "questions", "labels", "summaries", "plots", "criticism", "baselines", "tables"],
-    ["cli", "testing", "report", "del_cli", "del_report", "comparison", "compare_cli"],
+    ["cli", "testing", "report", "del_cli", "del_report", "identity", "described", "comparison", "compare_cli"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 
 def comparison(table: pd.DataFrame) -> Figure:
-    """Held-out log-likelihood of each configuration against the best, with two standard errors of the difference.
+    """Held-out log-likelihood of each configuration against the reference, with two standard errors of the difference.
 
     Parameters
     ----------
@@ -21,6 +21,13 @@ def comparison(table: pd.DataFrame) -> Figure:
     axes.errorbar(table["difference"], at, xerr=2 * table["difference_se"], fmt="o", color="C0", capsize=3)
     axes.axvline(0.0, color="0.7", lw=1)
     axes.set_yticks(at, table.index)
-    axes.set(xlabel="importance-weighted log-likelihood of held-out rows, nats per row, against the best")
+    axes.set(xlabel="importance-weighted log-likelihood of held-out rows, nats per row, against " + _reference(table))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _reference(table: pd.DataFrame) -> str:
+    """The row that differences are to: its own is 0, without error."""
+    zero = (table["difference"] == 0) & (table["difference_se"].fillna(0) == 0)
+    name = zero.idxmax()
+    return f"{name}, the best" if name == table["log_likelihood"].idxmax() else str(name)

@@ -374,3 +374,11 @@ def test_changes_nothing(dm):
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert set(model.state_dict()) == set(before)
+
+
+def test_a_refined_guide_keeps_it_with_types_summed_out():
+    """What is refined is the ELBO with the discrete latent summed out, and not that of a draw of it."""
+    adata, _ = po.simulate.cells(n_obs=60, n_genes=6, seed=0)
+    adata.obs["type"] = np.random.default_rng(0).choice(["B", "T", "Unknown"], 60)
+    dm = po.CellDataModule(adata, label_key="type", validation_size=0.1)
+    po.testing.check_model(po.SCANVI.from_data(dm, n_latent=2, n_hidden=4), dm, guide=po.guides.SemiAmortized)

@@ -9,11 +9,11 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_omics.elbos import replayed, row_terms, sample_sites
 from pyro_omics.guides.local import LocalGuide, Offsets
-from pyro_omics.models.base import is_local
+from pyro_omics.models.base import CountModel, latent_sites
 from pyro_omics.parts import positive
 
 KEPT = 8  # batches whose offsets are remembered
@@ -101,12 +101,16 @@ def local_elbo(guide: LocalGuide, batch: Any, offsets: Mapping[str, tuple[Tensor
         frozen = guide.distribution(name, batch, loc + shift.detach(), scale * stretch.detach().exp())
         latents[name] = guide.constrained(name, value)
         log_q = log_q + frozen.log_prob(latents[name]).sum()
-    program = poutine.condition(poutine.replay(guide.model, trace=shared), data=latents)
-    trace = poutine.trace(program).get_trace(batch)
-    trace.compute_log_prob(lambda _, site: is_local(site) and not site_is_subsample(site))
-    parts = [site["log_prob_sum"] for site in trace.nodes.values() if "log_prob_sum" in site]
-    # The plate scales its sites up to the data set.
-    return sum(parts, torch.zeros(())) * (len(batch.index) / guide.model.n_obs) - log_q
+    program = poutine.condition(guide.model, data=latents)
+    trace = replayed(program, shared, (batch,), _nesting(guide.model, batch))
+    return sum((term.sum() for term in row_terms(sample_sites(trace)).values()), torch.zeros(())) - log_q
+
+
+def _nesting(model: CountModel, batch: Any) -> int | None:
+    """How deep the model's plates are nested, where it has discrete latents to be summed out; else None."""
+    discrete = latent_sites(model, batch, summed_out=True)
+    sites = [*discrete.values(), *latent_sites(model, batch).values()] if discrete else []
+    return max((-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized), default=None)
 
 
 @contextmanager

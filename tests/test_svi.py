@@ -573,7 +573,7 @@ def test_the_exact_family_reaches_the_evidence():
     assert float(elbos.mean()) == pytest.approx(float(evidence), abs=0.01)
 
 
-# What a sceptic found -----------------------------------------------------------------------------------------------
+# Corners --------------------------------------------------------------------------------------------------------------
 
 
 def test_mean_field_is_right_at_constrained_globals():

@@ -79,16 +79,19 @@ class Refinement:
         rows = [offset for pair in offsets.values() for offset in pair]
         adam = torch.optim.Adam(rows, lr=self.lr, betas=BETAS)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.n_steps)
+        nesting = _nesting(guide.model, batch)
         for _ in range(self.n_steps):
             # Not backward(): the model's parameters keep the gradients that they have.
-            for row, grad in zip(rows, torch.autograd.grad(-local_elbo(guide, batch, offsets), rows), strict=True):
+            for row, grad in zip(
+                rows, torch.autograd.grad(-local_elbo(guide, batch, offsets, nesting), rows), strict=True
+            ):
                 row.grad = grad.nan_to_num(0.0, 0.0, 0.0)
             adam.step()
             schedule.step()
         return {name: (shift.detach(), stretch.detach()) for name, (shift, stretch) in offsets.items()}
 
 
-def local_elbo(guide: LocalGuide, batch: Any, offsets: Mapping[str, tuple[Tensor, ...]]) -> Tensor:
+def local_elbo(guide: LocalGuide, batch: Any, offsets: Mapping[str, tuple[Tensor, ...]], nesting: int | None) -> Tensor:
     """One draw of the rows' local ELBO terms, summed; its gradient in the offsets is that of the path alone."""
     with torch.no_grad():
         shared = poutine.Trace() if guide.rest is None else poutine.trace(guide.rest).get_trace(batch)
@@ -102,7 +105,7 @@ def local_elbo(guide: LocalGuide, batch: Any, offsets: Mapping[str, tuple[Tensor
         latents[name] = guide.constrained(name, value)
         log_q = log_q + frozen.log_prob(latents[name]).sum()
     program = poutine.condition(guide.model, data=latents)
-    trace = replayed(program, shared, (batch,), _nesting(guide.model, batch))
+    trace = replayed(program, shared, (batch,), nesting)
     return sum((term.sum() for term in row_terms(sample_sites(trace)).values()), torch.zeros(())) - log_q
 
 

@@ -16,9 +16,9 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyro_omics import stored
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.kernels import products
+from pyro_omics.kernels.dense import joined, log1p_of_stored
 from pyro_omics.plain import Dropout, Linear, PlainModule
 from pyro_omics.recipe import Recipe
 
@@ -106,7 +106,7 @@ def _one_hot(name: str, codes: Tensor | None, n_levels: int, like: Tensor) -> Te
 def _join(x: Tensor, cov: Tensor | None) -> Tensor:
     if cov is None:
         return x
-    return torch.cat([x, cov.expand(*x.shape[:-1], cov.shape[-1])], -1)
+    return joined(x, cov.expand(*x.shape[:-1], cov.shape[-1]))
 
 
 def _width(n_in: int, n_hidden: int, n_layers: int, n_cov: int, skip: bool) -> int:
@@ -119,13 +119,7 @@ def log_counts(x: Tensor, scale_n1: Tensor | None = None) -> Tensor:
     # A GPU waits longer for the positions than it takes for the zeros.
     if x.device.type != "cpu" or x.requires_grad or not x.is_floating_point():
         return torch.log1p(x if scale_n1 is None else x * scale_n1)
-    found = stored.positions(x)
-    values = x.flatten().index_select(0, found)
-    if scale_n1 is not None:
-        values *= scale_n1.flatten().repeat_interleave(stored.row_lengths(x, found), output_size=len(found))
-    out = torch.zeros(x.shape, dtype=x.dtype)
-    out.view(-1).scatter_(0, found, values.log1p_())
-    return out
+    return log1p_of_stored(x, scale_n1)
 
 
 def log_normalised(counts: Tensor, measured: Tensor | None = None) -> Tensor:
@@ -135,6 +129,28 @@ def log_normalised(counts: Tensor, measured: Tensor | None = None) -> Tensor:
     counts = counts * measured
     mean = counts.sum(-1, keepdim=True) / measured.sum(-1, keepdim=True).clamp(min=1)
     return torch.log1p(counts / (1 + mean))
+
+
+class SparseLinear(PlainModule, Recipe):
+    """x W + b of inputs that may be mostly zero: the product is taken where they are not, if a DataModule noted it.
+
+    The weights are (n_in, n_out), transposed to those of ``nn.Linear``: an input's weights lie beside each other.
+
+    Parameters
+    ----------
+    n_in, n_out
+        width of the input and of the output.
+    """
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        drawn = nn.Linear(n_in, n_out)
+        self.weight = nn.Parameter(drawn.weight.detach().t().contiguous())
+        self.bias = nn.Parameter(drawn.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., n_in) to (..., n_out)."""
+        return products.product(x, self.weight) + self.bias
 
 
 class FCLayers(PlainModule, Recipe):
@@ -152,6 +168,8 @@ class FCLayers(PlainModule, Recipe):
         probability that a hidden unit is dropped in training.
     norm
         a class, called with the width: `BatchNorm`, `LayerNorm`, or None for no normalisation.
+    first
+        the class of the first Linear: `SparseLinear` for inputs that may be mostly zero.
 
     Source: scVI (Lopez et al. 2018, Supplementary Note 1), scvi-tools' published defaults.
     """
@@ -164,10 +182,13 @@ class FCLayers(PlainModule, Recipe):
         n_cov: int = 0,
         dropout: float = 0.0,
         norm: type[nn.Module] | None = BatchNorm,
+        first: type[nn.Module] = Linear,
     ) -> None:
         super().__init__()
         widths = [n_in] + [n_hidden] * n_layers
-        self.linear = PyroModule[nn.ModuleList]([Linear(a + n_cov, b) for a, b in itertools.pairwise(widths)])
+        kinds = itertools.chain([first], itertools.repeat(Linear))
+        layers = [kind(a + n_cov, b) for (a, b), kind in zip(itertools.pairwise(widths), kinds, strict=False)]
+        self.linear = PyroModule[nn.ModuleList](layers)
         self.norm = None if norm is None else PyroModule[nn.ModuleList]([norm(n_hidden) for _ in range(n_layers)])
         self.dropout = Dropout(dropout)
 
@@ -207,7 +228,7 @@ class Encoder(PlainModule, Recipe):
         skip: bool = False,
     ) -> None:
         super().__init__()
-        self.hidden = FCLayers(n_in, n_hidden, n_layers, n_cov, dropout, norm)
+        self.hidden = FCLayers(n_in, n_hidden, n_layers, n_cov, dropout, norm, first=SparseLinear)
         self.skip = skip
         width = _width(n_in, n_hidden, n_layers, n_cov, skip)
         self.loc = Linear(width, n_out)
@@ -277,14 +298,6 @@ class Branches(PlainModule, Recipe):
     def forward(self, z: Tensor, cov: Tensor | None = None) -> dict[str, Tensor]:
         """Map (..., n, n_in) to the dict of all outputs."""
         return {name: out for decoder in self.decoders for name, out in decoder(z, cov).items()}
-
-
-class SparseLinear(Linear):
-    """A Linear whose inputs may be mostly zero: their product is taken where they are not, if a DataModule noted it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., n_in) to (..., n_out)."""
-        return products.linear(x, self.weight, self.bias)
 
 
 class ResidualMLP(PlainModule, Recipe):

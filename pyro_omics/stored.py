@@ -9,7 +9,7 @@ from torch import Tensor
 NOTE = "_pyro_omics_nonzero"
 
 
-def note(x: Tensor, positions: Tensor) -> Tensor:
+def note(x: Tensor, positions: Tensor, bounds: Tensor | None = None) -> Tensor:
     """Remember where ``x`` is not zero, for `positions`; returns x.
 
     Whatever is made of ``x`` by an operation or a copy, to another device too, does not have the note.
@@ -20,9 +20,12 @@ def note(x: Tensor, positions: Tensor) -> Tensor:
         a dense tensor. One made under ``torch.inference_mode`` does not know when it is written to, and gets no note.
     positions
         (nnz,) int64, ascending: the positions in ``x.flatten()`` of its entries that are not zero, on x's device.
+    bounds
+        (n + 1,) int64: where in ``positions`` each row of x (n, g) begins, and their end; found where they are asked
+        for when None.
     """
     if not x.is_inference():
-        setattr(x, NOTE, (positions, x._version, id(x)))
+        setattr(x, NOTE, (positions, bounds, x._version, id(x)))
     return x
 
 
@@ -44,15 +47,29 @@ def known(x: Tensor) -> Tensor | None:
     """`positions`, where they need not be sought."""
     if x.is_inference():
         return None
-    found, version, owner = getattr(x, NOTE, (None, None, None))
+    return _noted(x)[0]
+
+
+def bounds(x: Tensor) -> Tensor:
+    """Where in `positions` each row of ``x`` (..., g) begins, and their end, (n + 1,) int64."""
+    found = positions(x)
+    known_bounds = None if x.is_inference() else _noted(x)[1]
+    if known_bounds is None:
+        starts = torch.arange(0, x.numel() + 1, x.shape[-1], device=x.device)
+        known_bounds = torch.searchsorted(found, starts)
+        note(x, found, known_bounds)
+    return known_bounds
+
+
+def row_lengths(x: Tensor) -> Tensor:
+    """How many entries that are not zero each row of ``x`` (..., g) has, (n,)."""
+    return bounds(x).diff()
+
+
+def _noted(x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    found, rows, version, owner = getattr(x, NOTE, (None, None, None, None))
     # A deep copy carries the note along, and counts its versions anew: the note is its owner's alone.
-    return found if version == x._version and owner == id(x) else None
-
-
-def row_lengths(x: Tensor, positions: Tensor) -> Tensor:
-    """How many of the entries at these `positions` each row of ``x`` (..., g) has, (n,)."""
-    starts = torch.arange(0, x.numel() + 1, x.shape[-1], device=x.device)
-    return torch.searchsorted(positions, starts).diff()
+    return (found, rows) if version == x._version and owner == id(x) else (None, None)
 
 
 def _find(is_stored: Tensor) -> Tensor:

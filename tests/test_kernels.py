@@ -4,12 +4,16 @@ import copy
 import math
 
 import mpmath
+import numpy as np
 import pyro.distributions as dist
 import pytest
+import scipy.sparse as sp
 import torch
 from pyro.ops.hessian import hessian
+from torch.nn.utils import parameters_to_vector
 
 from pyro_omics import kernels, layers, stored
+from pyro_omics.data.counts import CountMatrix
 from pyro_omics.distributions import (
     NegativeBinomial,
     NegativeBinomialMixture,
@@ -19,7 +23,8 @@ from pyro_omics.distributions import (
     masked,
 )
 from pyro_omics.kernels import counts as counts_of_kernels
-from pyro_omics.kernels import fused, gamma, products
+from pyro_omics.kernels import dense, fused, gamma, products, team
+from pyro_omics.optim import ClippedAdam
 
 N, G = 5, 7
 TAKES = {
@@ -442,7 +447,7 @@ def test_positions_are_those_of_the_entries_that_are_not_zero():
     assert found.dtype == torch.int64
     assert stored.positions(x) is found
     assert stored.positions(x.T).tolist() == [1, 2, 5]
-    assert stored.row_lengths(x, found).tolist() == [1, 2]
+    assert stored.row_lengths(x).tolist() == [1, 2]
 
 
 def test_noted_positions_are_taken_until_the_tensor_is_written_to():
@@ -496,6 +501,83 @@ def test_encoders_inputs_through_stored_positions(dtype):
     torch.testing.assert_close(torch.autograd.grad(layers.log_counts(w).sum(), w)[0], 1 / (1 + x))
 
 
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_rows_made_dense_are_noted(index):
+    x = draw().numpy()
+    x[2] = 0
+    rows = CountMatrix(sp.csr_matrix(x)).csr
+    rows.indptr, rows.indices = rows.indptr.astype(index), rows.indices.astype(index)
+    at = torch.tensor([3, 2, 2, 0])
+    found = dense.dense_rows(at, rows.indptr, rows.indices, rows.data, G)
+    assert torch.equal(found, torch.from_numpy(x)[at])
+    assert stored.known(found).tolist() == stored.positions(found.clone()).tolist()
+    assert stored.bounds(found).tolist() == stored.bounds(found.clone()).tolist()
+    assert dense.dense_rows(at[:0], rows.indptr, rows.indices, rows.data, G).shape == (0, G)
+
+
+def test_columns_put_beside_others_are_noted():
+    x = draw(dtype=torch.float32)
+    more = torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, math.nan], [0.0, 3.0], [0.0, 0.0]])
+    truth = torch.cat([x, more], -1)
+    assert torch.equal(dense.joined(x, more).nan_to_num(9), truth.nan_to_num(9))
+    assert stored.known(dense.joined(x, more)) is None
+    stored.positions(x)
+    found = dense.joined(x, more)
+    assert torch.equal(found.nan_to_num(9), truth.nan_to_num(9))
+    assert stored.known(found).tolist() == stored.positions(truth).tolist()
+    assert stored.bounds(found).tolist() == stored.bounds(truth).tolist()
+    more.requires_grad_()
+    assert dense.joined(x, more).requires_grad
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+def everything_compiled():
+    """What each compiled loop says of one minibatch, in a list."""
+    torch.manual_seed(0)
+    matrix = CountMatrix(sp.csr_matrix(draw().numpy()))
+    x = matrix.rows(torch.tensor([1, 3, 0, 2, 3]))
+    found = [x, stored.positions(x), layers.log_counts(x), layers.log_normalised(x)]
+    first = layers.SparseLinear(G, 8)
+    out = products.product(x, first.weight)
+    found += [out, *torch.autograd.grad(out.square().sum(), [first.weight])]
+    for family in ("nb", "zinb"):
+        values = parameters(family, dtype=torch.float32)
+        value = of_rows(family, values, draw(dtype=torch.float32))
+        found += [value, *torch.autograd.grad(value.sum(), values)]
+    weights = [torch.nn.Parameter(torch.randn(G, 3)), torch.nn.Parameter(torch.randn(1)), first.weight]
+    optimizer = ClippedAdam(weights)
+    for _ in range(3):
+        for w in weights:
+            w.grad = torch.randn(w.shape)
+        optimizer.step()
+    return [*found, *weights]
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_threads_share_the_loops_out(threads):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = everything_compiled()
+        torch.set_num_threads(threads)
+        together = everything_compiled()
+    finally:
+        torch.set_num_threads(before)
+    assert team.team()[0], "the OpenMP runtime of this torch was not found"
+    for ours, theirs in zip(together, alone, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_where_the_runtime_is_not_found_one_thread_does_all(monkeypatch):
+    expected = everything_compiled()
+    monkeypatch.setattr(team, "_runtime", lambda: (0, 0))
+    assert team.team() == (0, 0, 1)
+    for ours, theirs in zip(everything_compiled(), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 # Products -------------------------------------------------------------------------------------------------------------
 
 
@@ -509,32 +591,42 @@ def fingerprints(dtype, n=64, d=512, set_bits=10):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_a_product_through_stored_entries_is_the_dense_one(dtype, with_bias, monkeypatch):
+def test_a_product_through_stored_entries_is_the_dense_one(dtype, monkeypatch):
     torch.manual_seed(0)
     x = fingerprints(dtype)
-    weight, bias = torch.randn(32, 512, dtype=dtype), torch.randn(32, dtype=dtype) if with_bias else None
+    weight = torch.randn(512, 32, dtype=dtype)
     taken = []
-    monkeypatch.setattr(products, "loop", lambda name: taken.append(name) or fused.loop(name))
+    monkeypatch.setattr(products, "run", lambda name, *given: taken.append(name) or fused.run(name, *given))
     found = []
-    for multiply in (products.linear, torch.nn.functional.linear):
+    for multiply in (products.product, torch.matmul):
         w = weight.clone().requires_grad_()
-        out = multiply(x, w, bias)
+        out = multiply(x, w)
         (gradient,) = torch.autograd.grad(out.square().sum(), w, create_graph=True)
         (again,) = torch.autograd.grad(gradient.square().sum(), w)
-        (once,) = torch.autograd.grad(multiply(x, w, bias).square().sum(), w)
+        (once,) = torch.autograd.grad(multiply(x, w).square().sum(), w)
         found.append((out, gradient, again, once))
-    assert taken == ["product", "outer_product"] * 2
+    assert taken == ["sparse_loops.product", "sparse_loops.outer_product"] * 2
     for ours, theirs in zip(*found, strict=True):
         rounding = torch.finfo(dtype).eps * 100 * float(theirs.detach().abs().max())  # of sums whose terms may cancel
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=rounding)
 
 
 def test_a_dense_product_is_taken_of_what_is_not_known_to_be_sparse(monkeypatch):
-    monkeypatch.setattr(products, "loop", None)  # not to be called
-    x, weight = fingerprints(torch.float32), torch.randn(32, 512)
-    dense = torch.ones(64, 512)
+    monkeypatch.setattr(products, "run", None)  # not to be called
+    x, weight = fingerprints(torch.float32), torch.randn(512, 32)
+    full = torch.ones(64, 512)
     with kernels.plain():
-        products.linear(x, weight, None)
-    for inputs in (x.clone(), stored.note(dense, torch.arange(dense.numel())), x.expand(2, 64, 512)):
-        torch.testing.assert_close(products.linear(inputs, weight, None), torch.nn.functional.linear(inputs, weight))
+        products.product(x, weight)
+    for inputs in (x.clone(), stored.note(full, torch.arange(full.numel())), x.expand(2, 64, 512)):
+        torch.testing.assert_close(products.product(inputs, weight), inputs @ weight)
+
+
+def test_a_sparse_linear_starts_as_torchs_and_is_its_transpose():
+    torch.manual_seed(3)
+    ours = layers.SparseLinear(512, 8)
+    torch.manual_seed(3)
+    theirs = torch.nn.Linear(512, 8)
+    assert torch.equal(ours.weight, theirs.weight.T)
+    x = fingerprints(torch.float32)
+    torch.testing.assert_close(ours(x), theirs(x))
+    assert sum(p.numel() for p in ours.parameters()) == len(parameters_to_vector(ours.parameters()))

@@ -243,7 +243,8 @@ def test_encoder():
     w = {name: v.double() for name, v in encoder.state_dict().items()}
     h = torch.log(1 + batch.x.double())
     for i in range(2):
-        h = h @ w[f"hidden.linear.{i}.weight"].T + w[f"hidden.linear.{i}.bias"]
+        weight = w[f"hidden.linear.{i}.weight"]
+        h = h @ (weight.T if i else weight) + w[f"hidden.linear.{i}.bias"]
         spread = (w[f"hidden.norm.{i}.running_var"] + 1e-3) ** 0.5
         h = (h - w[f"hidden.norm.{i}.running_mean"]) / spread
         h = (h * w[f"hidden.norm.{i}.weight"] + w[f"hidden.norm.{i}.bias"]).clamp(min=0)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_omics import stored
+from pyro_omics.kernels.dense import dense_rows
 
 HASHED = 4096  # rows that are hashed, or summed, at once
 
@@ -34,13 +35,7 @@ class CountMatrix:
 
     def rows(self, index: Tensor) -> Tensor:
         """The rows ``index`` as a dense (len(index), g) float tensor."""
-        part = self.csr[index.numpy()]
-        n, g = part.shape
-        position = np.repeat(np.arange(n, dtype=np.int64) * g, np.diff(part.indptr))
-        position += part.indices
-        out = np.zeros(n * g, dtype=np.float32)
-        out[position] = part.data
-        return stored.note(torch.from_numpy(out).view(n, g), torch.from_numpy(position))
+        return dense_rows(index, self.csr.indptr, self.csr.indices, self.csr.data, self.shape[1])
 
     @functools.cached_property
     def totals(self) -> Tensor:

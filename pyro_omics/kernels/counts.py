@@ -61,6 +61,11 @@ class Counts:
         """How many rows there are."""
         return self.shape[:-1].numel()
 
+    @property
+    def own(self) -> Tensor:
+        """The counts (m, g) before they were repeated: row i of all is row i % m of these."""
+        return self.value.reshape(-1, self.shape[-1])
+
     @cached_property
     def _own(self) -> Tensor:
         return stored.positions(self.value)
@@ -81,7 +86,7 @@ class Counts:
     @cached_property
     def column(self) -> Tensor:
         """Their columns (nnz,)."""
-        lengths = stored.row_lengths(self.value, self._own)
+        lengths = stored.row_lengths(self.value)
         starts = torch.arange(0, self.value.numel(), self.shape[-1], device=self._own.device)
         return (self._own - starts.repeat_interleave(lengths, output_size=len(self._own))).repeat(self.repeats)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_omics import stored
 from pyro_omics.kernels.counts import Counts
 from pyro_omics.kernels.families import NegativeBinomial, Slopes
 from pyro_omics.kernels.rows import Kernel, Plain, ZeroInflated
@@ -38,25 +40,26 @@ class Fused:
         n, columns = counts.n_rows, counts.shape[-1]
         rows = like.new_empty(n)
         slopes = [like.new_empty(n if any(wanted) else 1, columns) for _ in parameters]
-        position = counts.position
-        bounds = torch.searchsorted(position, torch.arange(0, n * columns + 1, columns))
         given = [p.view(1, -1) if p.ndim == 1 else p for p in parameters]
-        arrays = [array(t) for t in (*given, counts.x, position, bounds)]
-        loop(self.loop)(*arrays, array(rows), *(array(slope) for slope in slopes))
+        seen = (counts.own, stored.positions(counts.value), stored.bounds(counts.value))
+        run(f"loops.{self.loop}", *given, *seen, rows, *slopes)
         return rows, [slope if asked else None for slope, asked in zip(slopes, wanted, strict=True)]
 
 
+def run(name: str, *given: Any) -> None:
+    """Call a compiled loop, ``module.function`` of `kernels`, with tensors on a processor, by torch's threads.
+
+    Those that are written to must be contiguous; others are copied where they are not. Arrays are passed as they are.
+    """
+    loop, team = _compiled(name)
+    loop(team(), *(g.detach().contiguous().numpy() if isinstance(g, Tensor) else g for g in given))
+
+
 @functools.cache
-def loop(name: str) -> Callable[..., None]:
-    """A function of `loops`."""
-    from pyro_omics.kernels import loops  # numba takes a moment to import
-
-    return getattr(loops, name)
-
-
-def array(tensor: Tensor) -> Any:
-    """A tensor on a processor as a contiguous array that shares its memory, where it is contiguous."""
-    return tensor.detach().contiguous().numpy()
+def _compiled(name: str) -> tuple[Callable[..., None], Callable[[], Any]]:
+    module, function = name.split(".")
+    team = importlib.import_module("pyro_omics.kernels.team").team  # numba takes a moment to import
+    return getattr(importlib.import_module(f"pyro_omics.kernels.{module}"), function), team
 
 
 NEGATIVE_BINOMIAL = Fused("negative_binomial", Plain(NegativeBinomial()))

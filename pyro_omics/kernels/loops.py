@@ -17,6 +17,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from pyro_omics.kernels.team import share, together
+
 F = np.float32
 EPS = F(1e-8)
 LARGEST = F(40.0)  # beyond, softplus is the identity
@@ -49,7 +51,7 @@ def _of_bits(typing: Any, x: Any) -> Any:
 
 
 @njit(inline="always", **FAST)
-def _exp(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _exp(x):
     x = min(max(x, F(-87.0)), F(88.0))
     n = F(math.floor(x * LOG2_E + F(0.5)))
     x = x - n * LN_2_HIGH - n * LN_2_LOW
@@ -64,7 +66,7 @@ def _exp(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @njit(inline="always", **FAST)
-def _log(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _log(x):
     bits = _bits(x)
     exponent = np.int32(bits - np.int32(0x3F3504F3)) >> np.int32(23)
     f = _of_bits(np.int32(bits - np.int32(exponent << np.int32(23)))) - F(1.0)
@@ -83,26 +85,26 @@ def _log(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @njit(inline="always", **FAST)
-def _log1p(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _log1p(x):
     u = F(1.0) + x
     return _log(u) + (x - (u - F(1.0))) / u
 
 
 @njit(inline="always", **FAST)
-def _series(w):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _series(w):
     """Stirling's, from the inverse of its argument."""
     s = w * w
     return w * (F(1 / 12) + s * (F(-1 / 360) + s * (F(1 / 1260) + s * F(-1 / 1680))))
 
 
 @njit(inline="always", **FAST)
-def _series_slope(w):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _series_slope(w):
     s = w * w
     return s * (F(-1 / 12) + s * (F(3 / 360) + s * (F(-5 / 1260) + s * F(7 / 1680))))
 
 
 @njit(inline="always", **FAST)
-def _of_dispersion(theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _of_dispersion(theta):
     """`gamma.of_dispersion`."""
     w = F(1.0) / (theta + SHIFT)
     one, two = theta + F(1.0), theta + F(2.0)
@@ -112,7 +114,7 @@ def _of_dispersion(theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN2
 
 
 @njit(inline="always", **FAST)
-def _of_count(x, mu, theta, constant, constant_slope):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _of_count(x, mu, theta, constant, constant_slope):
     """`gamma.of_shape` and `families.at_mean`: log NB at x > 0, and its derivatives by mu and theta."""
     t, v = theta + SHIFT, x + F(4.0)
     z = t + x
@@ -133,7 +135,7 @@ def _of_count(x, mu, theta, constant, constant_slope):  # type: ignore[no-untype
 
 
 @njit(inline="always", **FAST)
-def _of_zero(mu, theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _of_zero(mu, theta):
     """-log NB at 0, and its derivatives by mu and theta."""
     floored = theta + EPS
     ratio, inverse = mu / floored, F(1.0) / (floored + mu)
@@ -145,12 +147,12 @@ def _of_zero(mu, theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @njit(inline="always", **FAST)
-def _softplus(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _softplus(x):
     return max(x, F(0.0)) + _log1p(_exp(-abs(x)))
 
 
 @njit(cache=True, fastmath={"reassoc"}, nogil=True)
-def _sum(line):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _sum(line):
     total = F(0.0)
     for j in range(len(line)):
         total += line[j]
@@ -158,20 +160,20 @@ def _sum(line):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, **FAST)
-def _constants(theta, value, slope):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _constants(theta, value, slope):
     for j in range(len(theta)):
         value[j], slope[j] = _of_dispersion(theta[j])
 
 
 @njit(cache=True, **FAST)
-def _of_counts(x, mu, theta, constant, slope):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _of_counts(x, mu, theta, constant, slope):
     """In the places of ``constant``, ``mu`` and ``theta``: log NB, and its derivatives by mu and theta."""
     for k in range(len(x)):
         constant[k], mu[k], theta[k] = _of_count(x[k], mu[k], theta[k], constant[k], slope[k])
 
 
 @njit(cache=True, **FAST)
-def _no_extra_zero(logits, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _no_extra_zero(logits, value):
     """Add log sigmoid(-logits) to ``value``; its derivative by the logits in their place."""
     for k in range(len(logits)):
         value[k] -= _softplus(logits[k])
@@ -179,30 +181,30 @@ def _no_extra_zero(logits, value):  # type: ignore[no-untyped-def]  # noqa: ANN0
 
 
 @njit(cache=True, **FAST)
-def _stored(mu, theta, columns, shared, x, room):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """A row's stored counts, gathered first and all at once then: value, and derivatives by mu and theta (3, m)."""
-    m = len(x)
-    value, by_mu, by_theta, slope = room[0, :m], room[1, :m], room[2, :m], room[3, :m]
+def _stored(mu, theta, columns, shared, x, room):
+    """A row's counts at ``columns``, gathered first and all at once then: value, and derivatives by mu and theta."""
+    m = len(columns)
+    value, by_mu, by_theta, slope, counts = room[0, :m], room[1, :m], room[2, :m], room[3, :m], room[4, :m]
     for k in range(m):
-        by_mu[k], by_theta[k] = mu[columns[k]], theta[columns[k]]
+        by_mu[k], by_theta[k], counts[k] = mu[columns[k]], theta[columns[k]], x[columns[k]]
     if shared is None:
         _constants(by_theta, value, slope)
     else:
         for k in range(m):
             value[k], slope[k] = shared[0, columns[k]], shared[1, columns[k]]
-    _of_counts(x, by_mu, by_theta, value, slope)
+    _of_counts(counts, by_mu, by_theta, value, slope)
     return value, by_mu, by_theta
 
 
 @njit(cache=True, **FAST)
-def _nb_zeros(mu, theta, line, by_mu, by_theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _nb_zeros(mu, theta, line, by_mu, by_theta):
     for j in range(len(mu)):
         value, c, d = _of_zero(mu[j], theta[j])
         line[j], by_mu[j], by_theta[j] = -value, -c, -d
 
 
 @njit(cache=True, **FAST)
-def _zinb_zeros(mu, theta, logits, line, by_mu, by_theta, by_logits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _zinb_zeros(mu, theta, logits, line, by_mu, by_theta, by_logits):
     """Log p(0) = log((1 + e^b) / (1 + e^a)); beyond 40 softplus is the identity, and e^80 is a float32."""
     for j in range(len(mu)):
         deficit, c, d = _of_zero(mu[j], theta[j])
@@ -216,7 +218,7 @@ def _zinb_zeros(mu, theta, logits, line, by_mu, by_theta, by_logits):  # type: i
 
 
 @njit(cache=True, nogil=True)
-def _shared(theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _shared(theta):
     """The constants of columns that all rows share (2, g), or None."""
     if len(theta) > 1:
         return None
@@ -226,21 +228,15 @@ def _shared(theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True)
-def negative_binomial(mu, theta, x, position, bounds, rows, by_mu, by_theta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Rows of NB(mu, theta) at the counts ``x`` (nnz,), which lie at ``position``, and at zeros elsewhere.
-
-    ``theta`` is (n, g), or (1, g) for all rows; ``bounds`` (n + 1,) says where in ``x`` each row begins. Written are
-    ``rows`` (n,) and the derivatives (n, g), or (1, g), of the last row, where they are not wanted.
-    """
+def _nb_rows(team, shared, mu, theta, x, position, bounds, rows, by_mu, by_theta):
     n, g = mu.shape
-    shared = _shared(theta)
-    line, room = np.empty(g, np.float32), np.empty((4, g), np.float32)
-    for i in range(n):
-        stored = slice(bounds[i], bounds[i + 1])
-        columns = position[stored] - i * g
-        own, to = theta[i % len(theta)], i % len(by_mu)
+    line, room = np.empty(g, np.float32), np.empty((5, g), np.float32)
+    start, stop = share(team, n)
+    for i in range(start, stop):
+        seen, own, to = i % len(x), theta[i % len(theta)], i % len(by_mu)
+        columns = position[bounds[seen] : bounds[seen + 1]] - seen * g
         _nb_zeros(mu[i], own, line, by_mu[to], by_theta[to])
-        value, slope_mu, slope_theta = _stored(mu[i], own, columns, shared, x[stored], room)
+        value, slope_mu, slope_theta = _stored(mu[i], own, columns, shared, x[seen], room)
         for k in range(len(columns)):
             j = columns[k]
             line[j], by_mu[to, j], by_theta[to, j] = value[k], slope_mu[k], slope_theta[k]
@@ -248,17 +244,27 @@ def negative_binomial(mu, theta, x, position, bounds, rows, by_mu, by_theta):  #
 
 
 @njit(cache=True, nogil=True)
-def zero_inflated_negative_binomial(mu, theta, logits, x, position, bounds, rows, by_mu, by_theta, by_logits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """The same with an extra zero of probability sigmoid(logits), (n, g); see `rows.ZeroInflated`."""
+def negative_binomial(team, mu, theta, x, position, bounds, rows, by_mu, by_theta):
+    """Rows of NB(mu, theta) at counts of which few are not zero.
+
+    ``mu`` is (n, g); ``theta`` (n, g), or (1, g) for all rows; ``x`` (m, g) the counts, of which row i sees row i % m.
+    ``position`` (nnz,) says where in the flattened ``x`` those are that are not zero, ``bounds`` (m + 1,) where in
+    ``position`` each row begins. Written are ``rows`` (n,) and the derivatives (n, g): or (1, g), of any one row, where
+    they are not wanted, and the threads may write there as they please.
+    """
+    together(_nb_rows, team, (team, _shared(theta), mu, theta, x, position, bounds, rows, by_mu, by_theta))
+
+
+@njit(cache=True, nogil=True)
+def _zinb_rows(team, shared, mu, theta, logits, x, position, bounds, rows, by_mu, by_theta, by_logits):
     n, g = mu.shape
-    shared = _shared(theta)
-    line, room, extra = np.empty(g, np.float32), np.empty((4, g), np.float32), np.empty(g, np.float32)
-    for i in range(n):
-        stored = slice(bounds[i], bounds[i + 1])
-        columns = position[stored] - i * g
-        own, to = theta[i % len(theta)], i % len(by_mu)
+    line, room, extra = np.empty(g, np.float32), np.empty((5, g), np.float32), np.empty(g, np.float32)
+    start, stop = share(team, n)
+    for i in range(start, stop):
+        seen, own, to = i % len(x), theta[i % len(theta)], i % len(by_mu)
+        columns = position[bounds[seen] : bounds[seen + 1]] - seen * g
         _zinb_zeros(mu[i], own, logits[i], line, by_mu[to], by_theta[to], by_logits[to])
-        value, slope_mu, slope_theta = _stored(mu[i], own, columns, shared, x[stored], room)
+        value, slope_mu, slope_theta = _stored(mu[i], own, columns, shared, x[seen], room)
         slope_logits = extra[: len(columns)]
         for k in range(len(columns)):
             slope_logits[k] = logits[i, columns[k]]
@@ -270,25 +276,20 @@ def zero_inflated_negative_binomial(mu, theta, logits, x, position, bounds, rows
         rows[i] = _sum(line)
 
 
-@njit(cache=True, **FAST)
-def product(values, columns, bounds, weights, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """The product of a matrix's stored ``values`` (nnz,) with ``weights`` (d, h), to ``out`` (n, h)."""
-    for i in range(len(out)):
-        row = out[i]
-        row[:] = 0
-        for k in range(bounds[i], bounds[i + 1]):
-            value, weight = values[k], weights[columns[k]]
-            for j in range(len(row)):
-                row[j] += value * weight[j]
-
-
-@njit(cache=True, **FAST)
-def outer_product(values, columns, bounds, rows, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """The product of its transpose (d, n) with ``rows`` (n, h), to ``out`` (d, h)."""
-    out[:] = 0
-    for i in range(len(rows)):
-        row = rows[i]
-        for k in range(bounds[i], bounds[i + 1]):
-            value, to = values[k], out[columns[k]]
-            for j in range(len(row)):
-                to[j] += value * row[j]
+@njit(cache=True, nogil=True)
+def zero_inflated_negative_binomial(
+    team,
+    mu,
+    theta,
+    logits,
+    x,
+    position,
+    bounds,
+    rows,
+    by_mu,
+    by_theta,
+    by_logits,
+):
+    """The same with an extra zero of probability sigmoid(logits), (n, g); see `rows.ZeroInflated`."""
+    given = (team, _shared(theta), mu, theta, logits, x, position, bounds, rows, by_mu, by_theta, by_logits)
+    together(_zinb_rows, team, given)

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.dispersions import PerGene
+from pyro_omics.kernels.dense import joined
 from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
 from pyro_omics.likelihoods import Likelihood, NegativeBinomial, NegativeBinomialMixture
 from pyro_omics.models.scvi import SCVI
@@ -223,7 +224,7 @@ class TotalVI(SCVI):
 
     def encoder_inputs(self, batch: CellBatch) -> Tensor:
         """log(1 + x / (1 + mean x)) of RNA and of the proteins measured, side by side (n, g + t)."""
-        return torch.cat([log_normalised(batch.x), log_normalised(self._counts(batch), batch.measured)], -1)
+        return joined(log_normalised(batch.x), log_normalised(self._counts(batch), batch.measured))
 
     def _counts(self, batch: CellBatch) -> Tensor:
         if batch.y is None:

@@ -1,0 +1,54 @@
+"""Dense matrices of counts, most of which are zero."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_omics import stored
+from pyro_omics.kernels.fused import run
+
+
+def dense_rows(rows: Tensor, indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, columns: int) -> Tensor:
+    """The ``rows`` (n,) of canonical compressed rows, dense (n, columns), float32, with their note (`stored.note`)."""
+    at = rows.numpy()
+    start, stop = indptr[at], indptr[at + 1]
+    bounds = torch.zeros(len(at) + 1, dtype=torch.long)
+    np.cumsum(stop - start, out=bounds[1:].numpy())
+    position = torch.empty(int(bounds[-1]), dtype=torch.long)
+    out = torch.empty(len(at), columns)
+    run("sparse_loops.dense", rows, indptr, indices, data, bounds, position, out)
+    return stored.note(out, position, bounds)
+
+
+def log1p_of_stored(x: Tensor, scale_n1: Tensor | None = None) -> Tensor:
+    """log(1 + scale x) of counts (n, g) on a processor, noted as they are."""
+    found, bounds = stored.positions(x), stored.bounds(x)
+    if x.dtype == torch.float32:
+        matrix = x.view(-1, x.shape[-1])
+        out = torch.empty_like(x)
+        scale = torch.ones(1) if scale_n1 is None else scale_n1.expand(*x.shape[:-1], 1).reshape(-1)
+        run("sparse_loops.log1p", matrix, found, bounds, scale, out.view_as(matrix))
+        return stored.note(out, found, bounds)
+    values = x.flatten().index_select(0, found)
+    if scale_n1 is not None:
+        values *= scale_n1.flatten().repeat_interleave(stored.row_lengths(x), output_size=len(found))
+    out = torch.zeros(x.shape, dtype=x.dtype)
+    out.view(-1).scatter_(0, found, values.log1p_())
+    return stored.note(out, found, bounds)
+
+
+def joined(x: Tensor, more: Tensor) -> Tensor:
+    """``torch.cat([x, more], -1)``, noted where ``x`` is (`stored.note`)."""
+    position = stored.known(x)
+    plain = any(t.requires_grad or t.dtype != torch.float32 or t.device.type != "cpu" or t.ndim != 2 for t in (x, more))
+    if position is None or plain or len(x) != len(more):
+        return torch.cat([x, more], -1)
+    bounds = stored.bounds(x)
+    ends = bounds.clone()
+    ends[1:] += more.count_nonzero(-1).cumsum(0)
+    out = torch.empty(len(x), x.shape[1] + more.shape[1])
+    all_places = torch.empty(int(ends[-1]), dtype=torch.long)
+    run("sparse_loops.join", x, position, bounds, more, out, all_places, ends)
+    return stored.note(out, all_places, ends)

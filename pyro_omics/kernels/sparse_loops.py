@@ -1,0 +1,132 @@
+"""Loops over the entries of a matrix that are not zero, compiled by numba."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from pyro_omics.kernels.loops import FAST, _log1p
+from pyro_omics.kernels.team import share, together
+
+# A NaN among the weights is to come out again.
+EXACT: dict[str, Any] = {**FAST, "fastmath": {"contract"}}
+COLUMNS = 512  # at once: their weights stay in a core's cache
+
+
+@njit(cache=True, **EXACT)
+def _product(team, x, position, bounds, weights, out):
+    n, d = x.shape
+    start, stop = share(team, n)
+    out[start:stop] = 0
+    at = bounds[start:stop].copy()
+    for column in range(0, d, COLUMNS):
+        for i in range(start, stop):
+            row, k, end = out[i], at[i - start], bounds[i + 1]
+            while k < end and position[k] - i * d < column + COLUMNS:
+                j = position[k] - i * d
+                value, weight = x[i, j], weights[j]
+                for h in range(len(row)):
+                    row[h] += value * weight[h]
+                k += 1
+            at[i - start] = k
+
+
+@njit(cache=True, nogil=True)
+def product(team, x, position, bounds, weights, out):
+    """X W, of ``x`` (n, d), whose entries at ``position`` are not zero, and ``weights`` (d, h), to ``out`` (n, h)."""
+    together(_product, team, (team, x, position, bounds, weights, out))
+
+
+@njit(cache=True, **EXACT)
+def _outer_product(team, x, position, bounds, rows, out):
+    n, d = x.shape
+    first, last = share(team, d)
+    for start in range(first, last, COLUMNS):
+        stop = min(start + COLUMNS, last)
+        out[start:stop] = 0
+        for i in range(n):
+            row, stored = rows[i], position[bounds[i] : bounds[i + 1]]
+            k = np.searchsorted(stored, i * d + start)
+            while k < len(stored) and stored[k] - i * d < stop:
+                j = stored[k] - i * d
+                value, to = x[i, j], out[j]
+                for h in range(len(row)):
+                    to[h] += value * row[h]
+                k += 1
+
+
+@njit(cache=True, nogil=True)
+def outer_product(team, x, position, bounds, rows, out):
+    """X' R, of the same ``x`` and ``rows`` (n, h), to ``out`` (d, h)."""
+    together(_outer_product, team, (team, x, position, bounds, rows, out))
+
+
+@njit(cache=True, **FAST)
+def _log1p_rows(team, x, position, bounds, scale, out):
+    n, d = x.shape
+    room = np.empty(d, np.float32)
+    start, stop = share(team, n)
+    for i in range(start, stop):
+        columns = position[bounds[i] : bounds[i + 1]] - i * d
+        values = room[: len(columns)]
+        for k in range(len(columns)):
+            values[k] = x[i, columns[k]]
+        for k in range(len(columns)):
+            values[k] = _log1p(values[k] * scale[i % len(scale)])
+        out[i] = 0
+        for k in range(len(columns)):
+            out[i, columns[k]] = values[k]
+
+
+@njit(cache=True, nogil=True)
+def log1p(team, x, position, bounds, scale, out):
+    """log(1 + scale x) of the same ``x``, to ``out`` (n, d); ``scale`` is (n,), or (1,) for all rows."""
+    together(_log1p_rows, team, (team, x, position, bounds, scale, out))
+
+
+@njit(cache=True, **EXACT)
+def _dense_rows(team, rows, indptr, indices, data, bounds, position, out):
+    n, d = out.shape
+    start, stop = share(team, n)
+    for i in range(start, stop):
+        out[i] = 0
+        start, to = indptr[rows[i]], bounds[i]
+        for k in range(bounds[i + 1] - to):
+            j = indices[start + k]
+            out[i, j] = data[start + k]
+            position[to + k] = i * d + j
+
+
+@njit(cache=True, nogil=True)
+def dense(team, rows, indptr, indices, data, bounds, position, out):
+    """Compressed ``rows`` (n,) made dense, to ``out`` (n, d), and their entries' places there, to ``position``."""
+    together(_dense_rows, team, (team, rows, indptr, indices, data, bounds, position, out))
+
+
+@njit(cache=True, **EXACT)
+def _join(team, x, position, bounds, more, out, joined, ends):
+    n, d = x.shape
+    width = more.shape[1]
+    start, stop = share(team, n)
+    for i in range(start, stop):
+        out[i, :d] = x[i]
+        out[i, d:] = more[i]
+        to = ends[i]
+        for k in range(bounds[i], bounds[i + 1]):
+            joined[to] = position[k] + i * width
+            to += 1
+        for j in range(width):
+            if more[i, j] != 0:
+                joined[to] = i * (d + width) + d + j
+                to += 1
+
+
+@njit(cache=True, nogil=True)
+def join(team, x, position, bounds, more, out, joined, ends):
+    """The same ``x`` and columns ``more`` (n, e) side by side, to ``out``, and to ``joined`` what is not zero there.
+
+    ``ends`` (n + 1,) says where in ``joined`` each row begins.
+    """
+    together(_join, team, (team, x, position, bounds, more, out, joined, ends))

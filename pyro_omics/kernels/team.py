@@ -1,0 +1,109 @@
+"""Compiled loops that share the rows of a minibatch out to torch's own threads.
+
+Torch's threads wait for their next work awake, for a moment: threads of anybody else's, numba's among them, would have
+to wait for theirs. So the loops go through the OpenMP runtime that torch has loaded, as torch's operations do, with as
+many threads as ``torch.set_num_threads`` says; where that runtime cannot be found, one thread does all.
+
+Each thread takes the same rows in each loop, as torch's operations do: what it wrote is in its own core's cache. ::
+
+    @njit
+    def doubled(team, x_ng, out_ng):
+        start, stop = share(team, len(x_ng))
+        out_ng[start:stop] = 2 * x_ng[start:stop]
+
+    @njit
+    def double(team, x_ng, out_ng):
+        together(doubled, team, (team, x_ng, out_ng))
+
+    double(team(), x, out)
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+ENTRY = "GOMP_parallel"  # (task, its argument, threads, flags), of GNU's OpenMP; Intel's and LLVM's have it too
+NUMBER = "omp_get_thread_num"
+POINTER = ir.IntType(8).as_pointer()
+TASK = ir.FunctionType(ir.VoidType(), [POINTER])
+
+
+def team() -> tuple[int, int, int]:
+    """How `together` enters the OpenMP runtime, how a thread learns its number there, and how many are to work."""
+    enter, number = _runtime()
+    return enter, number, torch.get_num_threads() if enter else 1
+
+
+@cache
+def _runtime() -> tuple[int, int]:
+    """The addresses of `ENTRY` and `NUMBER` in the runtime that torch loaded, or zeros."""
+    try:
+        loaded = ctypes.CDLL(None)
+        found = [ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value or 0 for name in (ENTRY, NUMBER)]
+    except (AttributeError, OSError, TypeError):  # another runtime, another system
+        return 0, 0
+    return found[0], found[1]
+
+
+@intrinsic
+def _number(typing: Any, address: Any) -> Any:
+    """What the function at an address returns: the number of this thread in its team."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function = ir.FunctionType(ir.IntType(32), []).as_pointer()
+        return builder.sext(builder.call(builder.inttoptr(args[0], function), []), ir.IntType(64))
+
+    return types.int64(types.int64), generate
+
+
+@njit(cache=True, nogil=True)
+def share(team: Any, n: Any) -> Any:
+    """Which of n rows are this thread's: from where to where."""
+    if team[2] == 1:
+        return 0, n
+    step = -(-n // team[2])
+    start = min(n, _number(team[1]) * step)
+    return start, min(n, start + step)
+
+
+@intrinsic
+def together(typing: Any, loop: Any, members: Any, args: Any) -> Any:
+    """Run ``loop(*args)`` in each thread of a `team` at once, or here, where it has one; wait for all.
+
+    ``loop`` is compiled by numba, returns nothing and raises nothing: an error in another thread has nowhere to go.
+    """
+    inner = loop.get_call_type(typing, args.types, {})
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        compiled = loop.dispatcher.get_compile_result(inner)
+        context.add_linking_libs([compiled.library])
+        address, _, threads = (builder.extract_value(values[1], i) for i in range(3))
+        given = cgutils.alloca_once_value(builder, values[2])
+        task = ir.Function(builder.module, TASK, builder.module.get_unique_name("task"))
+        task.linkage = "internal"
+        body = ir.IRBuilder(task.append_basic_block())
+        taken = body.load(body.bitcast(task.args[0], given.type))
+        items = [body.extract_value(taken, i) for i in range(len(args.types))]
+        context.call_internal_no_propagate(body, compiled.fndesc, inner, items)
+        body.ret_void()
+        pointer = builder.bitcast(given, POINTER)
+        is_team = builder.icmp_signed(">", threads, ir.Constant(threads.type, 1))
+        with builder.if_else(is_team) as (many, one):
+            with many:
+                number = ir.IntType(32)
+                enter = ir.FunctionType(ir.VoidType(), [TASK.as_pointer(), POINTER, number, number])
+                start = builder.inttoptr(address, enter.as_pointer())
+                builder.call(start, [task, pointer, builder.trunc(threads, number), ir.Constant(number, 0)])
+            with one:
+                builder.call(task, [pointer])
+        return context.get_dummy_value()
+
+    return types.void(loop, members, args), generate

@@ -10,7 +10,9 @@ from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.util import is_validation_enabled
-from torch import nn
+from torch import Tensor, nn
+
+from pyro_omics.kernels.dropout import dropout
 
 
 class PlainModule(PyroModule):
@@ -49,6 +51,10 @@ class Linear(nn.Linear, PlainModule):
 
 class Dropout(nn.Dropout, PlainModule):
     """``nn.Dropout`` as a PyroModule: a plain module's parameters are looked for at each read of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop entries of x in training."""
+        return dropout(x, self.p) if self.training else x
 
 
 def _nobody_listens() -> bool:

@@ -23,8 +23,9 @@ from pyro_omics.distributions import (
     masked,
 )
 from pyro_omics.kernels import counts as counts_of_kernels
-from pyro_omics.kernels import dense, fused, gamma, products, team
+from pyro_omics.kernels import dense, dropout, fused, gamma, products, team
 from pyro_omics.optim import ClippedAdam
+from pyro_omics.plain import Dropout
 
 N, G = 5, 7
 TAKES = {
@@ -42,6 +43,7 @@ CLASSES = {
     "mixture": NegativeBinomialMixture,
 }
 ALL = sorted(TAKES)
+COMPILED = ["mixture", "nb", "zinb"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,7 @@ def _even_for_few(monkeypatch):
     """Small matrices, on which no kernel pays, are what is tested."""
     monkeypatch.setattr(kernels.switch, "FEW_ENTRIES", 0)
     monkeypatch.setattr(kernels.switch, "FEW_COLUMNS", 0)
+    monkeypatch.setattr(fused, "FEW", (0, 0))
 
 
 # Shapes of the parameters, and of the counts.
@@ -125,6 +128,37 @@ def test_values_and_gradients_are_the_plain_forms(name, shapes):
     assert not is_kernels(plain[0])
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_loops_are_the_plain_forms_in_float64(name, shapes, monkeypatch):
+    of_parameters, of_counts = SHAPES[shapes]
+    values, x = parameters(name, of_parameters, torch.float32), draw(of_counts, torch.float32)
+    doubles = [v.detach().double().requires_grad_() for v in values]
+    taken = []
+    monkeypatch.setattr(fused, "run", lambda loop, *given, run=fused.run: taken.append(loop) or run(loop, *given))
+    ours, (_, plain) = both(name, values, x)[0], both(name, doubles, x.double())
+    assert len(taken) == 1
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=5e-5, atol=1e-5 * float(b.detach().abs().max()))  # sums cancel
+
+
+@pytest.mark.parametrize("x", [0.0, 1.0, 50.0, 1e4])
+@pytest.mark.parametrize("logit", [-80.0, -20.0, 0.0, 20.0, 80.0])
+def test_a_compiled_mixture_at_corners(logit, x):
+    means = torch.tensor([1e-6, 1.0, 30.0, 3e4])
+    low, high = (m.flatten().clone().requires_grad_() for m in torch.meshgrid(means, means, indexing="ij"))
+    theta, logits = torch.full((16,), 2.0, requires_grad=True), torch.full((16,), logit, requires_grad=True)
+    values, counts = [v.unsqueeze(0) for v in (low, high, theta, logits)], torch.full((1, 16), x)
+    doubles = [v.detach().double().requires_grad_() for v in values]
+    found = of_rows("mixture", values, counts)
+    with kernels.plain():
+        truth = of_rows("mixture", doubles, counts.double())
+    torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=1e-4)
+    ours, theirs = torch.autograd.grad(found, values), torch.autograd.grad(truth, doubles)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("shapes", ["theta of a gene", "particles", "one row"])
@@ -542,7 +576,8 @@ def everything_compiled():
     first = layers.SparseLinear(G, 8)
     out = products.product(x, first.weight)
     found += [out, *torch.autograd.grad(out.square().sum(), [first.weight])]
-    for family in ("nb", "zinb"):
+    found.append(dropout.dropout(torch.randn(G, G), 0.3))
+    for family in COMPILED:
         values = parameters(family, dtype=torch.float32)
         value = of_rows(family, values, draw(dtype=torch.float32))
         found += [value, *torch.autograd.grad(value.sum(), values)]
@@ -576,6 +611,47 @@ def test_where_the_runtime_is_not_found_one_thread_does_all(monkeypatch):
     assert team.team() == (0, 0, 1)
     for ours, theirs in zip(everything_compiled(), expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+# Dropout --------------------------------------------------------------------------------------------------------------
+
+
+def test_dropout_drops_each_entry_as_often_as_it_says_and_on_its_own():
+    torch.manual_seed(0)
+    draws = torch.stack([dropout.dropout(torch.ones(16, 24), 0.3) for _ in range(4000)])
+    assert draws.unique().tolist() == [0.0, pytest.approx(1 / 0.7)]
+    gone = (draws == 0).double()
+    sd = math.sqrt(0.21 / 4000)
+    assert (gone.mean(0) - 0.3).abs().max() < 4.5 * sd
+    assert float(gone.mean(0).std()) == pytest.approx(sd, rel=0.15)
+    assert float(gone.flatten(1).sum(1).std()) == pytest.approx(math.sqrt(0.21 * 384), rel=0.05)
+    rest = (gone - 0.3).flatten(1)
+    for lag in (1, 2, 24, 128):
+        assert abs(float((rest[:, lag:] * rest[:, :-lag]).mean())) < 5 * 0.21 / math.sqrt(rest[:, lag:].numel())
+    for lag in (1, 2):
+        assert abs(float((rest[lag:] * rest[:-lag]).mean())) < 5 * 0.21 / math.sqrt(rest[lag:].numel())
+
+
+def test_dropout_is_linear_and_of_the_seed():
+    x = torch.randn(8, 16, requires_grad=True)
+    torch.manual_seed(1)
+    out = dropout.dropout(x, 0.4)
+    torch.manual_seed(1)
+    factor = dropout.dropout(torch.ones(8, 16), 0.4)
+    assert torch.equal(out, x * factor)
+    g = torch.randn(8, 16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(out, x, g, create_graph=True)
+    assert torch.equal(gradient, g * factor)
+    assert torch.equal(torch.autograd.grad(gradient.sum(), g)[0], factor)
+    torch.testing.assert_close(dropout.dropout(x.T, 0.4).shape, (16, 8))
+    layer = Dropout(0.4)
+    assert layer.eval()(x) is x
+    assert (layer.train()(x) == 0).any()
+    with kernels.plain():
+        torch.manual_seed(1)
+        ours = layer(x)
+        torch.manual_seed(1)
+        assert torch.equal(ours, torch.nn.functional.dropout(x, 0.4))
 
 
 # Products -------------------------------------------------------------------------------------------------------------

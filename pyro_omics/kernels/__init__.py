@@ -4,8 +4,12 @@
 """
 
 from pyro_omics.kernels.events import Counted
-from pyro_omics.kernels.fused import NEGATIVE_BINOMIAL, ZERO_INFLATED_NEGATIVE_BINOMIAL
-from pyro_omics.kernels.rows import NEGATIVE_BINOMIAL_MIXTURE, POISSON, ZERO_INFLATED_POISSON
+from pyro_omics.kernels.fused import (
+    NEGATIVE_BINOMIAL,
+    NEGATIVE_BINOMIAL_MIXTURE,
+    ZERO_INFLATED_NEGATIVE_BINOMIAL,
+)
+from pyro_omics.kernels.rows import POISSON, ZERO_INFLATED_POISSON
 from pyro_omics.kernels.switch import plain
 
 __all__ = [

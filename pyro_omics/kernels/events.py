@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
+import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import sum_rightmost
@@ -13,6 +14,8 @@ from torch import Tensor
 from pyro_omics.kernels.function import row_log_prob
 from pyro_omics.kernels.rows import Kernel
 from pyro_omics.kernels.switch import serve
+
+HALVES = (torch.bfloat16, torch.float16)
 
 
 class Counted(TorchDistributionMixin):
@@ -55,7 +58,11 @@ class Rows(dist.Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         """Natural log of the probability of each event."""
         fn = self.base_dist
-        if fn.kernel is None or not serve(value, *(parameters := fn.kernel_parameters())):
+        if fn.kernel is None:
+            return super().log_prob(value)
+        # Networks in 16 bits (``Trainer(precision="bf16-mixed")``) have their likelihood in the counts' 32.
+        parameters = [p.to(value.dtype) if p.dtype in HALVES else p for p in fn.kernel_parameters()]
+        if not serve(value, *parameters, enough=fn.kernel.enough(parameters[0])):
             return super().log_prob(value)
         if fn._validate_args:
             fn._validate_sample(value)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from pyro_omics.kernels import gamma
+from pyro_omics.kernels import gamma, switch
 from pyro_omics.kernels.counts import Counts
 from pyro_omics.kernels.families import Family, Poisson, Slopes, at_mean
 
@@ -27,6 +27,9 @@ class Kernel(Protocol):
 
     by_column: tuple[int, ...]
 
+    def enough(self, like: Tensor) -> tuple[int, int]:
+        """Of how many entries, and columns, of parameters such as ``like`` it is worth its while."""
+
     def __call__(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
         """The rows' log-probabilities (n,), and the derivative of each entry by each parameter wanted, (n, g).
 
@@ -41,7 +44,15 @@ class Kernel(Protocol):
         """
 
 
-class Plain:
+class InOperations:
+    """A kernel in torch's operations."""
+
+    def enough(self, like: Tensor) -> tuple[int, int]:
+        """Its hundred operations have to be paid for."""
+        return switch.FEW_ENTRIES, switch.FEW_COLUMNS
+
+
+class Plain(InOperations):
     """A family as it is."""
 
     by_column: tuple[int, ...] = (1,)
@@ -63,7 +74,7 @@ class Plain:
         return rows.neg_(), slopes
 
 
-class ZeroInflated:
+class ZeroInflated(InOperations):
     """A family with an extra zero of probability sigmoid(logits); the logits (n, g) are its last parameter."""
 
     by_column: tuple[int, ...] = (1,)
@@ -113,7 +124,7 @@ def _log_zero(logits: Tensor, shifted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return logsigmoid(logits) - logsigmoid(shifted), pi, torch.sigmoid(shifted)
 
 
-class Mixture:
+class Mixture(InOperations):
     """Two negative binomials: mu_background, mu_foreground, theta, and the background's logits.
 
     For counts most of which are not zero: all entries are treated alike.
@@ -144,4 +155,3 @@ class Mixture:
 
 POISSON = Plain(Poisson())
 ZERO_INFLATED_POISSON = ZeroInflated(Poisson())
-NEGATIVE_BINOMIAL_MIXTURE = Mixture()

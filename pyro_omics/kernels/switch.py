@@ -32,17 +32,18 @@ def plain() -> Iterator[None]:
         _switched_off.reset(before)
 
 
-def serve(value: Tensor, *parameters: Tensor) -> bool:
+def serve(value: Tensor, *parameters: Tensor, enough: tuple[int, int] | None = None) -> bool:
     """Whether a kernel can take these counts and parameters.
 
     Enough of them for it to pay; all of one floating dtype, float32 or float64, on one device; counts without gradient;
     and no one else at work on the operations: forward-mode derivatives, `torch.func`, tracing, compilation and the
-    capture of a CUDA graph see the plain forms.
+    capture of a CUDA graph see the plain forms. ``enough`` says how many entries and columns pay.
     """
     given = (value, *parameters)
     if _switched_off.get() or value.ndim == 0 or value.requires_grad:
         return False
-    if max(t.numel() for t in given) < FEW_ENTRIES or max(t.shape[-1] for t in given if t.ndim) < FEW_COLUMNS:
+    entries, columns = (FEW_ENTRIES, FEW_COLUMNS) if enough is None else enough
+    if max(t.numel() for t in given) < entries or max(t.shape[-1] for t in given if t.ndim) < columns:
         return False
     if value.dtype not in (torch.float32, torch.float64) or any(p.dtype != value.dtype for p in parameters):
         return False

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pyro_omics.kernels.loops import FAST, F, _exp, _of_counts, _of_zero, _shared, _softplus, _sum
+from pyro_omics.kernels.loops import FAST, F, _constants, _exp, _of_counts, _of_zero, _shared, _softplus, _sum
 from pyro_omics.kernels.team import share, together
+
+LINE = 2048  # entries that are treated at once
 
 
 @njit(cache=True, **FAST)
-def _component(x, mu, theta, shared, value, by_mu, by_theta, slope):
-    """Log NB of a row, and its derivatives by mu and theta."""
+def _component(x, mu, theta, value, by_mu, by_theta, slope):
+    """Log NB, and its derivatives by mu and theta; ``value`` and ``slope`` come as the constants of theta."""
     for j in range(len(x)):
-        value[j], slope[j] = shared[0, j], shared[1, j]
         by_mu[j], by_theta[j] = mu[j], theta[j]
     _of_counts(x, by_mu, by_theta, value, slope)
     for j in range(len(x)):  # what is left of the gamma functions at zero is rounding
@@ -24,32 +25,47 @@ def _component(x, mu, theta, shared, value, by_mu, by_theta, slope):
 
 
 @njit(cache=True, **FAST)
-def _mix(logits, low, high, line, by_logits):
-    """Of two components' value and derivatives (3, g), the mixture's: in ``line``, and in their places."""
-    for j in range(len(line)):
-        odds = low[0, j] - high[0, j] + logits[j]
+def _mix(logits, low, high, by_low, by_high, by_theta, high_theta, by_logits):
+    """Of the components' values and derivatives those of the mixture: in ``low``, and in their places."""
+    for j in range(len(logits)):
+        odds = low[j] - high[j] + logits[j]
         w, rest = F(1.0) / (F(1.0) + _exp(-odds)), F(1.0) / (F(1.0) + _exp(odds))
-        line[j] = high[0, j] + _softplus(odds) - _softplus(logits[j])
-        low[1, j] *= w
-        high[1, j] *= rest
-        low[2, j] = low[2, j] * w + high[2, j] * rest
+        low[j] = high[j] + _softplus(odds) - _softplus(logits[j])
+        by_low[j] *= w
+        by_high[j] *= rest
+        by_theta[j] = by_theta[j] * w + high_theta[j] * rest
         by_logits[j] = w - F(1.0) / (F(1.0) + _exp(-logits[j]))
 
 
 @njit(cache=True, nogil=True)
 def _mixture(team, shared, low, high, theta, logits, x, rows, by_low, by_high, by_theta, by_logits):
+    """Some rows at once, as one line: a row of a few proteins fills no register."""
     n, g = low.shape
-    room, of_low, of_high = np.empty((2, g), np.float32), np.empty((4, g), np.float32), np.empty((4, g), np.float32)
-    start, stop = share(team, n)
-    for i in range(start, stop):
-        seen, own, to = x[i % len(x)], theta[i % len(theta)], i % len(by_low)
-        constants = _shared(theta[i % len(theta) : i % len(theta) + 1]) if shared is None else shared
-        _component(seen, low[i], own, constants, of_low[0], of_low[1], of_low[2], of_low[3])
-        _component(seen, high[i], own, constants, of_high[0], of_high[1], of_high[2], of_high[3])
-        _mix(logits[i], of_low, of_high, room[0], room[1])
-        rows[i] = _sum(room[0])
-        # Where they are not wanted all rows have one place, and the threads may write there as they please.
-        by_low[to], by_high[to], by_theta[to], by_logits[to] = of_low[1], of_high[1], of_low[2], room[1]
+    some = max(1, LINE // g)
+    space = np.empty((11, some * g), np.float32)
+    first, last = share(team, n)
+    for start in range(first, last, some):
+        m = (min(start + some, last) - start) * g
+        seen, own, value, of_low = space[0, :m], space[1, :m], space[2, :m], space[3, :m]
+        of_theta, slope, high_value, of_high = space[4, :m], space[5, :m], space[6, :m], space[7, :m]
+        high_theta, high_slope, of_logits = space[8, :m], space[9, :m], space[10, :m]
+        for at in range(0, m, g):
+            i, line = start + at // g, slice(at, at + g)
+            seen[line], own[line] = x[i % len(x)], theta[i % len(theta)]
+            if shared is not None:
+                value[line], slope[line] = shared[0], shared[1]
+        if shared is None:
+            _constants(own, value, slope)
+        high_value[:], high_slope[:] = value, slope
+        _component(seen, low[start:].reshape(-1)[:m], own, value, of_low, of_theta, slope)
+        _component(seen, high[start:].reshape(-1)[:m], own, high_value, of_high, high_theta, high_slope)
+        _mix(logits[start:].reshape(-1)[:m], value, high_value, of_low, of_high, of_theta, high_theta, of_logits)
+        for at in range(0, m, g):
+            i, line = start + at // g, slice(at, at + g)
+            rows[i] = _sum(value[line])
+            to = i % len(by_low)  # where they are not wanted all rows have one place, which nobody reads
+            by_low[to], by_high[to], by_theta[to] = of_low[line], of_high[line], of_theta[line]
+            by_logits[to] = of_logits[line]
 
 
 @njit(cache=True, nogil=True)

@@ -238,6 +238,21 @@ def test_autocast_does_not_round_the_gradient():
         torch.testing.assert_close(torch.autograd.grad(value, values), plain)
 
 
+@pytest.mark.parametrize("name", COMPILED)
+def test_networks_in_16_bits_have_their_likelihood_in_32(name):
+    values = parameters(name, {"theta": (G,)}, torch.float32)
+    logits = values[-1].detach().bfloat16().requires_grad_()
+    rounded = [*values[:-1], logits.detach().float().requires_grad_()]
+    x = draw(dtype=torch.float32)
+    ours, truth = of_rows(name, [*values[:-1], logits], x), of_rows(name, rounded, x)
+    assert ours.dtype == torch.float32
+    if name != "nb":  # whose last parameter is theta: nothing is decoded to it
+        assert is_kernels(ours)
+    assert torch.equal(ours, truth)
+    (gradient,) = torch.autograd.grad(ours.sum(), logits)
+    torch.testing.assert_close(gradient, torch.autograd.grad(truth.sum(), rounded[-1])[0].bfloat16())
+
+
 # float32, and corners -------------------------------------------------------------------------------------------------
 
 

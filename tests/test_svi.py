@@ -5,11 +5,13 @@ import math
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers import counts, quiet_trainer
 from own_model import PoissonFactors
 from pyro import poutine
 from pyro.infer import JitTrace_ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
@@ -19,6 +21,7 @@ from pyro.optim.clipped_adam import ClippedAdam
 from pyro.poutine.messenger import Messenger
 
 import pyro_omics as po
+from pyro_omics import layers
 from pyro_omics.kl import ScaleLatents
 
 
@@ -772,3 +775,26 @@ def test_a_penalty_sees_the_draws_that_the_loss_is_of(dm):
     seen.clear()
     svi.eval()(dm.example_batch())
     assert not seen
+
+
+@pytest.mark.parametrize("kind", ["scvi", "totalvi"])
+def test_networks_in_16_bits(kind):
+    """A fit with ``precision="bf16-mixed"``, and the ELBO of its pair in both precisions."""
+    adata = counts(600, 80)
+    adata.obsm["proteins"] = pd.DataFrame(
+        np.random.default_rng(0).poisson(20, (600, 5)), index=adata.obs_names, columns=list("abcde")
+    )
+    dm = po.CellDataModule(adata, batch_size=100, protein_obsm_key="proteins" if kind == "totalvi" else None)
+    torch.manual_seed(0)
+    svi = po.SVIModule((po.SCVI if kind == "scvi" else po.TotalVI).from_data(dm, n_latent=3))
+    trainer = quiet_trainer(5, precision="bf16-mixed")
+    trainer.fit(svi, dm)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in svi.parameters())
+    batch, found = dm.data[range(200)], []
+    for sixteen in (False, True):
+        torch.manual_seed(1)
+        with torch.no_grad(), layers.eval_mode(svi), torch.autocast("cpu", torch.bfloat16, enabled=sixteen):
+            found.append(svi.elbo(batch))
+    assert found[1].dtype == torch.float32
+    assert float(found[1]) == pytest.approx(float(found[0]), rel=5e-3)
+    assert float(found[1]) != float(found[0])

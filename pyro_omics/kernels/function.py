@@ -29,7 +29,9 @@ def row_log_prob(kernel: Kernel, plain: Elementwise, value: Tensor, parameters: 
     parameters
         of shapes that broadcast with ``value``; those that require no gradient cost none.
     """
-    shape = torch.broadcast_shapes(value.shape, *(p.shape for p in parameters))
+    shape = value.shape
+    if any(p.shape not in (shape, shape[-1:]) for p in parameters):  # torch works it out in Python, slowly
+        shape = torch.broadcast_shapes(shape, *(p.shape for p in parameters))
     given = [_matrix(p, shape, i in kernel.by_column) for i, p in enumerate(parameters)]
     if torch.is_grad_enabled() and any(p.requires_grad for p in given):
         rows: Tensor = _Rows.apply(kernel, plain, shape, value, *given)

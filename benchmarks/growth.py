@@ -78,7 +78,7 @@ def linear(by_cells):
     time = {n: statistics.median(turn["per_1000_cells"] for turn in found[OURS]) for n, found in by_cells.items()}
     largest = max(time)
     each = ", ".join(f"{time[largest] / time[n]:.2f} of one at {n:,}" for n in sorted(time) if n != largest)
-    return f"{OURS}: a cell at {largest:,} takes {each}." if each else ""
+    return f"{OURS}: a cell at {largest:,} takes {each}."
 
 
 def main():
@@ -99,7 +99,7 @@ def main():
     for n in options.cells:
         by_cells[n] = measure(n, N_GENES, options)
         print("\n".join(rows(n, by_cells[n])), flush=True)
-    if by_cells:
+    if len(by_cells) > 1:
         print(f"\n{linear(by_cells)}")
     if options.rival and options.cells and max(options.cells) > options.rival_cells:
         print(f"\n{THEIRS} was not run above {options.rival_cells:,} cells.")

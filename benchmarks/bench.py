@@ -19,6 +19,8 @@ TABLES = {
     "speed_del": ("DELCount: 100,000 compounds with fingerprints", "speed_del.py --threads 2", False),
     "overhead": ("What Pyro and Lightning cost a step", "overhead.py", False),
     "kernels": ("Likelihoods, forward and backward", "kernels.py", False),
+    "growth": ("scVI: growth with cells and genes", "growth.py --threads 2", True),
+    "in_time": ("scVI: what is learnt in the same time, PBMC 10k", "in_time.py --threads 2", True),
     "large": ("Data on disk", "large.py --cells 10000 100000", False),
 }
 HEAD = """# Benchmarks

@@ -33,23 +33,24 @@ WARM = 20  # steps that are not timed
 
 def block(rng, frequency, kind):
     """Counts of cells of these types: multinomial, with log-normal totals; columns, values and lengths of rows."""
-    total = rng.lognormal(5.1, 0.35, len(kind)).astype(int) + 20
+    n_genes = frequency.shape[1]
+    total = ((rng.lognormal(5.1, 0.35, len(kind)).astype(int) + 20) * n_genes / N_GENES).astype(int)
     row = np.repeat(np.arange(len(kind)), total)
     cumulated = (frequency / frequency.sum(1, keepdims=True)).cumsum(1) + np.arange(N_TYPES)[:, None]
-    gene = np.searchsorted(cumulated.ravel(), kind[row] + rng.random(len(row)) * (1 - 1e-12)) - kind[row] * N_GENES
-    key, count = np.unique(row * N_GENES + np.minimum(gene, N_GENES - 1), return_counts=True)
-    lengths = np.bincount(key // N_GENES, minlength=len(kind))
-    return (key % N_GENES).astype(np.int32), count.astype(np.float32), lengths
+    gene = np.searchsorted(cumulated.ravel(), kind[row] + rng.random(len(row)) * (1 - 1e-12)) - kind[row] * n_genes
+    key, count = np.unique(row * n_genes + np.minimum(gene, n_genes - 1), return_counts=True)
+    lengths = np.bincount(key // n_genes, minlength=len(kind))
+    return (key % n_genes).astype(np.int32), count.astype(np.float32), lengths
 
 
-def simulate(path, n, seed=0):
-    """A .h5ad file of n cells, written in blocks of cells."""
+def simulate(path, n, seed=0, n_genes=N_GENES):
+    """A .h5ad file of n cells, written in blocks of cells; with more genes, counts a cell grow alike."""
     rng = np.random.default_rng(seed)
-    frequency = rng.gamma(0.5, 1.0, N_GENES) * rng.gamma(0.8, 1.0, (N_TYPES, N_GENES)) + 1e-3
+    frequency = rng.gamma(0.5, 1.0, n_genes) * rng.gamma(0.8, 1.0, (N_TYPES, n_genes)) + 1e-3
     kind = np.sort(rng.integers(0, N_TYPES, n))
     with h5py.File(path, "w") as file:
         x = file.create_group("X")
-        x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": (n, N_GENES)})
+        x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": (n, n_genes)})
         for name, kind_of in (("data", np.float32), ("indices", np.int32)):
             x.create_dataset(name, (0,), kind_of, maxshape=(None,), chunks=(65536,))
         ends = [np.zeros(1, np.int64)]
@@ -62,7 +63,7 @@ def simulate(path, n, seed=0):
         x.create_dataset("indptr", data=np.concatenate(ends))
         obs = pd.DataFrame({"type": pd.Categorical.from_codes(kind, [f"type{i}" for i in range(N_TYPES)])})
         write_elem(file, "obs", obs.set_index("cell" + pd.Series(range(n)).astype(str).to_numpy()))
-        write_elem(file, "var", pd.DataFrame(index=[f"gene{i}" for i in range(N_GENES)]))
+        write_elem(file, "var", pd.DataFrame(index=[f"gene{i}" for i in range(n_genes)]))
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     return int(ends[-1][-1]) / n
 

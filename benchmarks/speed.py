@@ -3,8 +3,10 @@
     python benchmarks/speed.py scvi --rival .rivals/bin/python [--repeats 7] [--threads 2]
     python benchmarks/speed.py totalvi --rival ...
 
-``--rival`` is a Python that has scvi-tools; without it, that contestant is left out. The set-up is that of
-pbmc10k_scvi.py and pbmc10k_totalvi.py: the same cells, network and batch; the training epoch alone, no validation."""
+``--rival`` is a Python that has scvi-tools; without it, that contestant is left out, and so is cellarium-ml without
+``--cellarium``, a Python that has it (its scVI is negative binomial: it has no zero-inflated one). The set-up is that
+of pbmc10k_scvi.py and pbmc10k_totalvi.py: the same cells, network and batch; the training epoch alone, no
+validation."""
 
 import argparse
 import sys
@@ -27,7 +29,7 @@ def write_data(path):
     adata.write_h5ad(path)
 
 
-def contestants(model, data, rival, threads):
+def contestants(model, data, rival, threads, cellarium=None):
     """Name -> command."""
     folder, tail = HERE / "contestants", ["--threads", threads]
     commands = {OURS: [sys.executable, folder / "ours.py", data, model, *tail]}
@@ -36,6 +38,8 @@ def contestants(model, data, rival, threads):
         loop = [sys.executable, folder / "torch_scvi.py", data, *tail]
         commands["torch by hand, the usual ZINB"] = loop
         commands["torch by hand, our kernel"] = [*loop, "--fast"]
+        if cellarium:
+            commands["cellarium-ml (negative binomial)"] = [cellarium, folder / "cellarium_ml.py", data, *tail]
     if rival:
         commands[THEIRS] = [rival, folder / "scvi_tools.py", data, model, *tail]
     return commands
@@ -45,6 +49,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", choices=["scvi", "totalvi"])
     parser.add_argument("--rival", help="a Python that has scvi-tools")
+    parser.add_argument("--cellarium", help="a Python that has cellarium-ml; for scvi")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", default="runs/bench")
@@ -52,7 +57,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "pbmc10k.h5ad"
         write_data(data)
-        commands = contestants(options.model, data, options.rival, options.threads)
+        commands = contestants(options.model, data, options.rival, options.threads, options.cellarium)
         found = race(commands, options.repeats, threads=options.threads)
     keep(options.out, f"speed_{options.model}", found, threads=options.threads)
     print(f"{options.threads} threads, {options.repeats} epochs each, in turn\n")

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+WARM = 20  # steps of the first turn, where turns are counted in steps
 ANSWER = sys.stdout
 sys.stdout = sys.stderr  # what libraries print is not an answer
 
@@ -59,5 +60,49 @@ def lightning_gate(callback, gate):
 
         def on_train_epoch_end(self, trainer, module):
             gate.done(steps=trainer.num_training_batches)
+
+    return Held()
+
+
+def lightning_steps(callback, gate, steps):
+    """The same, held after each so many steps, the ends of epochs among them; the first time after 20, which warm up.
+
+    The gate opens at the end of a step, so that each turn fetches as many minibatches as it trains on."""
+
+    class Held(callback):
+        left = min(WARM, steps)
+
+        def on_train_start(self, trainer, module):
+            gate.wait()
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            self.left -= 1
+            if self.left == 0:
+                gate.done(steps=steps, epoch_steps=trainer.num_training_batches)
+                gate.wait()
+                self.left = steps
+
+    return Held()
+
+
+def lightning_budgets(callback, gate, budgets, score):
+    """The same, held at the first end of an epoch after each of so many seconds of training; ``score()`` is answered.
+
+    The clock runs through epochs and between them, and stands still while the model is scored."""
+
+    class Held(callback):
+        trained, epochs, passed = 0.0, 0, 0
+
+        def on_train_epoch_start(self, trainer, module):
+            if self.epochs == 0:
+                gate.wait()
+            else:
+                self.trained += time.perf_counter() - self.start
+            while self.passed < len(budgets) and self.trained >= budgets[self.passed]:
+                self.passed += 1
+                gate.done(seconds=self.trained, epochs=self.epochs, **score(budgets[self.passed - 1]))
+                gate.wait()
+            self.epochs += 1
+            self.start = time.perf_counter()
 
     return Held()

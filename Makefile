@@ -29,12 +29,19 @@ notebooks: $(DEV)
 	$(RUN)/python -m pytest --nbmake --nbmake-timeout=900 notebooks
 
 # On an idle machine; threads that wait awake are faster there.
-bench: $(DEV) .rivals/.made
-	env -u OMP_WAIT_POLICY $(RUN)/python benchmarks/bench.py --rival .rivals/bin/python
+bench: $(DEV) .rivals/.made .rivals-cellarium/.made
+	env -u OMP_WAIT_POLICY $(RUN)/python benchmarks/bench.py --rival .rivals/bin/python \
+		--cellarium .rivals-cellarium/bin/python
 
 .rivals/.made: constraints.txt
 	$(PYTHON) -m venv --clear .rivals
 	.rivals/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep ^torch== constraints.txt)" scvi-tools==1.4.2
+	@touch $@
+
+# In an environment of its own: it wants an older Lightning.
+.rivals-cellarium/.made: constraints.txt
+	$(PYTHON) -m venv --clear .rivals-cellarium
+	.rivals-cellarium/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep ^torch== constraints.txt)" cellarium-ml==0.0.15
 	@touch $@
 
 $(BASE): pyproject.toml constraints.txt
@@ -49,4 +56,4 @@ $(DEV): $(BASE)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .rivals runs build dist *.egg-info
+	rm -rf $(VENV) .rivals .rivals-cellarium runs build dist *.egg-info

@@ -33,6 +33,7 @@ else the machine does meets them alike; figures are medians with the lowest and 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rival", help="a Python that has scvi-tools")
+    parser.add_argument("--cellarium", help="a Python that has cellarium-ml")
     parser.add_argument("--only", nargs="+", choices=list(TABLES), default=list(TABLES))
     parser.add_argument("--out", default="runs/bench")
     options = parser.parse_args()
@@ -42,6 +43,8 @@ def main():
         _, command, with_rival = TABLES[name]
         program, *arguments = command.split()
         rival = ["--rival", options.rival] if with_rival and options.rival else []
+        if command.startswith("speed.py scvi") and options.cellarium:
+            rival += ["--cellarium", options.cellarium]
         print(f"{name}: {command}", flush=True)
         ran = subprocess.run(
             [sys.executable, HERE / program, *arguments, *rival], stdout=subprocess.PIPE, text=True, check=True

@@ -24,14 +24,14 @@ FIELD = {
 }
 
 
-def measure(adata, labels, epochs, seed, start):
+def measure(adata, labels, epochs, seed, start, precision):
     """One fit: ELBO and log-likelihood (nats per validation cell), purity, seconds."""
     pl.seed_everything(seed, verbose=False)
     dm = po.CellDataModule(adata, validation_indices=validation_cells(adata), batch_size=128, seed=seed)
     likelihood = po.likelihoods.ZeroInflatedNegativeBinomial(dispersion=po.dispersions.PerGene(start))
     svi = po.SVIModule(po.SCVI.from_data(dm, likelihood=likelihood))
     start = time.monotonic()
-    pl.Trainer(max_epochs=epochs, accelerator="cpu", **QUIET).fit(svi, dm)
+    pl.Trainer(max_epochs=epochs, accelerator="cpu", precision=precision, **QUIET).fit(svi, dm)
     seconds = time.monotonic() - start
     posterior = po.Posterior(svi, dm)
     elbo = posterior.elbo("validation", num_samples=200).mean()
@@ -44,6 +44,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--start", type=float, help="log_theta at the start; drawn from Normal(0, 1) when not given")
+    parser.add_argument("--precision", default="32-true", help="of training, as the Trainer's; scores are in float32")
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     adata = po.datasets.pbmc10k_citeseq()
@@ -52,9 +53,11 @@ def main():
     lines = [row.format("", "ELBO", "IW-LL (200)", "purity", "seconds")]
     lines += [row.format(name, *figures, "") for name, figures in FIELD.items()]
     for seed in options.seeds:
-        elbo, likelihood, purity, seconds = measure(adata, labels, options.epochs, seed, options.start)
+        arguments = options.epochs, seed, options.start, options.precision
+        elbo, likelihood, purity, seconds = measure(adata, labels, *arguments)
         start = "" if options.start is None else f", start={options.start:g}"
         name = f"pyro_omics {po.__version__}, seed {seed}{start}"
+        name += "" if options.precision == "32-true" else f", {options.precision}"
         lines.append(row.format(name, f"{elbo:.1f}", f"{likelihood:.1f}", f"{purity:.4f}", f"{seconds:.0f}"))
     print("\n".join(lines))
 

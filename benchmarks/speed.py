@@ -34,6 +34,7 @@ def contestants(model, data, rival, threads, cellarium=None):
     folder, tail = HERE / "contestants", ["--threads", threads]
     commands = {OURS: [sys.executable, folder / "ours.py", data, model, *tail]}
     commands[f"{OURS}, plain likelihoods"] = [*commands[OURS], "--plain"]
+    commands[f"{OURS}, networks in bfloat16"] = [*commands[OURS], "--precision", "bf16-mixed"]
     if model == "scvi":
         loop = [sys.executable, folder / "torch_scvi.py", data, *tail]
         commands["torch by hand, the usual ZINB"] = loop

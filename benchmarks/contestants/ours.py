@@ -11,6 +11,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("data")
 parser.add_argument("model", choices=["scvi", "totalvi"])
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--precision", default="32-true", help="of the Trainer")
 parser.add_argument("--plain", action="store_true", help="the plain form of the likelihoods")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--steps", type=int, help="a turn is so many steps, and not an epoch")
@@ -56,6 +57,7 @@ elif options.budgets:
 trainer = pl.Trainer(
     max_epochs=10_000,
     accelerator="cpu",
+    precision=options.precision,
     logger=False,
     enable_checkpointing=False,
     enable_model_summary=False,

@@ -21,7 +21,7 @@ TABLES = {
     "kernels": ("Likelihoods, forward and backward", "kernels.py", False),
     "growth": ("scVI: growth with cells and genes", "growth.py --threads 2", True),
     "in_time": ("scVI: what is learnt in the same time, PBMC 10k", "in_time.py --threads 2", True),
-    "large": ("Data on disk", "large.py --cells 10000 100000", False),
+    "large": ("Data on disk", "large.py --cells 10000 100000 1000000 --steps 1000", False),
 }
 HEAD = """# Benchmarks
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.kernels import products
 from pyro_omics.kernels.dense import joined, log1p_of_stored
+from pyro_omics.kernels.switch import serve
 from pyro_omics.plain import Dropout, Linear, PlainModule
 from pyro_omics.recipe import Recipe
 
@@ -117,7 +118,9 @@ def _width(n_in: int, n_hidden: int, n_layers: int, n_cov: int, skip: bool) -> i
 def log_counts(x: Tensor, scale_n1: Tensor | None = None) -> Tensor:
     """log(1 + scale x) of counts, most of which are zero, with a scale for each row or none."""
     # A GPU waits longer for the positions than it takes for the zeros.
-    if x.device.type != "cpu" or x.requires_grad or not x.is_floating_point():
+    scaled = () if scale_n1 is None else (scale_n1,)
+    plain = x.device.type != "cpu" or not x.is_floating_point() or any(s.requires_grad for s in scaled)
+    if plain or not serve(x, *scaled, enough=(1, 1)):
         return torch.log1p(x if scale_n1 is None else x * scale_n1)
     return log1p_of_stored(x, scale_n1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections import defaultdict
@@ -66,8 +67,8 @@ class ClippedAdam(clipped_adam.ClippedAdam):
         for p in (p for params in trained for p in params):
             if p.grad.is_sparse:
                 p.grad = p.grad.to_dense()
-        if not all(_fits(group, params) for group, params in zip(self.param_groups, trained, strict=True)):
-            super().step()
+        if not all(self._fits(group, params) for group, params in zip(self.param_groups, trained, strict=True)):
+            inspect.unwrap(clipped_adam.ClippedAdam.step)(self)  # torch runs its hooks around this step already
             return loss
         for group, params in zip(self.param_groups, trained, strict=True):
             group["lr"] *= group["lrd"]
@@ -108,6 +109,19 @@ class ClippedAdam(clipped_adam.ClippedAdam):
                 maximize=False,
             )
 
+    def _fits(self, group: dict[str, Any], params: list[Tensor]) -> bool:
+        """Whether the kernel serves these parameters: it walks through memory, entry by entry."""
+        if group["centered_variance"]:
+            return False
+        for p in params:
+            state = self.state.get(p) or {}
+            if p.device.type not in FUSED or not p.is_floating_point():
+                return False
+            for tensor in (p, p.grad, state.get("exp_avg"), state.get("exp_avg_sq")):
+                if tensor is not None and not (tensor.is_contiguous() and _is_alike(tensor, p)):
+                    return False
+        return True
+
     def _compiled(self, group: dict[str, Any], params: list[Tensor], step: int) -> None:
         rows = []
         for p in params:
@@ -121,14 +135,8 @@ class ClippedAdam(clipped_adam.ClippedAdam):
         run("adam_loops.adam", np.array(rows), tuple(map(np.float32, numbers)))
 
 
-def _fits(group: dict[str, Any], params: list[Tensor]) -> bool:
-    """Whether the kernel serves these parameters: it walks through memory, entry by entry."""
-    return not group["centered_variance"] and all(
-        tensor.device.type in FUSED and tensor.is_floating_point() and tensor.is_contiguous()
-        for p in params
-        for tensor in (p, p.grad)
-        if tensor is not None
-    )
+def _is_alike(tensor: Tensor, p: Tensor) -> bool:
+    return tensor.dtype == p.dtype and tensor.device == p.device and tensor.shape == p.shape
 
 
 def warn_of_two_decays(optimizer: Optimizer, scheduler: LRScheduler) -> None:

@@ -25,7 +25,7 @@ def note(x: Tensor, positions: Tensor, bounds: Tensor | None = None) -> Tensor:
         for when None.
     """
     if not x.is_inference():
-        setattr(x, NOTE, (positions, bounds, x._version, id(x)))
+        setattr(x, NOTE, _Note(positions, bounds, x))
     return x
 
 
@@ -67,9 +67,24 @@ def row_lengths(x: Tensor) -> Tensor:
 
 
 def _noted(x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    found, rows, version, owner = getattr(x, NOTE, (None, None, None, None))
-    # A deep copy carries the note along, and counts its versions anew: the note is its owner's alone.
-    return (found, rows) if version == x._version and owner == id(x) else (None, None)
+    found = getattr(x, NOTE, None)
+    return (found.positions, found.bounds) if found is not None and found.holds(x) else (None, None)
+
+
+class _Note:
+    """What is noted of a tensor, as it was: of no copy, which counts its versions anew."""
+
+    def __init__(self, positions: Tensor, bounds: Tensor | None, x: Tensor) -> None:
+        self.positions, self.bounds = positions, bounds
+        self.of = id(x), x._version, x.shape
+
+    def holds(self, x: Tensor) -> bool:
+        """Whether x is that tensor still."""
+        return self.of == (id(x), x._version, x.shape)
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """A pickle, or a deep copy, has none."""
+        return type(None), ()
 
 
 def _find(is_stored: Tensor) -> Tensor:

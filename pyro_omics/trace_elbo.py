@@ -108,6 +108,8 @@ class SampleSites(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not msg["infer"].get("_do_not_trace"):
+            if msg["name"] in self.sites:
+                raise RuntimeError(f"Multiple sample sites named '{msg['name']}'")
             self.sites[msg["name"]] = msg.copy()
 
     @property

@@ -2,6 +2,10 @@
 
 import copy
 import math
+import os
+import pickle
+import subprocess
+import sys
 
 import mpmath
 import numpy as np
@@ -22,8 +26,8 @@ from pyro_omics.distributions import (
     ZeroInflatedPoisson,
     masked,
 )
+from pyro_omics.kernels import compiled, dense, dropout, fused, gamma, products, team
 from pyro_omics.kernels import counts as counts_of_kernels
-from pyro_omics.kernels import dense, dropout, fused, gamma, products, team
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.plain import Dropout
 
@@ -516,6 +520,17 @@ def test_a_copy_has_no_note():
     assert stored.positions(copy.deepcopy(x)).tolist() == [0, 1]
 
 
+def test_a_pickle_has_no_note():
+    x = torch.zeros(3, 4)
+    x[0, 0] = 1
+    stored.positions(x)
+    for again in (pickle.loads(pickle.dumps(x)), copy.deepcopy(x)):
+        assert getattr(again, stored.NOTE) is None
+    assert stored.known(copy.copy(x)) is None
+    x.data = torch.ones(2, 2)
+    assert stored.known(x) is None
+
+
 def test_inference_tensors_are_not_noted():
     with torch.inference_mode():
         x = torch.tensor([0.0, 2.0])
@@ -536,11 +551,21 @@ def test_counts_written_to_after_the_note_are_seen_by_the_kernel():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_encoders_inputs_through_stored_positions(dtype):
+def test_encoders_inputs_through_stored_positions(dtype, monkeypatch):
     x = draw(dtype=dtype)
     x[2] = 0
     torch.testing.assert_close(layers.log_counts(x), torch.log1p(x))
     torch.testing.assert_close(layers.log_counts(x.long()), torch.log1p(x.long()))
+    for other in (x.T, x.expand(3, N, G), torch.stack([x, x + 1]).transpose(0, 1), x[:0]):
+        torch.testing.assert_close(layers.log_counts(other), torch.log1p(other))
+    scale = torch.rand(N, 1, dtype=dtype, requires_grad=True)
+    (gradient,) = torch.autograd.grad(layers.log_counts(x, scale).sum(), scale)
+    torch.testing.assert_close(gradient, (x / (1 + x * scale)).sum(-1, keepdim=True))
+    torch.testing.assert_close(torch.func.vmap(layers.log_counts)(x), torch.log1p(x))
+    monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(dense, "run", None)  # not to be called
+        torch.testing.assert_close(layers.log_counts(x), torch.log1p(x))
     truth = torch.log1p(x / (1 + x.mean(-1, keepdim=True)))
     torch.testing.assert_close(layers.log_normalised(x), truth)
     torch.testing.assert_close(layers.log_normalised(x, torch.ones(N, G, dtype=torch.bool)), truth)
@@ -615,15 +640,15 @@ def test_threads_share_the_loops_out(threads):
         together = everything_compiled()
     finally:
         torch.set_num_threads(before)
-    assert team.team()[0], "the OpenMP runtime of this torch was not found"
+    assert team.team()[1], "the OpenMP runtime of this torch was not found"
     for ours, theirs in zip(together, alone, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)  # some entries go by another instruction
 
 
 def test_where_the_runtime_is_not_found_one_thread_does_all(monkeypatch):
     expected = everything_compiled()
-    monkeypatch.setattr(team, "_runtime", lambda: (0, 0))
-    assert team.team() == (0, 0, 1)
+    monkeypatch.setattr(team, "_runtime", lambda: (0, 0, 0))
+    assert team.team() == (1, 0, 0, 0)
     for ours, theirs in zip(everything_compiled(), expected, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -667,6 +692,54 @@ def test_dropout_is_linear_and_of_the_seed():
         ours = layer(x)
         torch.manual_seed(1)
         assert torch.equal(ours, torch.nn.functional.dropout(x, 0.4))
+
+
+LIMITED = """
+import torch
+from pyro_omics import kernels, layers, stored
+torch.set_num_threads(4)
+x = torch.poisson(torch.full((40, 300), 0.3))
+stored.positions(x)
+assert torch.allclose(layers.log_counts(x), torch.log1p(x))
+"""
+FORKED = """
+import os, torch
+from pyro_omics import layers, stored
+torch.set_num_threads(2)
+x = torch.poisson(torch.full((40, 300), 0.3))
+truth = layers.log_counts(x)
+child = os.fork()
+if not child:
+    os._exit(0 if (layers.log_counts(x) - truth).abs().max() == 0 else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "settings"),
+    [(LIMITED, {"OMP_THREAD_LIMIT": "2"}), (LIMITED, {"OMP_DYNAMIC": "true"}), (FORKED, {})],
+    ids=["limit", "dynamic", "fork"],
+)
+def test_fewer_threads_than_asked_for_do_all(program, settings):
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, **settings}, check=True, timeout=120)
+
+
+def test_machine_code_is_kept_by_what_all_kernels_are(monkeypatch):
+    def double(x):
+        return 2 * x
+
+    kept = compiled.compiled()(double)
+    assert kept(3) == 6
+    key = kept._cache._index_key("sig", kept.targetctx.codegen())
+    monkeypatch.setattr(compiled, "STAMP", "another")
+    assert kept._cache._index_key("sig", kept.targetctx.codegen()) != key
+
+    class Nowhere:
+        def __init__(self, function):
+            raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(compiled, "_Kept", Nowhere)
+    assert compiled.compiled()(double)(3) == 6
 
 
 # Products -------------------------------------------------------------------------------------------------------------

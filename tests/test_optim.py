@@ -149,3 +149,32 @@ def test_it_is_the_models_default_and_trains_as_pyro_s_does():
     assert type(trainer.optimizers[0]) is ClippedAdam
     _, theirs = trained(lambda params: clipped_adam.ClippedAdam(params, lr=1e-3, eps=0.01))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_a_state_in_another_layout_or_type_takes_pyros_step():
+    """Strided gradients, then others; a module moved to another dtype under its optimizer."""
+    torch.manual_seed(0)
+    gradients = [torch.randn(6, 5) for _ in range(6)]
+    found = []
+    for cls in (ClippedAdam, clipped_adam.ClippedAdam):
+        p = torch.nn.Parameter(torch.zeros(6, 5))
+        optimizer = cls([p], lr=0.1)
+        for step, g in enumerate(gradients):
+            p.grad = g.T.contiguous().T if step < 3 else g.clone()
+            optimizer.step()
+        found.append(p.detach().clone())
+    torch.testing.assert_close(*found)
+    for before, after in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
+        found = []
+        for cls in (ClippedAdam, clipped_adam.ClippedAdam):
+            module = torch.nn.Linear(3, 4).to(before)
+            with torch.no_grad():
+                module.weight.zero_(), module.bias.zero_()
+            optimizer = cls(module.parameters(), lr=0.1)
+            for dtype in (before, after):
+                module.to(dtype)
+                for p in module.parameters():
+                    p.grad = torch.ones_like(p)
+                optimizer.step()
+            found.append(module.weight.detach().clone())
+        torch.testing.assert_close(*found)

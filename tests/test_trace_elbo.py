@@ -264,6 +264,15 @@ class Net(PlainModule):
         return self.plain(self.linear(torch.ones(2)))
 
 
+def test_a_name_twice_is_refused_with_validation_off():
+    def model():
+        for value in (1.0, 2.0):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=torch.tensor(value))
+
+    with pyro.validation_enabled(False), pytest.raises(RuntimeError, match="Multiple sample sites named 'x'"):
+        po.elbos.TraceELBO().differentiable_loss(model, lambda: None)
+
+
 NAMES = ["linear.weight", "linear.bias", "plain$$$weight", "plain$$$bias"]
 
 

@@ -130,6 +130,11 @@ class RowsOnDevice:
 def canonical(matrix: Any) -> sp.csr_matrix:
     """Compressed rows of float32 with ascending columns, each once, and no stored zeros; shared where they are so."""
     csr = sp.csr_matrix(matrix)
+    if csr.nnz and not (csr.indices.min() >= 0 and csr.indices.max() < csr.shape[1]):
+        raise ValueError(
+            f"the matrix of counts has {csr.shape[1]} columns, and stores a value in column "
+            f"{csr.indices.min() if csr.indices.min() < 0 else csr.indices.max()}: it is broken, read it anew"
+        )
     if not csr.has_canonical_format or not csr.data.all():
         csr = csr.copy()  # it shares its arrays with the AnnData's
         csr.sum_duplicates()

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 
+from pyro_omics.kernels.compiled import compiled
 from pyro_omics.kernels.team import share, together
 
 
@@ -20,7 +21,7 @@ def _pointer(typing: Any, address: Any) -> Any:
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@compiled(error_model="numpy", fastmath={"contract"})
 def _step(w, g, m, v, rate, beta1, rest1, beta2, rest2, eps, decay, clip):
     for k in range(len(w)):
         slope = g[k]
@@ -34,7 +35,7 @@ def _step(w, g, m, v, rate, beta1, rest1, beta2, rest2, eps, decay, clip):
         w[k] -= rate * mean / (math.sqrt(square) + eps)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _adam(team, table, rate, beta1, rest1, beta2, rest2, eps, decay, clip):
     for row in table:
         n = row[0]
@@ -44,7 +45,7 @@ def _adam(team, table, rate, beta1, rest1, beta2, rest2, eps, decay, clip):
         _step(w, g, m, v, rate, beta1, rest1, beta2, rest2, eps, decay, clip)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def adam(team, table, numbers):
     """One step; see `optim.ClippedAdam`.
 

@@ -17,7 +17,7 @@ def dense_rows(rows: Tensor, indptr: np.ndarray, indices: np.ndarray, data: np.n
     bounds = torch.zeros(len(at) + 1, dtype=torch.long)
     np.cumsum(stop - start, out=bounds[1:].numpy())
     position = torch.empty(int(bounds[-1]), dtype=torch.long)
-    out = torch.empty(len(at), columns)
+    out = torch.empty(len(at), columns, dtype=torch.float32)
     run("sparse_loops.dense", rows, indptr, indices, data, bounds, position, out)
     return stored.note(out, position, bounds)
 
@@ -26,10 +26,10 @@ def log1p_of_stored(x: Tensor, scale_n1: Tensor | None = None) -> Tensor:
     """log(1 + scale x) of counts (n, g) on a processor, noted as they are."""
     found, bounds = stored.positions(x), stored.bounds(x)
     if x.dtype == torch.float32:
-        matrix = x.view(-1, x.shape[-1])
-        out = torch.empty_like(x)
+        out = torch.empty(x.shape, dtype=torch.float32)
         scale = torch.ones(1) if scale_n1 is None else scale_n1.expand(*x.shape[:-1], 1).reshape(-1)
-        run("sparse_loops.log1p", matrix, found, bounds, scale, out.view_as(matrix))
+        matrices = (t.reshape(-1, x.shape[-1]) for t in (x, out))
+        run("sparse_loops.log1p", next(matrices), found, bounds, scale.float(), next(matrices))
         return stored.note(out, found, bounds)
     values = x.flatten().index_select(0, found)
     if scale_n1 is not None:
@@ -48,7 +48,7 @@ def joined(x: Tensor, more: Tensor) -> Tensor:
     bounds = stored.bounds(x)
     ends = bounds.clone()
     ends[1:] += more.count_nonzero(-1).cumsum(0)
-    out = torch.empty(len(x), x.shape[1] + more.shape[1])
+    out = torch.empty(len(x), x.shape[1] + more.shape[1], dtype=torch.float32)
     all_places = torch.empty(int(ends[-1]), dtype=torch.long)
     run("sparse_loops.join", x, position, bounds, more, out, all_places, ends)
     return stored.note(out, all_places, ends)

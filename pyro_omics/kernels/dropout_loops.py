@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from pyro_omics.kernels.compiled import compiled
 from pyro_omics.kernels.team import share, together
 
 U = np.uint32
@@ -26,19 +27,19 @@ def _hash(k, seed):
     return U(h ^ U(h >> U(16)))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _part(x, first, seed, below, factor, out):
     for k in range(len(x)):
         out[k] = x[k] * (factor if _hash(U(first) + U(k), seed) >= below else np.float32(0.0))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _dropout(team, x, seed, below, factor, out):
     start, stop = share(team, len(x))
     _part(x[start:stop], start, (seed[0], seed[1]), below, factor, out[start:stop])
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def dropout(team, x, seed, p, out):
     """``x`` (n,) times 0 with probability ``p``, else 1 / (1 - p), to ``out``; the same for the same ``seed`` (2,)."""
     below = U(min(p * 2.0**32, 2.0**32 - 1))

@@ -61,9 +61,12 @@ class Rows(dist.Independent):
         if fn.kernel is None:
             return super().log_prob(value)
         # Networks in 16 bits (``Trainer(precision="bf16-mixed")``) have their likelihood in the counts' 32.
-        parameters = [p.to(value.dtype) if p.dtype in HALVES else p for p in fn.kernel_parameters()]
+        given = fn.kernel_parameters()
+        parameters = [p.to(value.dtype) if p.dtype in HALVES else p for p in given]
         if not serve(value, *parameters, enough=fn.kernel.enough(parameters[0])):
-            return super().log_prob(value)
+            if all(p is own for p, own in zip(parameters, given, strict=True)):
+                return super().log_prob(value)
+            return sum_rightmost(fn.entries(value, *parameters), self.reinterpreted_batch_ndims)
         if fn._validate_args:
             fn._validate_sample(value)
         rows = row_log_prob(fn.kernel, fn.entries, value, parameters)

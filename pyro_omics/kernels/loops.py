@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from pyro_omics.kernels.compiled import compiled
 from pyro_omics.kernels.team import share, together
 
 F = np.float32
@@ -151,7 +152,7 @@ def _softplus(x):
     return max(x, F(0.0)) + _log1p(_exp(-abs(x)))
 
 
-@njit(cache=True, fastmath={"reassoc"}, nogil=True)
+@compiled(fastmath={"reassoc"})
 def _sum(line):
     total = F(0.0)
     for j in range(len(line)):
@@ -159,20 +160,20 @@ def _sum(line):
     return total
 
 
-@njit(cache=True, **FAST)
+@compiled(**FAST)
 def _constants(theta, value, slope):
     for j in range(len(theta)):
         value[j], slope[j] = _of_dispersion(theta[j])
 
 
-@njit(cache=True, **FAST)
+@compiled(**FAST)
 def _of_counts(x, mu, theta, constant, slope):
     """In the places of ``constant``, ``mu`` and ``theta``: log NB, and its derivatives by mu and theta."""
     for k in range(len(x)):
         constant[k], mu[k], theta[k] = _of_count(x[k], mu[k], theta[k], constant[k], slope[k])
 
 
-@njit(cache=True, **FAST)
+@compiled(**FAST)
 def _no_extra_zero(logits, value):
     """Add log sigmoid(-logits) to ``value``; its derivative by the logits in their place."""
     for k in range(len(logits)):
@@ -180,7 +181,7 @@ def _no_extra_zero(logits, value):
         logits[k] = -F(1.0) / (F(1.0) + _exp(-logits[k]))
 
 
-@njit(cache=True, **FAST)
+@compiled(**FAST)
 def _stored(mu, theta, columns, shared, x, room):
     """A row's counts at ``columns``, gathered first and all at once then: value, and derivatives by mu and theta."""
     m = len(columns)
@@ -196,14 +197,14 @@ def _stored(mu, theta, columns, shared, x, room):
     return value, by_mu, by_theta
 
 
-@njit(cache=True, **FAST)
+@compiled(**FAST)
 def _nb_zeros(mu, theta, line, by_mu, by_theta):
     for j in range(len(mu)):
         value, c, d = _of_zero(mu[j], theta[j])
         line[j], by_mu[j], by_theta[j] = -value, -c, -d
 
 
-@njit(cache=True, **FAST)
+@compiled(**FAST)
 def _zinb_zeros(mu, theta, logits, line, by_mu, by_theta, by_logits):
     """Log p(0) = log((1 + e^b) / (1 + e^a)); beyond 40 softplus is the identity, and e^80 is a float32."""
     for j in range(len(mu)):
@@ -217,7 +218,7 @@ def _zinb_zeros(mu, theta, logits, line, by_mu, by_theta, by_logits):
         by_mu[j], by_theta[j], by_logits[j] = c * (v - F(1.0)), d * (v - F(1.0)), v - low * inverse
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _shared(theta):
     """The constants of columns that all rows share (2, g), or None."""
     if len(theta) > 1:
@@ -227,7 +228,7 @@ def _shared(theta):
     return made
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _nb_rows(team, shared, mu, theta, x, position, bounds, rows, by_mu, by_theta):
     n, g = mu.shape
     line, room = np.empty(g, np.float32), np.empty((5, g), np.float32)
@@ -243,7 +244,7 @@ def _nb_rows(team, shared, mu, theta, x, position, bounds, rows, by_mu, by_theta
         rows[i] = _sum(line)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def negative_binomial(team, mu, theta, x, position, bounds, rows, by_mu, by_theta):
     """Rows of NB(mu, theta) at counts of which few are not zero.
 
@@ -255,7 +256,7 @@ def negative_binomial(team, mu, theta, x, position, bounds, rows, by_mu, by_thet
     together(_nb_rows, team, (team, _shared(theta), mu, theta, x, position, bounds, rows, by_mu, by_theta))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _zinb_rows(team, shared, mu, theta, logits, x, position, bounds, rows, by_mu, by_theta, by_logits):
     n, g = mu.shape
     line, room, extra = np.empty(g, np.float32), np.empty((5, g), np.float32), np.empty(g, np.float32)
@@ -276,7 +277,7 @@ def _zinb_rows(team, shared, mu, theta, logits, x, position, bounds, rows, by_mu
         rows[i] = _sum(line)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def zero_inflated_negative_binomial(
     team,
     mu,

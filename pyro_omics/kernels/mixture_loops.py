@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from pyro_omics.kernels.compiled import compiled
 from pyro_omics.kernels.loops import FAST, F, _constants, _exp, _of_counts, _of_zero, _shared, _softplus, _sum
 from pyro_omics.kernels.team import share, together
 
 LINE = 2048  # entries that are treated at once
 
 
-@njit(cache=True, **FAST)
+@compiled(**FAST)
 def _component(x, mu, theta, value, by_mu, by_theta, slope):
     """Log NB, and its derivatives by mu and theta; ``value`` and ``slope`` come as the constants of theta."""
     for j in range(len(x)):
@@ -24,7 +24,7 @@ def _component(x, mu, theta, value, by_mu, by_theta, slope):
         by_theta[j] = by_theta[j] if x[j] > 0 else -d
 
 
-@njit(cache=True, **FAST)
+@compiled(**FAST)
 def _mix(logits, low, high, by_low, by_high, by_theta, high_theta, by_logits):
     """Of the components' values and derivatives those of the mixture: in ``low``, and in their places."""
     for j in range(len(logits)):
@@ -37,7 +37,7 @@ def _mix(logits, low, high, by_low, by_high, by_theta, high_theta, by_logits):
         by_logits[j] = w - F(1.0) / (F(1.0) + _exp(-logits[j]))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _mixture(team, shared, low, high, theta, logits, x, rows, by_low, by_high, by_theta, by_logits):
     """Some rows at once, as one line: a row of a few proteins fills no register."""
     n, g = low.shape
@@ -68,7 +68,7 @@ def _mixture(team, shared, low, high, theta, logits, x, rows, by_low, by_high, b
             by_logits[to] = of_logits[line]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def mixture(team, low, high, theta, logits, x, position, bounds, rows, by_low, by_high, by_theta, by_logits):
     """Rows of sigmoid(logits) NB(low, theta) + sigmoid(-logits) NB(high, theta); as `loops.negative_binomial` else."""
     given = (team, _shared(theta), low, high, theta, logits, x, rows, by_low, by_high, by_theta, by_logits)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from pyro_omics.kernels.compiled import compiled
 from pyro_omics.kernels.loops import FAST, _log1p
 from pyro_omics.kernels.team import share, together
 
@@ -15,7 +15,7 @@ EXACT: dict[str, Any] = {**FAST, "fastmath": {"contract"}}
 COLUMNS = 512  # at once: their weights stay in a core's cache
 
 
-@njit(cache=True, **EXACT)
+@compiled(**EXACT)
 def _product(team, x, position, bounds, weights, out):
     n, d = x.shape
     start, stop = share(team, n)
@@ -33,13 +33,13 @@ def _product(team, x, position, bounds, weights, out):
             at[i - start] = k
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def product(team, x, position, bounds, weights, out):
     """X W, of ``x`` (n, d), whose entries at ``position`` are not zero, and ``weights`` (d, h), to ``out`` (n, h)."""
     together(_product, team, (team, x, position, bounds, weights, out))
 
 
-@njit(cache=True, **EXACT)
+@compiled(**EXACT)
 def _outer_product(team, x, position, bounds, rows, out):
     n, d = x.shape
     first, last = share(team, d)
@@ -57,13 +57,13 @@ def _outer_product(team, x, position, bounds, rows, out):
                 k += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def outer_product(team, x, position, bounds, rows, out):
     """X' R, of the same ``x`` and ``rows`` (n, h), to ``out`` (d, h)."""
     together(_outer_product, team, (team, x, position, bounds, rows, out))
 
 
-@njit(cache=True, **FAST)
+@compiled(**FAST)
 def _log1p_rows(team, x, position, bounds, scale, out):
     n, d = x.shape
     room = np.empty(d, np.float32)
@@ -80,13 +80,13 @@ def _log1p_rows(team, x, position, bounds, scale, out):
             out[i, columns[k]] = values[k]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def log1p(team, x, position, bounds, scale, out):
     """log(1 + scale x) of the same ``x``, to ``out`` (n, d); ``scale`` is (n,), or (1,) for all rows."""
     together(_log1p_rows, team, (team, x, position, bounds, scale, out))
 
 
-@njit(cache=True, **EXACT)
+@compiled(**EXACT)
 def _dense_rows(team, rows, indptr, indices, data, bounds, position, out):
     n, d = out.shape
     start, stop = share(team, n)
@@ -99,13 +99,13 @@ def _dense_rows(team, rows, indptr, indices, data, bounds, position, out):
             position[to + k] = i * d + j
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def dense(team, rows, indptr, indices, data, bounds, position, out):
     """Compressed ``rows`` (n,) made dense, to ``out`` (n, d), and their entries' places there, to ``position``."""
     together(_dense_rows, team, (team, rows, indptr, indices, data, bounds, position, out))
 
 
-@njit(cache=True, **EXACT)
+@compiled(**EXACT)
 def _join(team, x, position, bounds, more, out, joined, ends):
     n, d = x.shape
     width = more.shape[1]
@@ -123,7 +123,7 @@ def _join(team, x, position, bounds, more, out, joined, ends):
                 to += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def join(team, x, position, bounds, more, out, joined, ends):
     """The same ``x`` and columns ``more`` (n, e) side by side, to ``out``, and to ``joined`` what is not zero there.
 

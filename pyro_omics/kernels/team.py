@@ -21,41 +21,52 @@ Each thread takes the same rows in each loop, as torch's operations do: what it 
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
 from typing import Any
 
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from pyro_omics.kernels.compiled import compiled
+
 ENTRY = "GOMP_parallel"  # (task, its argument, threads, flags), of GNU's OpenMP; Intel's and LLVM's have it too
-NUMBER = "omp_get_thread_num"
+NUMBER, SIZE = "omp_get_thread_num", "omp_get_num_threads"
 POINTER = ir.IntType(8).as_pointer()
 TASK = ir.FunctionType(ir.VoidType(), [POINTER])
 
 
-def team() -> tuple[int, int, int]:
-    """How `together` enters the OpenMP runtime, how a thread learns its number there, and how many are to work."""
-    enter, number = _runtime()
-    return enter, number, torch.get_num_threads() if enter else 1
+def team() -> tuple[int, int, int, int]:
+    """How many threads are asked for, how `together` enters the OpenMP runtime, and what a thread learns there.
+
+    That is its number, and how many they are: fewer than asked for where a limit is set.
+    """
+    enter, number, size = _runtime()
+    return torch.get_num_threads() if enter and not _forked else 1, enter, number, size
 
 
 @cache
-def _runtime() -> tuple[int, int]:
-    """The addresses of `ENTRY` and `NUMBER` in the runtime that torch loaded, or zeros."""
+def _runtime() -> tuple[int, int, int]:
+    """The addresses of `ENTRY`, `NUMBER` and `SIZE` in the runtime that torch loaded, or zeros."""
     try:
         loaded = ctypes.CDLL(None)
-        found = [ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value or 0 for name in (ENTRY, NUMBER)]
+        found = [ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value or 0 for name in (ENTRY, NUMBER, SIZE)]
     except (AttributeError, OSError, TypeError):  # another runtime, another system
-        return 0, 0
-    return found[0], found[1]
+        return 0, 0, 0
+    return found[0], found[1], found[2]
+
+
+_forked: list[bool] = []  # a forked process has none of the threads that its runtime believes to have
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _forked.append(True))
 
 
 @intrinsic
 def _number(typing: Any, address: Any) -> Any:
-    """What the function at an address returns: the number of this thread in its team."""
+    """What the function at an address returns: the number of this thread in its team, or of all."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function = ir.FunctionType(ir.IntType(32), []).as_pointer()
@@ -64,13 +75,13 @@ def _number(typing: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def share(team: Any, n: Any) -> Any:
     """Which of n rows are this thread's: from where to where."""
-    if team[2] == 1:
+    if team[0] == 1:
         return 0, n
-    step = -(-n // team[2])
-    start = min(n, _number(team[1]) * step)
+    step = -(-n // _number(team[3]))
+    start = min(n, _number(team[2]) * step)
     return start, min(n, start + step)
 
 
@@ -85,7 +96,7 @@ def together(typing: Any, loop: Any, members: Any, args: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         compiled = loop.dispatcher.get_compile_result(inner)
         context.add_linking_libs([compiled.library])
-        address, _, threads = (builder.extract_value(values[1], i) for i in range(3))
+        threads, address = (builder.extract_value(values[1], i) for i in range(2))
         given = cgutils.alloca_once_value(builder, values[2])
         task = ir.Function(builder.module, TASK, builder.module.get_unique_name("task"))
         task.linkage = "internal"

@@ -19,7 +19,7 @@ from torch.nn import functional
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.kernels import products
 from pyro_omics.kernels.dense import joined, log1p_of_stored
-from pyro_omics.kernels.switch import serve
+from pyro_omics.kernels.switch import full, serve
 from pyro_omics.plain import Dropout, Linear, PlainModule
 from pyro_omics.recipe import Recipe
 
@@ -242,7 +242,7 @@ class Encoder(PlainModule, Recipe):
         h = self.hidden(x, cov)
         if self.skip:
             h = _join(torch.cat([h, x], -1), cov)
-        return self.loc(h), (self.log_var(h).exp() + 1e-4).sqrt()
+        return full(self.loc(h)), (full(self.log_var(h)).exp() + 1e-4).sqrt()
 
 
 class Decoder(PlainModule, Recipe):
@@ -282,7 +282,7 @@ class Decoder(PlainModule, Recipe):
         h = self.hidden(z, cov)
         if self.skip:
             h = _join(torch.cat([h, z], -1), cov)
-        return {name: head(h) for name, head in self.heads.items()}
+        return {name: full(head(h)) for name, head in self.heads.items()}
 
 
 class Branches(PlainModule, Recipe):
@@ -341,7 +341,7 @@ class ResidualMLP(PlainModule, Recipe):
         h = torch.relu(self.first(x))
         for block in self.blocks:
             h = h + block(h)
-        return self.last(h)
+        return full(self.last(h))
 
 
 class GatedAttention(PlainModule, Recipe):

@@ -795,6 +795,8 @@ def test_networks_in_16_bits(kind):
         torch.manual_seed(1)
         with torch.no_grad(), layers.eval_mode(svi), torch.autocast("cpu", torch.bfloat16, enabled=sixteen):
             found.append(svi.elbo(batch))
+            heads = svi.model.decoder(torch.zeros(3, 3))
+            assert {out.dtype for out in (*heads.values(), *svi.model.encode(batch))} == {torch.float32}
     assert found[1].dtype == torch.float32
     assert float(found[1]) == pytest.approx(float(found[0]), rel=5e-3)
     assert float(found[1]) != float(found[0])

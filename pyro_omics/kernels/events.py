@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
-import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import sum_rightmost
@@ -13,9 +12,7 @@ from torch import Tensor
 
 from pyro_omics.kernels.function import row_log_prob
 from pyro_omics.kernels.rows import Kernel
-from pyro_omics.kernels.switch import serve
-
-HALVES = (torch.bfloat16, torch.float16)
+from pyro_omics.kernels.switch import HALVES, serve
 
 
 class Counted(TorchDistributionMixin):
@@ -60,7 +57,7 @@ class Rows(dist.Independent):
         fn = self.base_dist
         if fn.kernel is None:
             return super().log_prob(value)
-        # Networks in 16 bits (``Trainer(precision="bf16-mixed")``) have their likelihood in the counts' 32.
+        # Networks in 16 bits have their likelihood in the counts' 32.
         given = fn.kernel_parameters()
         parameters = [p.to(value.dtype) if p.dtype in HALVES else p for p in given]
         if not serve(value, *parameters, enough=fn.kernel.enough(parameters[0])):

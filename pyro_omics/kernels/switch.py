@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+HALVES = (torch.bfloat16, torch.float16)
 FEW_ENTRIES = 2**14  # a kernel's hundred operations on fewer cost more than they spare
 FEW_COLUMNS = 64  # and what is found by row, on shorter rows
 
@@ -30,6 +31,11 @@ def plain() -> Iterator[None]:
         yield
     finally:
         _switched_off.reset(before)
+
+
+def full(x: Tensor) -> Tensor:
+    """What came of networks in 16 bits (``Trainer(precision="bf16-mixed")``), in 32 for what is made of it."""
+    return x.float() if x.dtype in HALVES else x
 
 
 def serve(value: Tensor, *parameters: Tensor, enough: tuple[int, int] | None = None) -> bool:

@@ -22,6 +22,7 @@ TABLES = {
     "growth": ("scVI: growth with cells and genes", "growth.py --threads 2", True),
     "in_time": ("scVI: what is learnt in the same time, PBMC 10k", "in_time.py --threads 2", True),
     "large": ("Data on disk", "large.py --cells 10000 100000 1000000 --steps 1000", False),
+    "large_zarr": ("Data on disk, zarr", "large.py --zarr --cells 100000 1000000 --steps 1000", False),
 }
 HEAD = """# Benchmarks
 

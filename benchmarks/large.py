@@ -1,9 +1,10 @@
 """Training scVI from disk beside training it from memory: peak memory and rows a second, by number of cells.
 
-    python benchmarks/large.py [--cells 10000 100000 1000000] [--steps 1500] [--repeats 3] [--folder FOLDER]
+    python benchmarks/large.py [--cells 10000 100000 1000000] [--steps 1500] [--repeats 3] [--zarr] [--folder FOLDER]
 
 Cells x 2,000 genes are simulated to a .h5ad file in blocks: 12 cell types in the order of the file (the worst case for
-reading in blocks), about 150 non-zero counts a cell (7.5%), uncompressed, in chunks of 65,536 values. Each measurement
+reading in blocks), about 150 non-zero counts a cell (7.5%), uncompressed, in chunks of 65,536 values; with ``--zarr``
+it is written anew by anndata as a .zarr store, in anndata's own chunks and compression. Each measurement
 is a process of its own, disk and memory in turn: scVI with its defaults, minibatches of 128, an epoch or ``--steps``
 steps of one, whichever is shorter. Rows a second are of training steps alone, after the first 20, by the clock and by
 the processor time of all threads (which a busy machine moves less), and of the loader alone, without a model; the peak
@@ -14,6 +15,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,6 +24,7 @@ import time
 import warnings
 from pathlib import Path
 
+import anndata
 import h5py
 import numpy as np
 import pandas as pd
@@ -66,6 +69,14 @@ def simulate(path, n, seed=0, n_genes=N_GENES):
         write_elem(file, "var", pd.DataFrame(index=[f"gene{i}" for i in range(n_genes)]))
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     return int(ends[-1][-1]) / n
+
+
+def as_zarr(path):
+    """The file as a .zarr store, in its place."""
+    store = path.with_suffix(".zarr")
+    anndata.read_h5ad(path).write_zarr(store)
+    path.unlink()
+    return store
 
 
 def measure(path, where, steps, workers):
@@ -126,6 +137,7 @@ def main():
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the files are written and removed; temporary by default")
     parser.add_argument("--only", choices=("disk", "memory"))
+    parser.add_argument("--zarr", action="store_true", help="a .zarr store in the place of the .h5ad file")
     parser.add_argument(
         "--measure", nargs=2, metavar=("WHERE", "PATH"), help="one measurement in this process, as JSON"
     )
@@ -142,6 +154,8 @@ def main():
         for n in options.cells:
             path = Path(folder) / "cells.h5ad"
             per_cell = simulate(path, n)
+            if options.zarr:
+                path = as_zarr(path)
             found = {where: [] for where in ("disk", "memory") if options.only in (None, where)}
             for _ in range(options.repeats):
                 for where, figures in found.items():
@@ -167,7 +181,7 @@ def main():
                     spread = f"{statistics.median(pairs):.2f} ({min(pairs):.2f}-{max(pairs):.2f})"
                     print(f"          training from disk / from memory, {what}: {spread}", flush=True)
             print(f"          {per_cell:.0f} non-zero counts a cell", flush=True)
-            path.unlink()
+            shutil.rmtree(path) if options.zarr else path.unlink()
 
 
 if __name__ == "__main__":

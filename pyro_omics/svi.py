@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +226,15 @@ class SVIModule(pl.LightningModule):
     def on_train_end(self) -> None:
         """Complete a Laplace approximation, which is of the trained optimum."""
         for rest in (module for module in self.guide.modules() if isinstance(module, Laplace)):
+            batches = ((batch, len(batch.index)) for batch in self._training_batches())
             with torch.enable_grad(), eval_mode(self), pyro.validation_enabled(False):
-                rest.approximate(self.elbo, ((batch, len(batch.index)) for batch in self._training_batches()))
+                rest.approximate(self._keyed, batches, partial(self.trainer.strategy.reduce, reduce_op="sum"))
+
+    def _keyed(self, batch: Any) -> Tensor:
+        """The ELBO's loss at the draws of the trained optimum's step."""
+        with self._noise(batch, "laplace"):
+            loss: Tensor = self.elbo(batch)
+        return loss
 
     def _training_batches(self) -> Iterator[Any]:
         for batch in self.trainer.train_dataloader:

@@ -4,14 +4,17 @@
 
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pyro.infer.autoguide import AutoLaplaceApproximation
 
 import pyro_omics as po
 
+FITS = ("SCVI", "TotalVI", "Laplace")
 GLOBAL_BATCH, EPOCHS = 64, 3
 IGNORED = [(r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)]
 
@@ -26,20 +29,21 @@ def cells():
     return adata
 
 
-def module(dm):
+def module(dm, laplace):
     """The data's totalVI where there are proteins, which has a global latent, or scVI."""
     torch.manual_seed(0)
+    guide = partial(po.guides.Amortized, rest=AutoLaplaceApproximation) if laplace else None
     model = po.TotalVI if dm.sizes.n_proteins else po.SCVI
     options = {"n_latent": 4, "n_hidden": 16, "norm": po.layers.LayerNorm, "dropout": 0.0}
-    return po.SVIModule(model.from_data(dm, **options), kl_warmup_epochs=2, noise_seed=5)
+    return po.SVIModule(model.from_data(dm, **options), guide, kl_warmup_epochs=2, noise_seed=5)
 
 
 def fit(name, processes):
     """One fit: its parameters, its logged numbers, and the training rows that this process saw in each epoch."""
-    proteins = {"protein_obsm_key": "protein_counts", "batch_key": "donor"} if name == "TotalVI" else {}
+    proteins = {} if name == "SCVI" else {"protein_obsm_key": "protein_counts", "batch_key": "donor"}
     held_out = np.arange(0, 690, 10)
     dm = po.CellDataModule(cells(), batch_size=GLOBAL_BATCH // processes, validation_indices=held_out, **proteins)
-    svi, seen = module(dm), Rows()
+    svi, seen = module(dm, name == "Laplace"), Rows()
     trainer = pl.Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
@@ -89,7 +93,7 @@ def main(folder):
     for message, category in IGNORED:
         warnings.filterwarnings("ignore", message, category)
     torch.set_num_threads(1)
-    for name in ("SCVI", "TotalVI"):
+    for name in FITS:
         found = fit(name, processes=2)
         torch.save(found, Path(folder) / f"{name}-{torch.distributed.get_rank()}.pt")
 

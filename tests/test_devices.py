@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from ddp_fits import fit
+from ddp_fits import FITS, fit
 from helpers import counts, quiet_trainer, small
 from pyro import poutine
 from pyro.infer import TraceMeanField_ELBO
@@ -40,7 +40,7 @@ def together(tmp_path_factory):
         [sys.executable, str(TOGETHER), str(folder)], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)] for name in ("SCVI", "TotalVI")}
+    return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in (0, 1)] for name in FITS}
 
 
 def loopback():
@@ -48,7 +48,7 @@ def loopback():
     return "lo" if "lo" in names else "lo0"
 
 
-@pytest.mark.parametrize("name", ["SCVI", "TotalVI"])
+@pytest.mark.parametrize("name", FITS)
 def test_two_processes_give_the_parameters_of_one_at_the_same_global_batch(together, name):
     alone = fit(name, processes=1)
     first, second = together[name]
@@ -76,6 +76,12 @@ def test_the_global_latent_is_one_and_moved(together):
     for key, value in found.items():
         assert torch.equal(value, second["weights"][key])
         assert not torch.equal(value, torch.full_like(value, value.flatten()[0].item()))
+
+
+def test_a_laplace_approximation_is_of_all_rows(together):
+    first, _ = together["Laplace"]
+    (scale_tril,) = (value for key, value in first["weights"].items() if key.endswith("scale_tril"))
+    assert (scale_tril.diagonal() > 0).all()  # and is that of one process, as all weights are
 
 
 # Shares of the rows --------------------------------------------------------------------------------------------------

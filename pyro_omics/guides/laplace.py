@@ -45,7 +45,12 @@ class Laplace(AutoLaplaceApproximation):
             return super().get_posterior(*args, **kwargs)
         return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
 
-    def approximate(self, loss: Callable[[Any], Tensor], batches: Iterable[tuple[Any, int]]) -> None:
+    def approximate(
+        self,
+        loss: Callable[[Any], Tensor],
+        batches: Iterable[tuple[Any, int]],
+        summed: Callable[[Tensor], Tensor] = lambda part: part,
+    ) -> None:
         """Find H.
 
         Parameters
@@ -54,12 +59,14 @@ class Laplace(AutoLaplaceApproximation):
             the negative ELBO over the full data, in nats, estimated from a minibatch.
         batches
             minibatches, and the number of rows in each.
+        summed
+            the sum of each process's part, where several have minibatches of their own.
         """
-        total, n = torch.zeros_like(self.scale_tril), 0
+        total, n = torch.zeros_like(self.scale_tril), torch.zeros_like(self.loc[0])
         with self._point():
             for batch, n_rows in batches:
                 total, n = total + n_rows * hessian(loss(batch), self.loc), n + n_rows
-        curvature, axes = torch.linalg.eigh(total / n)
+        curvature, axes = torch.linalg.eigh(summed(total) / summed(n))
         if flat := int((curvature <= 0).sum()):
             warnings.warn(
                 f"AutoLaplaceApproximation: in {flat} of {len(curvature)} directions the global latents are at no "

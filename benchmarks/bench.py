@@ -2,7 +2,8 @@
 
     python benchmarks/bench.py --rival .rivals/bin/python [--only speed_scvi large]
 
-What was run before and is not run now is taken from the folder, so that one table can be made anew."""
+What is not run now, or fails, stays as BENCHMARKS.md has it, so that one table can be made anew. ``RIVAL`` and
+``CELLARIUM`` in its commands are Pythons that have scvi-tools and cellarium-ml; the numbers are kept as JSON."""
 
 import argparse
 import datetime
@@ -44,6 +45,7 @@ def main():
     options = parser.parse_args()
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
+    made, failed = {}, []
     for name in options.only:
         _, command, with_rival = TABLES[name]
         program, *arguments = command.split()
@@ -51,16 +53,26 @@ def main():
         if command.startswith("speed.py scvi") and options.cellarium:
             rival += ["--cellarium", options.cellarium]
         print(f"{name}: {command}", flush=True)
-        ran = subprocess.run(
-            [sys.executable, HERE / program, *arguments, *rival], stdout=subprocess.PIPE, text=True, check=True
-        )
-        note = f"{datetime.date.today()}, {machine()}"
-        (folder / f"{name}.md").write_text(f"{note}. `python benchmarks/{command}`\n\n{_shown(ran.stdout)}\n")
-    parts = [HEAD]
-    for name, (title, *_) in TABLES.items():
-        if (folder / f"{name}.md").exists():
-            parts.append(f"## {title}\n\n{(folder / f'{name}.md').read_text()}")
-    (HERE.parent / "BENCHMARKS.md").write_text("\n".join(parts))
+        whole = [sys.executable, HERE / program, *arguments, *rival, "--out", str(folder)]
+        ran = subprocess.run(whole, stdout=subprocess.PIPE, text=True)
+        if ran.returncode:
+            failed.append(name)
+            continue
+        named = {options.rival: "RIVAL", options.cellarium: "CELLARIUM"}
+        shown = " ".join([f"python benchmarks/{command}", *(named.get(word, word) for word in rival)])
+        made[name] = f"{datetime.date.today()}, {machine()}. `{shown}`\n\n{_shown(ran.stdout)}\n"
+        _write(made)
+    if failed:
+        sys.exit(f"{', '.join(failed)} failed, and BENCHMARKS.md has of them what it had")
+
+
+def _write(made):
+    """BENCHMARKS.md with these tables, and the others that it has."""
+    path = HERE.parent / "BENCHMARKS.md"
+    kept = dict(part.split("\n\n", 1) for part in path.read_text().split("\n## ")[1:]) if path.exists() else {}
+    texts = {title: made.get(name) or kept.get(title) for name, (title, *_) in TABLES.items()}
+    parts = [HEAD, *(f"## {title}\n\n{text.rstrip()}\n" for title, text in texts.items() if text)]
+    path.write_text("\n".join(parts))
 
 
 def _shown(text):

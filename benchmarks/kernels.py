@@ -1,18 +1,18 @@
 """Likelihoods of rows of counts, forward and backward: the plain forms beside the kernels.
 
-    python benchmarks/kernels.py [--repeats 21] [--threads 1] [--json kernels.json]
+    python benchmarks/kernels.py [--repeats 21] [--threads 1]
 
 Milliseconds of ``log_prob(x).sum()`` and its gradient by every parameter, for simulated counts of scVI's and totalVI's
 shapes, and of a whole scVI step (ELBO, gradient, ClippedAdam). The two forms take turns; the figures are medians over
 the turns, and the ratio's quartiles are of ratios within a turn."""
 
 import argparse
-import json
 import statistics
 import time
 
 import pyro
 import torch
+from paired import keep
 
 import pyro_omics as po
 from pyro_omics import distributions as counts
@@ -112,7 +112,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="cases whose name contains this")
-    parser.add_argument("--json", help="file to write the figures to as well")
+    parser.add_argument("--out", default="runs/bench")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     runs = {name: lambda case=case: likelihood_run(*case) for name, case in cases().items()}
@@ -128,9 +128,7 @@ def main():
         r = results[name]
         spread = "-".join(f"{q:.2f}" for q in r["quartiles"])
         print(f"{name:30s} {zeros:6.0%} {r['plain_ms']:9.2f} {r['kernel_ms']:9.2f} {r['ratio']:6.2f}  {spread}")
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"threads": options.threads, "torch": torch.__version__, "runs": results}, file, indent=1)
+    keep(options.out, "kernels", results, threads=options.threads)
 
 
 if __name__ == "__main__":

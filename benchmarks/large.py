@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import write_elem
+from paired import keep
 
 N_GENES, N_TYPES, BLOCK = 2000, 12, 10_000
 WARM = 20  # steps that are not timed
@@ -136,6 +137,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the files are written and removed; temporary by default")
+    parser.add_argument("--out", default="runs/bench")
     parser.add_argument("--only", choices=("disk", "memory"))
     parser.add_argument("--zarr", action="store_true", help="a .zarr store in the place of the .h5ad file")
     parser.add_argument(
@@ -150,6 +152,7 @@ def main():
         parser.error(f"5,000 cells and {WARM + 1} steps are the least that is timed")
     row = "{:>9s} {:>7s} {:>9s} {:>12s} {:>14s} {:>12s} {:>8s}"
     print(row.format("cells", "", "setup s", "train rows/s", "rows/processor", "load rows/s", "peak GB"))
+    kept = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for n in options.cells:
             path = Path(folder) / "cells.h5ad"
@@ -169,6 +172,7 @@ def main():
                         env={"OMP_NUM_THREADS": "1", **os.environ},
                     )
                     figures.append(json.loads(ran.stdout.splitlines()[-1]))
+            kept[n] = found
             for where, figures in found.items():
                 middle = {name: statistics.median(one[name] for one in figures) for name in figures[0]}
                 numbers = [f"{middle[name]:,.0f}" for name in ("train", "processor", "loader")]
@@ -182,6 +186,7 @@ def main():
                     print(f"          training from disk / from memory, {what}: {spread}", flush=True)
             print(f"          {per_cell:.0f} non-zero counts a cell", flush=True)
             shutil.rmtree(path) if options.zarr else path.unlink()
+    keep(options.out, "large_zarr" if options.zarr else "large", kept, steps=options.steps)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from anndata import AnnData
+from paired import keep
 from torch import nn
 
 import pyro_omics as po
@@ -123,6 +124,7 @@ def main():
     parser.add_argument("--steps", type=int, default=50, help="of an epoch")
     parser.add_argument("--rounds", type=int, default=9, help="epochs that count; two more come before them")
     parser.add_argument("--warmup", type=int, default=0, help="epochs of KL warm-up, which cost more")
+    parser.add_argument("--out", default="runs/bench")
     parser.add_argument("--cpu", action="store_true", help="count processor time, on a machine that others use too")
     options = parser.parse_args()
     if options.cpu:
@@ -135,10 +137,11 @@ def main():
         f"{'processor' if options.cpu else 'wall'} time"
     )
     row = "{:28s} {:>12s} {:>17s} {:>14s} {:>14s}"
+    found = {}
     for n_genes in options.genes:
         print(row.format(f"{n_genes} genes", "ms per step", "range", "above before", "above hand"))
         seconds = measure(n_genes, options.cells, options.steps, options.rounds, options.warmup)
-        before = None
+        found[n_genes], before = seconds, None
         for name in (HAND, PYRO, STEP, WHOLE):
             ms = seconds[name]
             # Differences within a round, and their median: what slows the machine for a while slows both.
@@ -147,6 +150,7 @@ def main():
             spread = f"{min(ms):.2f} .. {max(ms):.2f}"
             print(row.format(name, f"{statistics.median(ms):.2f}", spread, f"{above:+.2f}", f"{hand:+.2f}"))
             before = name
+    keep(options.out, "overhead", found, threads=torch.get_num_threads(), steps=options.steps)
 
 
 if __name__ == "__main__":

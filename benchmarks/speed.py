@@ -60,7 +60,7 @@ def main():
         write_data(data)
         commands = contestants(options.model, data, options.rival, options.threads, options.cellarium)
         found = race(commands, options.repeats, threads=options.threads)
-    keep(options.out, f"speed_{options.model}", found, threads=options.threads)
+    keep(options.out, f"speed_{options.model}_{options.threads}", found, threads=options.threads)
     print(f"{options.threads} threads, {options.repeats} epochs each, in turn\n")
     print(table(found, THEIRS if options.rival else OURS))
     if "torch by hand, our kernel" in found:

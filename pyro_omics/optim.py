@@ -56,6 +56,22 @@ class ClippedAdam(clipped_adam.ClippedAdam):
     Source: Kingma and Ba 2015; pyro.optim.clipped_adam.ClippedAdam.
     """
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state of a ClippedAdam, of this kind or Pyro's.
+
+        Raises
+        ------
+        ValueError
+            For another optimizer's.
+        """
+        groups = state_dict["param_groups"]
+        if missing := sorted({name for group in groups for name in self.defaults if name not in group}):
+            raise ValueError(
+                f"the state is of another optimizer than ClippedAdam: it lacks {missing}. Resume with the optimizer "
+                "that the fit began with, SVIModule(model, optimizer=...)"
+            )
+        super().load_state_dict(state_dict)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step over every parameter that has a gradient; returns what ``closure`` returns."""

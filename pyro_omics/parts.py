@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -76,5 +77,5 @@ def check_heads(argument: str, heads: Mapping[str, Tensor], names: Iterable[str]
 def positive(**numbers: int) -> None:
     """Raise a ValueError that names the first of these arguments that is no positive integer."""
     for name, value in numbers.items():
-        if isinstance(value, bool) or int(value) != value or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, and is {value!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -68,7 +70,7 @@ def row_lengths(x: Tensor) -> Tensor:
 
 def _noted(x: Tensor) -> tuple[Tensor | None, Tensor | None]:
     found = getattr(x, NOTE, None)
-    return (found.positions, found.bounds) if found is not None and found.holds(x) else (None, None)
+    return (found.positions, found.bounds) if isinstance(found, _Note) and found.holds(x) else (None, None)
 
 
 class _Note:
@@ -83,8 +85,8 @@ class _Note:
         return self.of == (id(x), x._version, x.shape)
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        """A pickle, or a deep copy, has none."""
-        return type(None), ()
+        """A pickle, or a deep copy, has none: of a kind that torch.load takes for harmless."""
+        return OrderedDict, ()
 
 
 def _find(is_stored: Tensor) -> Tensor:

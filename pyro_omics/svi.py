@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ class SVIModule(pl.LightningModule):
         super().__init__()
         if not isinstance(model, CountModel):
             raise TypeError(f"model must be a CountModel, such as SCVI.from_data(dm), and is a {type(model).__name__}")
+        if not (noise_seed is None or isinstance(noise_seed, Integral)):
+            raise ValueError(f"noise_seed is an integer, or None to draw from torch's generator, and is {noise_seed!r}")
         if kl_warmup_epochs < 0:
             raise ValueError(f"kl_warmup_epochs is a number of epochs, 0 or more, and is {kl_warmup_epochs}")
         for argument, value, example in (
@@ -169,6 +172,11 @@ class SVIModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the data's description from the DataModule, and make what needs an example of its data."""
+        if self.trainer.precision in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"Trainer(precision={self.trainer.precision!r}) holds weights in 16 bits, in which counts and their "
+                'likelihood are not: precision="bf16-mixed" has the networks alone in 16 bits'
+            )
         dm = getattr(self.trainer, "datamodule", None)
         if self._unmade is not None:
             if dm is None:

@@ -673,9 +673,10 @@ def test_wrong_gene_mask(mask, message):
         CellDataModule(cells(), gene_mask=mask)
 
 
-@pytest.mark.parametrize("batch_size", [0, -1])
+@pytest.mark.parametrize("batch_size", [0, -1, 64.0, float("nan"), None, "64", True])
 def test_wrong_batch_size(batch_size):
-    with pytest.raises(ValueError, match=rf"batch_size is a number of rows, at least 1, and is {batch_size}"):
+    message = f"batch_size is a number of rows, an integer of at least 1, and is {batch_size!r}"
+    with pytest.raises(ValueError, match=message):
         CellDataModule(cells(), batch_size=batch_size)
 
 

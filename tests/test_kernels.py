@@ -1,6 +1,7 @@
 """Kernels of rows against the plain forms: values, gradients and second derivatives, and when which is taken."""
 
 import copy
+import io
 import math
 import os
 import pickle
@@ -9,6 +10,7 @@ import sys
 
 import mpmath
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import scipy.sparse as sp
@@ -146,6 +148,60 @@ def test_compiled_loops_are_the_plain_forms_in_float64(name, shapes, monkeypatch
     assert len(taken) == 1
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=5e-5, atol=1e-5 * float(b.detach().abs().max()))  # sums cancel
+
+
+@pytest.mark.parametrize("bad", [-1e-3, float("nan")])
+@pytest.mark.parametrize("shape", ["theta of a gene", "theta of a cell and gene"])
+@pytest.mark.parametrize("name", COMPILED)
+def test_numbers_that_no_density_has_come_out_as_nan_in_their_rows(name, shape, bad):
+    of_parameters, of_counts = SHAPES[shape]
+    x = draw(of_counts, torch.float32)
+    for at, which in enumerate((*TAKES[name], "x")):
+        if which == "logits" and bad < 0:
+            continue
+        values, counted = parameters(name, of_parameters, torch.float32), x.clone()
+        changed = counted if which == "x" else values[at]
+        with torch.no_grad():
+            changed[(slice(2, None), 3) if changed.ndim > 1 else 3] = bad
+        with pyro.validation_enabled(False):  # as it is after the first step
+            (rows, *slopes), (plain, *_) = both(name, values, counted)
+        assert torch.equal(rows.isnan(), torch.tensor([changed.ndim == 1] * 2 + [True] * 3)), which
+        assert all(slope.isnan().any() for slope in slopes), which
+        assert bool(plain.isnan().any()) or which == "x"
+
+
+class Halved:
+    def log_prob(self, value):
+        return 0.5 * super().log_prob(value)
+
+
+class HalvedByMixin(Halved, ZeroInflatedNegativeBinomial):
+    pass
+
+
+class HalvedAbove(HalvedByMixin):
+    pass
+
+
+@pytest.mark.parametrize("how", ["mixin", "mixin of a parent", "instance", "part"])
+def test_a_log_prob_from_elsewhere_is_taken(how):
+    values, x = parameters("zinb", {}, torch.float32), draw((N, G), torch.float32)
+    made = {"mixin": HalvedByMixin, "mixin of a parent": HalvedAbove}.get(how, ZeroInflatedNegativeBinomial)(*values)
+    if how == "instance":
+        made.log_prob = lambda value: 0.5 * ZeroInflatedNegativeBinomial.log_prob(made, value)
+    if how == "part":
+        made.base_dist.log_prob = lambda value: torch.full_like(value, -1.0)
+    found = made.to_event(1).log_prob(x)
+    with kernels.plain():
+        torch.testing.assert_close(found, made.to_event(1).log_prob(x))
+    assert not torch.allclose(found, ZeroInflatedNegativeBinomial(*values).to_event(1).log_prob(x), rtol=1e-2)
+
+
+def test_without_numba_s_compiler_an_error_says_so(monkeypatch):
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
+    fused._compiled.cache_clear()
+    with pytest.raises(RuntimeError, match="NUMBA_DISABLE_JIT is set"):
+        CountMatrix(sp.csr_matrix(np.eye(3))).rows(torch.arange(3))
 
 
 @pytest.mark.parametrize("x", [0.0, 1.0, 50.0, 1e4])
@@ -524,8 +580,12 @@ def test_a_pickle_has_no_note():
     x = torch.zeros(3, 4)
     x[0, 0] = 1
     stored.positions(x)
-    for again in (pickle.loads(pickle.dumps(x)), copy.deepcopy(x)):
-        assert getattr(again, stored.NOTE) is None
+    file = io.BytesIO()
+    torch.save(x, file)
+    file.seek(0)
+    for again in (pickle.loads(pickle.dumps(x)), copy.deepcopy(x), torch.load(file)):
+        assert torch.equal(again, x)
+        assert stored.known(again) is None
     assert stored.known(copy.copy(x)) is None
     x.data = torch.ones(2, 2)
     assert stored.known(x) is None

@@ -5,6 +5,7 @@ import itertools
 import warnings
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import anndata as ad
 import h5py
@@ -400,9 +401,11 @@ def partial_order(blocks):
     return order
 
 
-def test_a_resumed_fit_from_disk_is_the_fit(path, tmp_path):
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("backed", [SMALL, False])
+def test_a_resumed_fit_sees_the_rows_of_the_fit(path, tmp_path, backed, num_workers):
     def fit(epochs, ckpt=None):
-        dm = CellDataModule(path, backed=SMALL, **KEYS)
+        dm = CellDataModule(path, backed=backed, num_workers=num_workers, **KEYS)
         svi = po.SVIModule(small(dm), kl_warmup_epochs=0)
         rows = []
         step = svi.training_step
@@ -414,6 +417,24 @@ def test_a_resumed_fit_from_disk_is_the_fit(path, tmp_path):
     half, first = fit(1)
     half.save_checkpoint(tmp_path / "half.ckpt")
     assert first + fit(2, tmp_path / "half.ckpt")[1] == fit(2)[1]
+
+
+@pytest.mark.parametrize("form", ["h5ad", "zarr", "zarr dataset"])
+def test_a_process_may_go_elsewhere(form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dm = CellDataModule(**given(form, cells(), Path(".")), **KEYS)
+    before = dm.example_batch().x
+    monkeypatch.chdir("/")
+    assert before.sum() > 0
+    assert torch.equal(dm.example_batch().x, before)
+
+
+def test_a_store_that_is_gone_is_no_zeros(tmp_path):
+    write(cells(), tmp_path / "cells.zarr")
+    dm = CellDataModule(tmp_path / "cells.zarr", backed=True, **KEYS)
+    (tmp_path / "cells.zarr").rename(tmp_path / "moved.zarr")
+    with pytest.raises(RuntimeError, match=r"counts on disk are not what they were .* make the DataModule anew"):
+        next(iter(dm.train_dataloader()))
 
 
 def test_other_data_on_disk_are_aligned(path, tmp_path):

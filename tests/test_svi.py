@@ -800,3 +800,15 @@ def test_networks_in_16_bits(kind):
     assert found[1].dtype == torch.float32
     assert float(found[1]) == pytest.approx(float(found[0]), rel=5e-3)
     assert float(found[1]) != float(found[0])
+
+
+@pytest.mark.parametrize("noise_seed", ["a", 1.5])
+def test_a_noise_seed_that_is_no_integer_is_refused(dm, noise_seed):
+    with pytest.raises(ValueError, match=f"noise_seed is an integer, or None .*, and is {noise_seed!r}"):
+        po.SVIModule(factors(dm), noise_seed=noise_seed)
+
+
+def test_weights_in_16_bits_are_refused_before_training(dm):
+    trainer = quiet_trainer(1, precision="bf16-true")
+    with pytest.raises(ValueError, match=r"precision='bf16-true'\) holds weights in 16 bits.*bf16-mixed"):
+        trainer.fit(po.SVIModule(factors(dm)), dm)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +20,15 @@ class Blocks:
     (seed, epoch) alone. So, exactly:
 
     - every training row comes once in an epoch;
-    - each row's place is uniform over the epoch, but for the last block and buffer, which are shorter;
+    - each row's place is uniform over the epoch where ``size`` divides both m and n. Else a buffer's end cuts blocks,
+      at places in them that are not equally likely, and the last block and buffer are shorter: with blocks of 100
+      rows and m = 96, the last rows of a block are never in the first minibatch;
     - of b rows of a block that lie in the same buffer, the number in a given minibatch of it is hypergeometric, with
       mean b B / m: with whole blocks, on average a share of size / m, about 1 / number, of a minibatch is of one block;
     - two rows that are in the same buffer are in the same minibatch with probability (B - 1) / (m - 1). Two rows of
       one block, unless the end of a buffer cuts it, always are in the same buffer; two rows of different blocks are in
-      one with probability of about m / n. With all rows shuffled it would be (B - 1) / (n - 1) for any two.
+      one with probability of about m / n, where a buffer holds many blocks. With all rows shuffled it would be
+      (B - 1) / (n - 1) for any two.
 
     Where the file is sorted (by donor, plate or cell type), minibatches are therefore more alike within than rows drawn
     from all: a block counts about B / number times in each of its buffer's minibatches. Let ``number`` be of the size
@@ -59,8 +64,8 @@ class Blocks:
         """Check the numbers."""
         for name in ("size", "number"):
             value = getattr(self, name)
-            if int(value) != value or value < 1:
-                raise ValueError(f"Blocks: {name} is a number of {_WHAT[name]}, at least 1, and is {value}")
+            if not is_count(value):
+                raise ValueError(f"Blocks: {name} is a number of {_WHAT[name]}, at least 1, and is {value!r}")
 
     def n_minibatches(self, batch_size: int) -> int:
         """How many minibatches of ``batch_size`` rows a buffer holds."""
@@ -75,6 +80,11 @@ class Blocks:
         for start in range(0, n, m):
             rng.shuffle(order[start : start + m])
         return order
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is an integer of at least 1."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 _WHAT = {"size": "rows in a block", "number": "blocks in a buffer"}

@@ -69,7 +69,8 @@ class CellDataModule(RowDataModule):
         True, or `data.Blocks` with other sizes, leaves the counts of a path on disk, for data larger than memory: they
         are read as they are trained on, in blocks of neighbouring rows that are shuffled together, and checked once, in
         one pass over the file. A backed AnnData's stay there anyway. Tables (obs, var, obsm) are in memory; the file is
-        not written to. `Blocks` says how rows are shuffled then.
+        not written to, and a .h5ad file cannot be by others of this process while the DataModule reads it (``del dm``).
+        `Blocks` says how rows are shuffled then.
 
     Attributes
     ----------

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import scipy.sparse as sp
 import torch
+import zarr
 from anndata.io import sparse_dataset
 from torch import Tensor
 
@@ -32,7 +34,7 @@ class Array:
 
     def __init__(self, array: Any) -> None:
         self.hdf5 = isinstance(array, h5py.Dataset)
-        self.place = (array.file.filename, array.name) if self.hdf5 else array
+        self.place = (os.path.abspath(array.file.filename), array.name) if self.hdf5 else _at_home(array)
         self._open: tuple[int, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -47,6 +49,14 @@ class Array:
             path, name = self.place
             self._open = (os.getpid(), h5py.File(path, "r")[name])
         return self._open[1][at]
+
+
+def _at_home(array: Any) -> Any:
+    """An array of zarr whose folder is found from wherever the process goes."""
+    root = getattr(array.store, "root", None)
+    if not isinstance(root, Path) or root.is_absolute():
+        return array
+    return zarr.open_array(root.absolute() / array.path, mode="r")
 
 
 class Source:
@@ -151,7 +161,13 @@ class StoredMatrix:
         return CountMatrix(csr).rows(at)
 
     def read(self, index: Tensor) -> tuple[sp.csr_matrix, Tensor]:
-        """Compressed rows in memory, in the file's order, that have the rows ``index`` among them, and where."""
+        """Compressed rows in memory, in the file's order, that have the rows ``index`` among them, and where.
+
+        Raises
+        ------
+        RuntimeError
+            Where rows do not sum to their ``totals``: zarr reads zeros where a store is gone.
+        """
         wanted = index.numpy()
         found, parts = [], []
         for rows in _runs(np.unique(wanted)):
@@ -167,8 +183,15 @@ class StoredMatrix:
             return sp.csr_matrix((0, self.shape[1]), dtype=np.float32), index
         joined = sp.vstack(parts, format="csr")
         parts.clear()  # no more than twice the rows are in memory at once
-        at = torch.from_numpy(np.searchsorted(np.concatenate(found), wanted))
-        return canonical(joined if self.columns is None else joined[:, self.columns]), at
+        rows = np.concatenate(found)
+        csr = canonical(joined if self.columns is None else joined[:, self.columns])
+        known = self.__dict__.get("totals")
+        if known is not None and not np.array_equal(csr @ np.ones(self.shape[1]), known.numpy()[rows]):
+            raise RuntimeError(
+                "counts on disk are not what they were when the DataModule was made: the file or store was moved, "
+                "removed or written to since; make the DataModule anew"
+            )
+        return csr, torch.from_numpy(np.searchsorted(rows, wanted))
 
     @functools.cached_property
     def totals(self) -> Tensor:

@@ -56,7 +56,7 @@ def checked_path(adata: str | Path) -> Path:
     FileNotFoundError, ValueError
         Where there is not.
     """
-    path = Path(adata).expanduser()
+    path = Path(adata).expanduser().absolute()  # the process may go elsewhere before it reads
     if not path.exists():
         raise FileNotFoundError(f"adata={str(path)!r} does not exist: give the path of a .h5ad file or a .zarr store")
     if path.suffix not in (".h5ad", ".zarr", ".h5mu"):

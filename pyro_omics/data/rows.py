@@ -14,7 +14,7 @@ from anndata import AnnData
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_omics.data.blocks import Blocks
+from pyro_omics.data.blocks import Blocks, is_count
 from pyro_omics.data.counts import CountMatrix
 from pyro_omics.data.loaders import BlockLoader
 from pyro_omics.data.splits import EpochSampler, Split, hold_out_all
@@ -51,8 +51,8 @@ class RowDataModule(pl.LightningDataModule):
 
     def __init__(self, batch_size: int, seed: int, num_workers: int) -> None:
         super().__init__()
-        if int(batch_size) != batch_size or batch_size < 1:
-            raise ValueError(f"batch_size is a number of rows, at least 1, and is {batch_size}")
+        if not is_count(batch_size):
+            raise ValueError(f"batch_size is a number of rows, an integer of at least 1, and is {batch_size!r}")
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.blocks: Blocks | None = None
         self._moved: Any = None
@@ -95,7 +95,9 @@ class RowDataModule(pl.LightningDataModule):
         return self.data[rows[:2]]
 
     def _loader(self, rows: Tensor, shuffle: bool) -> DataLoader[Any] | BlockLoader:
-        sampler = EpochSampler(rows, self.batch_size, self.seed, shuffle, self.blocks)
+        # Workers read ahead, before Lightning says which epoch a resumed fit is in.
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        sampler = EpochSampler(rows, self.batch_size, self.seed, shuffle, self.blocks, epoch)
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         if self.blocks is not None:
             return BlockLoader(self.data, sampler, self.num_workers, device)

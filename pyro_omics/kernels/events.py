@@ -18,15 +18,28 @@ from pyro_omics.kernels.switch import HALVES, serve
 class Counted(TorchDistributionMixin):
     """A distribution over single counts; as events, rows of them are summed by its ``kernel``.
 
-    A subclass with a ``log_prob`` of its own has no kernel, unless it names one.
+    A subclass with a ``log_prob`` of its own, or of a mixin's, has no kernel, unless it names one; nor has an instance
+    that was given one, or a part that has.
     """
 
     kernel: ClassVar[Kernel | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "log_prob" in vars(cls) and "kernel" not in vars(cls):
+        if "kernel" not in vars(cls) and cls.log_prob is not cls._owner().log_prob:
             cls.kernel = None
+
+    @classmethod
+    def _owner(cls) -> Any:
+        """The class that named the kernel."""
+        return next(base for base in cls.__mro__ if "kernel" in vars(base))
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether the kernel is of the ``log_prob`` that this instance has."""
+        base = vars(self).get("base_dist")
+        own = type(self).kernel is not None and "log_prob" not in vars(self)
+        return own and (not isinstance(base, Counted) or base.has_kernel)
 
     def kernel_parameters(self) -> tuple[Tensor, ...]:
         """What the kernel takes: the constructor's parameters, theta as it was before it was broadcast."""
@@ -35,8 +48,8 @@ class Counted(TorchDistributionMixin):
     @classmethod
     def entries(cls, value: Tensor, *parameters: Tensor) -> Tensor:
         """The plain form: log-probabilities of single counts, of the class that named the kernel."""
-        owner = next(base for base in cls.__mro__ if "kernel" in vars(base))
-        return owner(*parameters, validate_args=False).log_prob(value)
+        rows: Tensor = cls._owner()(*parameters, validate_args=False).log_prob(value)
+        return rows
 
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> TorchDistribution:
         """The same counts as events."""
@@ -55,7 +68,7 @@ class Rows(dist.Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         """Natural log of the probability of each event."""
         fn = self.base_dist
-        if fn.kernel is None:
+        if not fn.has_kernel:
             return super().log_prob(value)
         # Networks in 16 bits have their likelihood in the counts' 32.
         given = fn.kernel_parameters()

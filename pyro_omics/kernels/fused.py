@@ -63,6 +63,8 @@ def run(name: str, *given: Any) -> None:
 @functools.cache
 def _compiled(name: str) -> tuple[Callable[..., None], Callable[[], Any]]:
     module, function = name.split(".")
+    if importlib.import_module("numba").config.DISABLE_JIT:
+        raise RuntimeError("NUMBA_DISABLE_JIT is set, and the loops of pyro_omics are machine code: unset it")
     team = importlib.import_module("pyro_omics.kernels.team").team  # numba takes a moment to import
     return getattr(importlib.import_module(f"pyro_omics.kernels.{module}"), function), team
 

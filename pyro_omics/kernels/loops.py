@@ -27,7 +27,8 @@ LOG2_E = F(1.4426950408889634)
 LN_2_HIGH, LN_2_LOW = F(0.693359375), F(-2.12194440e-4)
 SHIFT = F(3.0)  # of Stirling's series, as `gamma.SHIFT`
 TAIL = F(4.0 - 0.5 * math.log(2 * math.pi))
-# No infinities or NaN come in. Without reassociation, in which (1 + x) - 1 would be x.
+# The compiler may believe that there are no infinities and no NaN: rows with numbers that a density does not have are
+# looked for by `_all_above` and `_all_numbers`, and come out as NaN. Without reassociation, where (1 + x) - 1 is x.
 FAST: dict[str, Any] = {
     "fastmath": {"nnan", "ninf", "nsz", "arcp", "contract"},
     "error_model": "numpy",
@@ -152,6 +153,22 @@ def _softplus(x):
     return max(x, F(0.0)) + _log1p(_exp(-abs(x)))
 
 
+@compiled()
+def _all_above(line, least):
+    above = 0
+    for j in range(len(line)):
+        above += line[j] > least  # no NaN is
+    return above == len(line)
+
+
+@compiled()
+def _all_numbers(line):
+    numbers = 0
+    for j in range(len(line)):
+        numbers += line[j] == line[j]
+    return numbers == len(line)
+
+
 @compiled(fastmath={"reassoc"})
 def _sum(line):
     total = F(0.0)
@@ -229,10 +246,18 @@ def _shared(theta):
 
 
 @compiled()
+def _is_sound(mu, theta, own, counts):
+    """Whether a row has means, inverse dispersions and counts; theta that all rows share is looked at once."""
+    is_theta = len(theta) == 1 or _all_above(own, F(0.0))
+    return is_theta and _all_above(mu, -EPS) and _all_above(counts, F(0.0))
+
+
+@compiled()
 def _nb_rows(team, shared, mu, theta, x, position, bounds, rows, by_mu, by_theta):
     n, g = mu.shape
     line, room = np.empty(g, np.float32), np.empty((5, g), np.float32)
     start, stop = share(team, n)
+    is_theta = len(theta) > 1 or _all_above(theta[0], F(0.0))
     for i in range(start, stop):
         seen, own, to = i % len(x), theta[i % len(theta)], i % len(by_mu)
         columns = position[bounds[seen] : bounds[seen + 1]] - seen * g
@@ -242,6 +267,9 @@ def _nb_rows(team, shared, mu, theta, x, position, bounds, rows, by_mu, by_theta
             j = columns[k]
             line[j], by_mu[to, j], by_theta[to, j] = value[k], slope_mu[k], slope_theta[k]
         rows[i] = _sum(line)
+        if not (is_theta and _is_sound(mu[i], theta, own, room[4, : len(columns)])):
+            rows[i] = np.nan
+            by_mu[to], by_theta[to] = np.nan, np.nan
 
 
 @compiled()
@@ -261,6 +289,7 @@ def _zinb_rows(team, shared, mu, theta, logits, x, position, bounds, rows, by_mu
     n, g = mu.shape
     line, room, extra = np.empty(g, np.float32), np.empty((5, g), np.float32), np.empty(g, np.float32)
     start, stop = share(team, n)
+    is_theta = len(theta) > 1 or _all_above(theta[0], F(0.0))
     for i in range(start, stop):
         seen, own, to = i % len(x), theta[i % len(theta)], i % len(by_mu)
         columns = position[bounds[seen] : bounds[seen + 1]] - seen * g
@@ -275,6 +304,9 @@ def _zinb_rows(team, shared, mu, theta, logits, x, position, bounds, rows, by_mu
             line[j], by_mu[to, j], by_theta[to, j] = value[k], slope_mu[k], slope_theta[k]
             by_logits[to, j] = slope_logits[k]
         rows[i] = _sum(line)
+        if not (is_theta and _all_numbers(logits[i]) and _is_sound(mu[i], theta, own, room[4, : len(columns)])):
+            rows[i] = np.nan
+            by_mu[to], by_theta[to], by_logits[to] = np.nan, np.nan, np.nan
 
 
 @compiled()

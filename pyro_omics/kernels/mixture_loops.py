@@ -5,7 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from pyro_omics.kernels.compiled import compiled
-from pyro_omics.kernels.loops import FAST, F, _constants, _exp, _of_counts, _of_zero, _shared, _softplus, _sum
+from pyro_omics.kernels.loops import (
+    EPS,
+    FAST,
+    F,
+    _all_above,
+    _all_numbers,
+    _constants,
+    _exp,
+    _of_counts,
+    _of_zero,
+    _shared,
+    _softplus,
+    _sum,
+)
 from pyro_omics.kernels.team import share, together
 
 LINE = 2048  # entries that are treated at once
@@ -38,6 +51,16 @@ def _mix(logits, low, high, by_low, by_high, by_theta, high_theta, by_logits):
 
 
 @compiled()
+def _are_means(low, high, theta):
+    return _all_above(low, -EPS) and _all_above(high, -EPS) and _all_above(theta, F(0.0))
+
+
+@compiled()
+def _are_counts(x):
+    return _all_above(x, -EPS)
+
+
+@compiled()
 def _mixture(team, shared, low, high, theta, logits, x, rows, by_low, by_high, by_theta, by_logits):
     """Some rows at once, as one line: a row of a few proteins fills no register."""
     n, g = low.shape
@@ -63,6 +86,9 @@ def _mixture(team, shared, low, high, theta, logits, x, rows, by_low, by_high, b
         for at in range(0, m, g):
             i, line = start + at // g, slice(at, at + g)
             rows[i] = _sum(value[line])
+            if not (_are_means(low[i], high[i], own[line]) and _are_counts(seen[line]) and _all_numbers(logits[i])):
+                rows[i] = np.nan
+                of_low[line], of_high[line], of_theta[line], of_logits[line] = np.nan, np.nan, np.nan, np.nan
             to = i % len(by_low)  # where they are not wanted all rows have one place, which nobody reads
             by_low[to], by_high[to], by_theta[to] = of_low[line], of_high[line], of_theta[line]
             by_logits[to] = of_logits[line]

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import scipy.sparse as sp
 import torch
 import zarr
@@ -401,21 +402,38 @@ def partial_order(blocks):
     return order
 
 
+class SaveHalf(pl.Callback):
+    """Checkpoints at the end of the first epoch: within it, as ModelCheckpoint does, or of its last step."""
+
+    def __init__(self, when, path):
+        self.when, self.path = when, path
+
+    def on_train_batch_end(self, trainer, svi, outputs, batch, batch_idx):
+        if self.when == "step" and trainer.current_epoch == 0 and trainer.is_last_batch:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_epoch_end(self, trainer, svi):
+        if self.when == "epoch" and trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("when", ["fit", "epoch", "step"])
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("backed", [SMALL, False])
-def test_a_resumed_fit_sees_the_rows_of_the_fit(path, tmp_path, backed, num_workers):
+def test_a_resumed_fit_sees_the_rows_of_the_fit(path, tmp_path, backed, num_workers, when):
     def fit(epochs, ckpt=None):
         dm = CellDataModule(path, backed=backed, num_workers=num_workers, **KEYS)
         svi = po.SVIModule(small(dm), kl_warmup_epochs=0)
         rows = []
         step = svi.training_step
         svi.training_step = lambda batch, batch_idx: (rows.append(batch.row.tolist()), step(batch, batch_idx))[1]
-        trainer = quiet_trainer(epochs)
+        trainer = quiet_trainer(epochs, callbacks=[] if ckpt else [SaveHalf(when, tmp_path / "half.ckpt")])
         trainer.fit(svi, dm, ckpt_path=ckpt)
         return trainer, rows
 
     half, first = fit(1)
-    half.save_checkpoint(tmp_path / "half.ckpt")
+    if when == "fit":
+        half.save_checkpoint(tmp_path / "half.ckpt")
     assert first + fit(2, tmp_path / "half.ckpt")[1] == fit(2)[1]
 
 

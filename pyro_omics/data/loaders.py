@@ -20,6 +20,17 @@ Minibatches = tuple[Tensor, ...]
 Rows = tuple[sp.csr_matrix, Tensor]  # in memory, and where in them the minibatches' are
 
 
+class EpochLoader(DataLoader[Any]):
+    """A DataLoader that asks for its rows when it is asked for the first minibatch, and not before.
+
+    Lightning makes a resumed fit's iterator first, and then says which epoch it is: workers would have read ahead.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """The minibatches of one epoch."""
+        yield from super().__iter__()
+
+
 class BlockLoader:
     """What a DataLoader is for rows in memory: a buffer of rows is read while minibatches are made of the one before.
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyro_omics.data.blocks import Blocks, is_count
 from pyro_omics.data.counts import CountMatrix
-from pyro_omics.data.loaders import BlockLoader
+from pyro_omics.data.loaders import BlockLoader, EpochLoader
 from pyro_omics.data.splits import EpochSampler, Split, hold_out_all
 
 B = TypeVar("B")
@@ -95,15 +95,13 @@ class RowDataModule(pl.LightningDataModule):
         return self.data[rows[:2]]
 
     def _loader(self, rows: Tensor, shuffle: bool) -> DataLoader[Any] | BlockLoader:
-        # Workers read ahead, before Lightning says which epoch a resumed fit is in.
-        epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        sampler = EpochSampler(rows, self.batch_size, self.seed, shuffle, self.blocks, epoch)
+        sampler = EpochSampler(rows, self.batch_size, self.seed, shuffle, self.blocks)
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         if self.blocks is not None:
             return BlockLoader(self.data, sampler, self.num_workers, device)
         data = self._on(device) if device.type == "cuda" else None
         num_workers = self.num_workers if data is None else 0
-        return DataLoader(
+        return EpochLoader(
             self.data if data is None else data,
             batch_size=None,  # an item is a minibatch
             sampler=sampler,

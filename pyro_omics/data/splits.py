@@ -98,8 +98,6 @@ class EpochSampler(DistributedSampler[Any]):
         or in the order given.
     blocks
         shuffle in blocks of neighbours, see there; None for all alike.
-    epoch
-        the first.
 
     Raises
     ------
@@ -108,10 +106,8 @@ class EpochSampler(DistributedSampler[Any]):
     """
 
     # A DistributedSampler is what Lightning leaves as it is; torch's __init__ is what would pad.
-    def __init__(
-        self, rows: Tensor, batch_size: int, seed: int, shuffle: bool, blocks: Blocks | None = None, epoch: int = 0
-    ) -> None:
-        self.rows, self.seed, self.shuffle, self.blocks, self.epoch = rows, seed, shuffle, blocks, epoch
+    def __init__(self, rows: Tensor, batch_size: int, seed: int, shuffle: bool, blocks: Blocks | None = None) -> None:
+        self.rows, self.seed, self.shuffle, self.blocks, self.epoch = rows, seed, shuffle, blocks, 0
         self.rank, self.num_replicas = _place()
         if len(rows) < self.num_replicas:
             raise ValueError(
@@ -139,8 +135,7 @@ class EpochSampler(DistributedSampler[Any]):
 
     def __iter__(self) -> Iterator[Tensor]:
         """The positions of each minibatch of this process."""
-        # Lazily: Lightning asks for the iterator of a resumed fit before it says which epoch it is.
-        yield from self.order()[self.rank :: self.num_replicas].split(self.batch_size)
+        return iter(self.order()[self.rank :: self.num_replicas].split(self.batch_size))
 
     def buffers(self) -> Iterator[tuple[Tensor, ...]]:
         """The minibatches of this process, as many together as are read at once."""

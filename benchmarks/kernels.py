@@ -16,7 +16,8 @@ from paired import keep
 
 import pyro_omics as po
 from pyro_omics import distributions as counts
-from pyro_omics import kernels, stored
+from pyro_omics import kernels
+from pyro_omics.kernels import nonzero
 from pyro_omics.models.base import example_cells
 
 
@@ -55,7 +56,7 @@ def simulated(n, g, zeros, family, names):
 def likelihood_run(n, g, zeros, family, names):
     """A run of log_prob and gradient, and the share of zeros that there is."""
     values, x = simulated(n, g, zeros, family, names)
-    stored.positions(x)  # as the DataModule hands it over
+    nonzero.positions(x)  # as the DataModule hands it over
 
     def run():
         log_prob = family(*values, validate_args=False).to_event(1).log_prob(x)
@@ -69,7 +70,7 @@ def step_run(n=128, g=4000):
     _, x = simulated(n, g, 0.91, counts.ZeroInflatedNegativeBinomial, ("mu", "theta", "logits"))
     sizes = po.batch.Sizes(n_obs=n, n_genes=g)
     svi = po.SVIModule(po.SCVI(sizes)).train()
-    batch = example_cells(sizes)._replace(x=stored.note(x, stored.positions(x)), row=torch.arange(n))
+    batch = example_cells(sizes)._replace(x=nonzero.note(x, nonzero.positions(x)), row=torch.arange(n))
     batch = batch._replace(index=batch.row, size_factor=None)
     optimizer = svi.configure_optimizers()
 
@@ -90,7 +91,7 @@ def alternate(run, repeats):
         for plain in (True, False):
             start = time.perf_counter()
             if plain:
-                with kernels.plain():
+                with kernels.reference():
                     run()
             else:
                 run()

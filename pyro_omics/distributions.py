@@ -12,12 +12,12 @@ from torch.distributions.utils import broadcast_all
 from torch.nn import functional
 
 from pyro_omics import kernels
-from pyro_omics.kernels.gamma import EPS
+from pyro_omics.kernels.likelihood.stirling import EPS
 
 STIRLING_FROM = 1e3  # above this inverse dispersion, float32 loses lgamma(x + theta) - lgamma(theta)
 
 
-class NegativeBinomial(kernels.Counted, TorchDistribution):
+class NegativeBinomial(kernels.CountDistribution, TorchDistribution):
     r"""Negative binomial with mean mu and inverse dispersion theta: variance mu + mu^2 / theta.
 
     .. math:: \log p(x) = \log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!}
@@ -104,7 +104,7 @@ def _log_nb_stirling(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     return shape + series + x * torch.log1p((x - mu) / (theta + mu)) + x * torch.log(mu + EPS) - x - torch.lgamma(x + 1)
 
 
-class Poisson(kernels.Counted, dist.Poisson):
+class Poisson(kernels.CountDistribution, dist.Poisson):
     """Poisson with a floor of 1e-8 on its rate, so that a cell without counts has finite gradients.
 
     Parameters
@@ -128,7 +128,7 @@ class Poisson(kernels.Counted, dist.Poisson):
         return (self.rate,)
 
 
-class _ZeroInflated(kernels.Counted, dist.ZeroInflatedDistribution):
+class _ZeroInflated(kernels.CountDistribution, dist.ZeroInflatedDistribution):
     """Pyro's, without its cache: there, a gate once asked for replaces the logits in log_prob, and expand fails."""
 
     arg_constraints = {"gate_logits": constraints.real}
@@ -188,7 +188,7 @@ class ZeroInflatedPoisson(_ZeroInflated):
         )
 
 
-class NegativeBinomialMixture(kernels.Counted, TorchDistribution):
+class NegativeBinomialMixture(kernels.CountDistribution, TorchDistribution):
     r"""Counts of a background or of a foreground, which of the two is summed out.
 
     .. math:: p(y) = \pi \, \mathrm{NB}(y; \mu_b, \theta) + (1 - \pi) \, \mathrm{NB}(y; \mu_f, \theta), \quad

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_omics.batch import CellBatch, Sizes
-from pyro_omics.kernels import products
-from pyro_omics.kernels.dense import joined, log1p_of_stored
-from pyro_omics.kernels.switch import full, serve
+from pyro_omics.kernels import sparse_product
+from pyro_omics.kernels.dense_rows import joined, log1p_of_stored
+from pyro_omics.kernels.dispatch import full, serve
 from pyro_omics.plain import Dropout, Linear, PlainModule
 from pyro_omics.recipe import Recipe
 
@@ -153,7 +153,7 @@ class SparseLinear(PlainModule, Recipe):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n_in) to (..., n_out)."""
-        return products.product(x, self.weight) + self.bias
+        return sparse_product.product(x, self.weight) + self.bias
 
 
 class FCLayers(PlainModule, Recipe):

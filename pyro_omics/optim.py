@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from pyro_omics.kernels.fused import run
+from pyro_omics.kernels.compiled.run import run
 
 FUSED = ("cpu", "cuda")  # where torch has the kernel
 
@@ -148,7 +148,7 @@ class ClippedAdam(clipped_adam.ClippedAdam):
         rate = group["lr"] * math.sqrt(1 - beta2**step) / (1 - beta1**step)
         means = (beta1, 1 - beta1, beta2, 1 - beta2)  # 1 - 0.999 has lost five digits in float32
         numbers = (rate, *means, group["eps"], group["weight_decay"], group["clip_norm"])
-        run("adam_loops.adam", np.array(rows), tuple(map(np.float32, numbers)))
+        run("adam.adam", np.array(rows), tuple(map(np.float32, numbers)))
 
 
 def _is_alike(tensor: Tensor, p: Tensor) -> bool:

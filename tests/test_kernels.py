@@ -18,7 +18,7 @@ import torch
 from pyro.ops.hessian import hessian
 from torch.nn.utils import parameters_to_vector
 
-from pyro_omics import kernels, layers, stored
+from pyro_omics import kernels, layers
 from pyro_omics.data.counts import CountMatrix
 from pyro_omics.distributions import (
     NegativeBinomial,
@@ -28,8 +28,11 @@ from pyro_omics.distributions import (
     ZeroInflatedPoisson,
     masked,
 )
-from pyro_omics.kernels import compiled, dense, dropout, fused, gamma, products, team
-from pyro_omics.kernels import counts as counts_of_kernels
+from pyro_omics.kernels import dense_rows, dropout, nonzero, sparse_product
+from pyro_omics.kernels.compiled import cache, threads
+from pyro_omics.kernels.compiled import run as running
+from pyro_omics.kernels.likelihood import compiled_kernels, stirling
+from pyro_omics.kernels.likelihood import sparse_counts as counts_of_kernels
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.plain import Dropout
 
@@ -55,9 +58,9 @@ COMPILED = ["mixture", "nb", "zinb"]
 @pytest.fixture(autouse=True)
 def _even_for_few(monkeypatch):
     """Small matrices, on which no kernel pays, are what is tested."""
-    monkeypatch.setattr(kernels.switch, "FEW_ENTRIES", 0)
-    monkeypatch.setattr(kernels.switch, "FEW_COLUMNS", 0)
-    monkeypatch.setattr(fused, "FEW", (0, 0))
+    monkeypatch.setattr(kernels.dispatch, "FEW_ENTRIES", 0)
+    monkeypatch.setattr(kernels.dispatch, "FEW_COLUMNS", 0)
+    monkeypatch.setattr(compiled_kernels, "FEW", (0, 0))
 
 
 # Shapes of the parameters, and of the counts.
@@ -104,7 +107,7 @@ def both(name, values, x, weights=None):
     """Value and gradients by the kernel, and by the plain form."""
     results = []
     for plain in (False, True):
-        with kernels.plain() if plain else torch.enable_grad():
+        with kernels.reference() if plain else torch.enable_grad():
             value = of_rows(name, values, x)
         weighted = value * (torch.linspace(0.5, 2, value.numel()).to(value).reshape(value.shape))
         results.append([value, *torch.autograd.grad(weighted.sum(), values)])
@@ -143,7 +146,9 @@ def test_compiled_loops_are_the_plain_forms_in_float64(name, shapes, monkeypatch
     values, x = parameters(name, of_parameters, torch.float32), draw(of_counts, torch.float32)
     doubles = [v.detach().double().requires_grad_() for v in values]
     taken = []
-    monkeypatch.setattr(fused, "run", lambda loop, *given, run=fused.run: taken.append(loop) or run(loop, *given))
+    monkeypatch.setattr(
+        compiled_kernels, "run", lambda loop, *given, run=compiled_kernels.run: taken.append(loop) or run(loop, *given)
+    )
     ours, (_, plain) = both(name, values, x)[0], both(name, doubles, x.double())
     assert len(taken) == 1
     for a, b in zip(ours, plain, strict=True):
@@ -192,14 +197,14 @@ def test_a_log_prob_from_elsewhere_is_taken(how):
     if how == "part":
         made.base_dist.log_prob = lambda value: torch.full_like(value, -1.0)
     found = made.to_event(1).log_prob(x)
-    with kernels.plain():
+    with kernels.reference():
         torch.testing.assert_close(found, made.to_event(1).log_prob(x))
     assert not torch.allclose(found, ZeroInflatedNegativeBinomial(*values).to_event(1).log_prob(x), rtol=1e-2)
 
 
 def test_without_numba_s_compiler_an_error_says_so(monkeypatch):
     monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
-    fused._compiled.cache_clear()
+    running._compiled.cache_clear()
     with pytest.raises(RuntimeError, match="NUMBA_DISABLE_JIT is set"):
         CountMatrix(sp.csr_matrix(np.eye(3))).rows(torch.arange(3))
 
@@ -213,7 +218,7 @@ def test_a_compiled_mixture_at_corners(logit, x):
     values, counts = [v.unsqueeze(0) for v in (low, high, theta, logits)], torch.full((1, 16), x)
     doubles = [v.detach().double().requires_grad_() for v in values]
     found = of_rows("mixture", values, counts)
-    with kernels.plain():
+    with kernels.reference():
         truth = of_rows("mixture", doubles, counts.double())
     torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=1e-4)
     ours, theirs = torch.autograd.grad(found, values), torch.autograd.grad(truth, doubles)
@@ -275,7 +280,7 @@ def test_hessians_are_the_plain_forms(name):
 
     found = []
     for plain in (False, True):
-        with kernels.plain() if plain else torch.enable_grad():
+        with kernels.reference() if plain else torch.enable_grad():
             v = start.clone().requires_grad_()
             found.append((hessian(log_prob(v), v), torch.autograd.functional.hessian(log_prob, start)))
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
@@ -356,12 +361,14 @@ def test_series_is_the_gamma_function(dtype):
     tolerance = {torch.float32: 1e-6, torch.float64: 1e-13}[dtype]
     x = torch.tensor([0.5, 1.0, 2.0, 3.0, 10.0, 255.0, 256.0, 1e4, 1e6], dtype=dtype)
     for theta in (1e-6, 0.03, 1.0, 8.0, 1e3):
-        shape = gamma.of_shape(x, torch.full_like(x, theta), gamma.of_dispersion(torch.full_like(x, theta), True))
+        shape = stirling.of_shape(x, torch.full_like(x, theta), stirling.of_dispersion(torch.full_like(x, theta), True))
         by_theta = torch.digamma(x.double() + theta) - torch.digamma(torch.tensor(theta, dtype=torch.float64))
         torch.testing.assert_close(shape.slope.double(), by_theta, rtol=tolerance, atol=tolerance)
         # The value's own part, log(Gamma(x + theta) / Gamma(theta) / x!) - x log(Z / V).
         truth = torch.lgamma(x.double() + theta) - math.lgamma(theta) - torch.lgamma(x.double() + 1)
-        truth -= x.double() * ((x.double() + theta + gamma.SHIFT[dtype]) / (x.double() + 1 + gamma.SHIFT[dtype])).log()
+        truth -= (
+            x.double() * ((x.double() + theta + stirling.SHIFT[dtype]) / (x.double() + 1 + stirling.SHIFT[dtype])).log()
+        )
         torch.testing.assert_close(shape.value.double(), truth, rtol=10 * tolerance, atol=1e-8 + 10 * tolerance)
 
 
@@ -402,7 +409,7 @@ def test_values_that_are_no_counts_are_still_refused_or_as_the_plain_form():
             of_rows("zinb", values, x, validate_args=True)
     x[1, 2] = 0.5
     ours = of_rows("zinb", values, x, validate_args=False)
-    with kernels.plain():
+    with kernels.reference():
         torch.testing.assert_close(ours, of_rows("zinb", values, x, validate_args=False))
 
 
@@ -433,7 +440,7 @@ def test_only_what_needs_a_gradient_gets_one(name, asked):
         values = [v.detach().requires_grad_(i == wanted) for i, v in enumerate(parameters(name, {"theta": (G,)}))]
         ours = torch.autograd.grad(of_rows(name, values, draw()).sum(), values[wanted])
         assert asked[-1] == [i == wanted for i in range(len(values))]
-        with kernels.plain():
+        with kernels.reference():
             plain = torch.autograd.grad(of_rows(name, values, draw()).sum(), values[wanted])
         torch.testing.assert_close(ours, plain)
 
@@ -447,7 +454,7 @@ def test_evaluation_takes_values_alone(name, asked):
         torch.testing.assert_close(of_rows(name, values, x.clone()).clone(), ours)
     assert len(asked) == 2
     assert not any(map(any, asked))
-    with kernels.plain():
+    with kernels.reference():
         torch.testing.assert_close(ours, of_rows(name, values, x).detach())
 
 
@@ -495,12 +502,12 @@ def test_plain_is_a_way_back(asked):
     values, x = parameters("zinb"), draw()
 
     def fail():
-        with kernels.plain():
+        with kernels.reference():
             of_rows("zinb", values, x)
         of_rows("zinb", values, x)
         raise RuntimeError("of the block")
 
-    with pytest.raises(RuntimeError, match="of the block"), kernels.plain():
+    with pytest.raises(RuntimeError, match="of the block"), kernels.reference():
         fail()
     assert asked == []
     of_rows("zinb", values, x)
@@ -551,52 +558,52 @@ def test_a_kernel_is_taken_where_it_pays(monkeypatch):
 
 def test_positions_are_those_of_the_entries_that_are_not_zero():
     x = torch.tensor([[0.0, 2.0, 0.0], [1.0, -0.0, math.nan]])
-    found = stored.positions(x)
+    found = nonzero.positions(x)
     assert found.tolist() == [1, 3, 5]
     assert found.dtype == torch.int64
-    assert stored.positions(x) is found
-    assert stored.positions(x.T).tolist() == [1, 2, 5]
-    assert stored.row_lengths(x).tolist() == [1, 2]
+    assert nonzero.positions(x) is found
+    assert nonzero.positions(x.T).tolist() == [1, 2, 5]
+    assert nonzero.row_lengths(x).tolist() == [1, 2]
 
 
 def test_noted_positions_are_taken_until_the_tensor_is_written_to():
     x = torch.tensor([[0.0, 2.0], [1.0, 0.0]])
     noted = torch.tensor([1])  # not the truth: so that it is seen
-    assert stored.note(x, noted) is x
-    assert stored.positions(x) is noted
-    assert stored.positions(x.clone()).tolist() == [1, 2]
+    assert nonzero.note(x, noted) is x
+    assert nonzero.positions(x) is noted
+    assert nonzero.positions(x.clone()).tolist() == [1, 2]
     x[0, 0] = 5.0
-    assert stored.positions(x).tolist() == [0, 1, 2]
+    assert nonzero.positions(x).tolist() == [0, 1, 2]
 
 
 def test_a_copy_has_no_note():
     x = torch.tensor([0.0, 2.0])
-    stored.positions(x)
+    nonzero.positions(x)
     x[0] = 1.0  # the note is of version 0, which the copy's own count starts at
-    assert stored.positions(copy.deepcopy(x)).tolist() == [0, 1]
+    assert nonzero.positions(copy.deepcopy(x)).tolist() == [0, 1]
 
 
 def test_a_pickle_has_no_note():
     x = torch.zeros(3, 4)
     x[0, 0] = 1
-    stored.positions(x)
+    nonzero.positions(x)
     file = io.BytesIO()
     torch.save(x, file)
     file.seek(0)
     for again in (pickle.loads(pickle.dumps(x)), copy.deepcopy(x), torch.load(file)):
         assert torch.equal(again, x)
-        assert stored.known(again) is None
-    assert stored.known(copy.copy(x)) is None
+        assert nonzero.known(again) is None
+    assert nonzero.known(copy.copy(x)) is None
     x.data = torch.ones(2, 2)
-    assert stored.known(x) is None
+    assert nonzero.known(x) is None
 
 
 def test_inference_tensors_are_not_noted():
     with torch.inference_mode():
         x = torch.tensor([0.0, 2.0])
-        assert stored.positions(stored.note(x, torch.tensor([0]))).tolist() == [1]
+        assert nonzero.positions(nonzero.note(x, torch.tensor([0]))).tolist() == [1]
         x[0] = 1.0
-        assert stored.positions(x).tolist() == [0, 1]
+        assert nonzero.positions(x).tolist() == [0, 1]
 
 
 def test_counts_written_to_after_the_note_are_seen_by_the_kernel():
@@ -624,7 +631,7 @@ def test_encoders_inputs_through_stored_positions(dtype, monkeypatch):
     torch.testing.assert_close(torch.func.vmap(layers.log_counts)(x), torch.log1p(x))
     monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
     with monkeypatch.context() as patch:
-        patch.setattr(dense, "run", None)  # not to be called
+        patch.setattr(dense_rows, "run", None)  # not to be called
         torch.testing.assert_close(layers.log_counts(x), torch.log1p(x))
     truth = torch.log1p(x / (1 + x.mean(-1, keepdim=True)))
     torch.testing.assert_close(layers.log_normalised(x), truth)
@@ -642,26 +649,26 @@ def test_rows_made_dense_are_noted(index):
     rows = CountMatrix(sp.csr_matrix(x)).csr
     rows.indptr, rows.indices = rows.indptr.astype(index), rows.indices.astype(index)
     at = torch.tensor([3, 2, 2, 0])
-    found = dense.dense_rows(at, rows.indptr, rows.indices, rows.data, G)
+    found = dense_rows.dense_rows(at, rows.indptr, rows.indices, rows.data, G)
     assert torch.equal(found, torch.from_numpy(x)[at])
-    assert stored.known(found).tolist() == stored.positions(found.clone()).tolist()
-    assert stored.bounds(found).tolist() == stored.bounds(found.clone()).tolist()
-    assert dense.dense_rows(at[:0], rows.indptr, rows.indices, rows.data, G).shape == (0, G)
+    assert nonzero.known(found).tolist() == nonzero.positions(found.clone()).tolist()
+    assert nonzero.bounds(found).tolist() == nonzero.bounds(found.clone()).tolist()
+    assert dense_rows.dense_rows(at[:0], rows.indptr, rows.indices, rows.data, G).shape == (0, G)
 
 
 def test_columns_put_beside_others_are_noted():
     x = draw(dtype=torch.float32)
     more = torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, math.nan], [0.0, 3.0], [0.0, 0.0]])
     truth = torch.cat([x, more], -1)
-    assert torch.equal(dense.joined(x, more).nan_to_num(9), truth.nan_to_num(9))
-    assert stored.known(dense.joined(x, more)) is None
-    stored.positions(x)
-    found = dense.joined(x, more)
+    assert torch.equal(dense_rows.joined(x, more).nan_to_num(9), truth.nan_to_num(9))
+    assert nonzero.known(dense_rows.joined(x, more)) is None
+    nonzero.positions(x)
+    found = dense_rows.joined(x, more)
     assert torch.equal(found.nan_to_num(9), truth.nan_to_num(9))
-    assert stored.known(found).tolist() == stored.positions(truth).tolist()
-    assert stored.bounds(found).tolist() == stored.bounds(truth).tolist()
+    assert nonzero.known(found).tolist() == nonzero.positions(truth).tolist()
+    assert nonzero.bounds(found).tolist() == nonzero.bounds(truth).tolist()
     more.requires_grad_()
-    assert dense.joined(x, more).requires_grad
+    assert dense_rows.joined(x, more).requires_grad
 
 
 # Threads --------------------------------------------------------------------------------------------------------------
@@ -672,9 +679,9 @@ def everything_compiled():
     torch.manual_seed(0)
     matrix = CountMatrix(sp.csr_matrix(draw().numpy()))
     x = matrix.rows(torch.tensor([1, 3, 0, 2, 3]))
-    found = [x, stored.positions(x), layers.log_counts(x), layers.log_normalised(x)]
+    found = [x, nonzero.positions(x), layers.log_counts(x), layers.log_normalised(x)]
     first = layers.SparseLinear(G, 8)
-    out = products.product(x, first.weight)
+    out = sparse_product.product(x, first.weight)
     found += [out, *torch.autograd.grad(out.square().sum(), [first.weight])]
     found.append(dropout.dropout(torch.randn(G, G), 0.3))
     for family in COMPILED:
@@ -700,15 +707,15 @@ def test_threads_share_the_loops_out(threads):
         together = everything_compiled()
     finally:
         torch.set_num_threads(before)
-    assert team.team()[1], "the OpenMP runtime of this torch was not found"
+    assert threads.threads()[1], "the OpenMP runtime of this torch was not found"
     for ours, theirs in zip(together, alone, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)  # some entries go by another instruction
 
 
 def test_where_the_runtime_is_not_found_one_thread_does_all(monkeypatch):
     expected = everything_compiled()
-    monkeypatch.setattr(team, "_runtime", lambda: (0, 0, 0))
-    assert team.team() == (1, 0, 0, 0)
+    monkeypatch.setattr(threads, "_runtime", lambda: (0, 0, 0))
+    assert threads.threads() == (1, 0, 0, 0)
     for ours, theirs in zip(everything_compiled(), expected, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -747,7 +754,7 @@ def test_dropout_is_linear_and_of_the_seed():
     layer = Dropout(0.4)
     assert layer.eval()(x) is x
     assert (layer.train()(x) == 0).any()
-    with kernels.plain():
+    with kernels.reference():
         torch.manual_seed(1)
         ours = layer(x)
         torch.manual_seed(1)
@@ -788,18 +795,18 @@ def test_machine_code_is_kept_by_what_all_kernels_are(monkeypatch):
     def double(x):
         return 2 * x
 
-    kept = compiled.compiled()(double)
+    kept = cache.compiled()(double)
     assert kept(3) == 6
     key = kept._cache._index_key("sig", kept.targetctx.codegen())
-    monkeypatch.setattr(compiled, "STAMP", "another")
+    monkeypatch.setattr(cache, "STAMP", "another")
     assert kept._cache._index_key("sig", kept.targetctx.codegen()) != key
 
     class Nowhere:
         def __init__(self, function):
             raise RuntimeError("cannot cache function: no locator available")
 
-    monkeypatch.setattr(compiled, "_Kept", Nowhere)
-    assert compiled.compiled()(double)(3) == 6
+    monkeypatch.setattr(cache, "_Kept", Nowhere)
+    assert cache.compiled()(double)(3) == 6
 
 
 # Products -------------------------------------------------------------------------------------------------------------
@@ -811,7 +818,7 @@ def fingerprints(dtype, n=64, d=512, set_bits=10):
     x = torch.zeros(n, d, dtype=dtype)
     x[torch.arange(n).unsqueeze(-1), torch.randint(d, (n, set_bits), generator=generator)] = 1.5
     x[3] = 0
-    return stored.note(x, x.flatten().nonzero().squeeze(-1))
+    return nonzero.note(x, x.flatten().nonzero().squeeze(-1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -820,29 +827,31 @@ def test_a_product_through_stored_entries_is_the_dense_one(dtype, monkeypatch):
     x = fingerprints(dtype)
     weight = torch.randn(512, 32, dtype=dtype)
     taken = []
-    monkeypatch.setattr(products, "run", lambda name, *given: taken.append(name) or fused.run(name, *given))
+    monkeypatch.setattr(
+        sparse_product, "run", lambda name, *given: taken.append(name) or compiled_kernels.run(name, *given)
+    )
     found = []
-    for multiply in (products.product, torch.matmul):
+    for multiply in (sparse_product.product, torch.matmul):
         w = weight.clone().requires_grad_()
         out = multiply(x, w)
         (gradient,) = torch.autograd.grad(out.square().sum(), w, create_graph=True)
         (again,) = torch.autograd.grad(gradient.square().sum(), w)
         (once,) = torch.autograd.grad(multiply(x, w).square().sum(), w)
         found.append((out, gradient, again, once))
-    assert taken == ["sparse_loops.product", "sparse_loops.outer_product"] * 2
+    assert taken == ["sparse_rows.product", "sparse_rows.outer_product"] * 2
     for ours, theirs in zip(*found, strict=True):
         rounding = torch.finfo(dtype).eps * 100 * float(theirs.detach().abs().max())  # of sums whose terms may cancel
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=rounding)
 
 
 def test_a_dense_product_is_taken_of_what_is_not_known_to_be_sparse(monkeypatch):
-    monkeypatch.setattr(products, "run", None)  # not to be called
+    monkeypatch.setattr(sparse_product, "run", None)  # not to be called
     x, weight = fingerprints(torch.float32), torch.randn(512, 32)
     full = torch.ones(64, 512)
-    with kernels.plain():
-        products.product(x, weight)
-    for inputs in (x.clone(), stored.note(full, torch.arange(full.numel())), x.expand(2, 64, 512)):
-        torch.testing.assert_close(products.product(inputs, weight), inputs @ weight)
+    with kernels.reference():
+        sparse_product.product(x, weight)
+    for inputs in (x.clone(), nonzero.note(full, torch.arange(full.numel())), x.expand(2, 64, 512)):
+        torch.testing.assert_close(sparse_product.product(inputs, weight), inputs @ weight)
 
 
 def test_a_sparse_linear_starts_as_torchs_and_is_its_transpose():

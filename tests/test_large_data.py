@@ -20,10 +20,10 @@ from helpers import counts, donors, fitted, quiet_trainer, small
 from torch import distributed
 
 import pyro_omics as po
-from pyro_omics import stored
 from pyro_omics.data import Blocks, CellDataModule, disk
 from pyro_omics.data.counts import CountMatrix, DenseOnDevice, RowsOnDevice
 from pyro_omics.data.splits import EpochSampler
+from pyro_omics.kernels import nonzero
 
 N, G = 230, 12
 KEYS = {"batch_key": "donor", "continuous_keys": ["age"], "batch_size": 16, "validation_size": 0.2}
@@ -90,7 +90,7 @@ def order_of(dm, epoch):
     return torch.cat([batch.row for batch in epoch_of(dm, epoch)]).tolist()
 
 
-def nonzero(x):
+def positions_of(x):
     return x.flatten().nonzero().squeeze(-1)
 
 
@@ -100,8 +100,8 @@ def nonzero(x):
 @pytest.fixture
 def notes(monkeypatch):
     """What is noted: (tensor, positions)."""
-    note, made = stored.note, []
-    monkeypatch.setattr(stored, "note", lambda x, *places: (made.append((x, places[0])), note(x, *places))[1])
+    note, made = nonzero.note, []
+    monkeypatch.setattr(nonzero, "note", lambda x, *places: (made.append((x, places[0])), note(x, *places))[1])
     return made
 
 
@@ -123,7 +123,7 @@ def test_positions_are_those_of_the_non_zeros(x, notes):
     ((of, noted),) = notes
     assert of is rows
     assert noted.dtype == torch.int64
-    assert torch.equal(noted, nonzero(rows))
+    assert torch.equal(noted, positions_of(rows))
     assert torch.equal(counts.totals, truth.double().sum(1))
     assert torch.equal(counts.column_sums(index[1:3]), 2 * truth[0].double())
     assert (before != matrix).sum() == 0
@@ -131,11 +131,11 @@ def test_positions_are_those_of_the_non_zeros(x, notes):
 
 def test_what_is_written_to_is_looked_at_again():
     x = CountMatrix(cells().X).rows(torch.arange(3))
-    assert stored.positions(x) is stored.positions(x)
+    assert nonzero.positions(x) is nonzero.positions(x)
     x[0] = 0
-    assert torch.equal(stored.positions(x), nonzero(x))
-    assert torch.equal(stored.positions(x + 1), torch.arange(3 * G))
-    assert stored.positions(torch.zeros(2, 2)).tolist() == []
+    assert torch.equal(nonzero.positions(x), positions_of(x))
+    assert torch.equal(nonzero.positions(x + 1), torch.arange(3 * G))
+    assert nonzero.positions(torch.zeros(2, 2)).tolist() == []
 
 
 def test_minibatches_are_noted(path, notes):
@@ -143,7 +143,7 @@ def test_minibatches_are_noted(path, notes):
         for batch in dm.train_dataloader():
             of, noted = notes.pop()
             assert of is batch.x
-            assert torch.equal(noted, nonzero(batch.x))
+            assert torch.equal(noted, positions_of(batch.x))
 
 
 @pytest.mark.parametrize("placed", [DenseOnDevice, RowsOnDevice])
@@ -152,7 +152,7 @@ def test_counts_on_a_device_are_the_same(placed):
     there = placed(counts, torch.device("cpu"))
     for index in (torch.tensor([5, 0, 0, 229, 17]), torch.arange(0), torch.arange(N)):
         assert torch.equal(there.rows(index), counts.rows(index))
-        assert torch.equal(stored.positions(there.rows(index)), nonzero(counts.rows(index)))
+        assert torch.equal(nonzero.positions(there.rows(index)), positions_of(counts.rows(index)))
 
 
 def test_data_go_to_a_device_whole_dense_or_compressed_as_they_fit():
@@ -198,7 +198,7 @@ def test_minibatches_are_those_of_memory(tmp_path, form, gene_mask):
     assert torch.equal(dm.data.counts.totals, memory.data.counts.totals)
     for batch in epoch_of(dm, 0):
         same_batches(batch, memory.data[batch.row])
-        assert torch.equal(stored.positions(batch.x), nonzero(batch.x))
+        assert torch.equal(nonzero.positions(batch.x), positions_of(batch.x))
     for mine, theirs in [
         (dm.val_dataloader(), memory.val_dataloader()),
         (dm.test_dataloader(), memory.test_dataloader()),

@@ -69,6 +69,6 @@ plain = contextlib.nullcontext()
 if options.plain:
     from pyro_omics import kernels
 
-    plain = kernels.plain()
+    plain = kernels.reference()
 with plain, contextlib.suppress(Finished):
     trainer.fit(svi, dm)

@@ -12,8 +12,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from pyro_omics import stored
-from pyro_omics.kernels.dense import dense_rows
+from pyro_omics.kernels import nonzero
+from pyro_omics.kernels.dense_rows import dense_rows
 
 HASHED = 4096  # rows that are hashed, or summed, at once
 
@@ -124,7 +124,7 @@ class RowsOnDevice:
         first = torch.arange(0, n * g, g, device=device)
         position = torch.repeat_interleave(first, length, output_size=stored_here) + self.indices[place]
         x = torch.zeros(n * g, device=device).index_copy_(0, position, self.values[place])
-        return stored.note(x.view(n, g), position)
+        return nonzero.note(x.view(n, g), position)
 
 
 def canonical(matrix: Any) -> sp.csr_matrix:

@@ -1,16 +1,17 @@
 """Fast log-probabilities of rows of counts, behind the distributions of `distributions`.
 
-``fn.to_event(1).log_prob(x)`` takes them by itself where they hold and pay (`switch.serve`); `plain` is the way back.
+``fn.to_event(1).log_prob(x)`` uses them where they are valid and faster (`dispatch.serve`); `reference` switches them
+off.
 """
 
-from pyro_omics.kernels.events import Counted
-from pyro_omics.kernels.fused import (
+from pyro_omics.kernels.dispatch import reference
+from pyro_omics.kernels.likelihood.compiled_kernels import (
     NEGATIVE_BINOMIAL,
     NEGATIVE_BINOMIAL_MIXTURE,
     ZERO_INFLATED_NEGATIVE_BINOMIAL,
 )
-from pyro_omics.kernels.rows import POISSON, ZERO_INFLATED_POISSON
-from pyro_omics.kernels.switch import plain
+from pyro_omics.kernels.likelihood.count_distribution import CountDistribution
+from pyro_omics.kernels.likelihood.torch_kernels import POISSON, ZERO_INFLATED_POISSON
 
 __all__ = [
     "NEGATIVE_BINOMIAL",
@@ -18,6 +19,6 @@ __all__ = [
     "POISSON",
     "ZERO_INFLATED_NEGATIVE_BINOMIAL",
     "ZERO_INFLATED_POISSON",
-    "Counted",
-    "plain",
+    "CountDistribution",
+    "reference",
 ]

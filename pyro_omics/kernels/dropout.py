@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pyro_omics.kernels.fused import run
-from pyro_omics.kernels.switch import serve
+from pyro_omics.kernels.compiled.run import run
+from pyro_omics.kernels.dispatch import serve
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
@@ -40,5 +40,5 @@ class _Dropout(torch.autograd.Function):
 def _dropped(x: Tensor, seed: Tensor, p: float) -> Tensor:
     given = x.contiguous()
     out = torch.empty_like(given)
-    run("dropout_loops.dropout", given.view(-1), seed.numpy().view("uint32"), p, out.view(-1))
+    run("dropout.dropout", given.view(-1), seed.numpy().view("uint32"), p, out.view(-1))
     return out

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.dispersions import PerGene
-from pyro_omics.kernels.dense import joined
+from pyro_omics.kernels.dense_rows import joined
 from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
 from pyro_omics.likelihoods import Likelihood, NegativeBinomial, NegativeBinomialMixture
 from pyro_omics.models.scvi import SCVI

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_omics import stored
+from pyro_omics.kernels import nonzero
 
 BLOCK = 2**17  # entries: some ten operations on so many stay in a core's cache
 
@@ -68,7 +68,7 @@ class Counts:
 
     @cached_property
     def _own(self) -> Tensor:
-        return stored.positions(self.value)
+        return nonzero.positions(self.value)
 
     @cached_property
     def x(self) -> Tensor:
@@ -86,7 +86,7 @@ class Counts:
     @cached_property
     def column(self) -> Tensor:
         """Their columns (nnz,)."""
-        lengths = stored.row_lengths(self.value)
+        lengths = nonzero.row_lengths(self.value)
         starts = torch.arange(0, self.value.numel(), self.shape[-1], device=self._own.device)
         return (self._own - starts.repeat_interleave(lengths, output_size=len(self._own))).repeat(self.repeats)
 

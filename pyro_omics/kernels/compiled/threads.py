@@ -7,15 +7,15 @@ many threads as ``torch.set_num_threads`` says; where that runtime cannot be fou
 Each thread takes the same rows in each loop, as torch's operations do: what it wrote is in its own core's cache. ::
 
     @njit
-    def doubled(team, x_ng, out_ng):
-        start, stop = share(team, len(x_ng))
+    def doubled(threads, x_ng, out_ng):
+        start, stop = row_range(threads, len(x_ng))
         out_ng[start:stop] = 2 * x_ng[start:stop]
 
     @njit
-    def double(team, x_ng, out_ng):
-        together(doubled, team, (team, x_ng, out_ng))
+    def double(threads, x_ng, out_ng):
+        together(doubled, threads, (threads, x_ng, out_ng))
 
-    double(team(), x, out)
+    double(threads(), x, out)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from pyro_omics.kernels.compiled import compiled
+from pyro_omics.kernels.compiled.cache import compiled
 
 ENTRY = "GOMP_parallel"  # (task, its argument, threads, flags), of GNU's OpenMP; Intel's and LLVM's have it too
 NUMBER, SIZE = "omp_get_thread_num", "omp_get_num_threads"
@@ -39,7 +39,7 @@ POINTER = ir.IntType(8).as_pointer()
 TASK = ir.FunctionType(ir.VoidType(), [POINTER])
 
 
-def team() -> tuple[int, int, int, int]:
+def threads() -> tuple[int, int, int, int]:
     """How many threads are asked for, how `together` enters the OpenMP runtime, and what a thread learns there.
 
     That is its number, and how many they are: fewer than asked for where a limit is set.
@@ -76,18 +76,18 @@ def _number(typing: Any, address: Any) -> Any:
 
 
 @compiled()
-def share(team: Any, n: Any) -> Any:
+def row_range(threads: Any, n: Any) -> Any:
     """Which of n rows are this thread's: from where to where."""
-    if team[0] == 1:
+    if threads[0] == 1:
         return 0, n
-    step = -(-n // _number(team[3]))
-    start = min(n, _number(team[2]) * step)
+    step = -(-n // _number(threads[3]))
+    start = min(n, _number(threads[2]) * step)
     return start, min(n, start + step)
 
 
 @intrinsic
 def together(typing: Any, loop: Any, members: Any, args: Any) -> Any:
-    """Run ``loop(*args)`` in each thread of a `team` at once, or here, where it has one; wait for all.
+    """Run ``loop(*args)`` in each thread of `threads` at once, or here, where it has one; wait for all.
 
     ``loop`` is compiled by numba, returns nothing and raises nothing: an error in another thread has nowhere to go.
     """

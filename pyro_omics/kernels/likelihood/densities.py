@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pyro_omics.kernels import gamma
-from pyro_omics.kernels.counts import Counts
-from pyro_omics.kernels.gamma import EPS
+from pyro_omics.kernels.likelihood import stirling
+from pyro_omics.kernels.likelihood.sparse_counts import Counts
+from pyro_omics.kernels.likelihood.stirling import EPS
 
 Slopes = list[Tensor | None]
 
@@ -51,14 +51,16 @@ class NegativeBinomial:
         """Of `gamma.of_shape` and `at_mean`."""
         mu, theta = (counts.of(p) for p in parameters)
         if parameters[1].ndim == 1:  # once for a column, and not for each of its counts
-            value, slope = gamma.of_dispersion(parameters[1], wanted[1])
+            value, slope = stirling.of_dispersion(parameters[1], wanted[1])
             constants = counts.of(value), None if slope is None else counts.of(slope)
         else:
-            constants = gamma.of_dispersion(theta, wanted[1])
-        return at_mean(counts.x, mu, theta, gamma.of_shape(counts.x, theta, constants), wanted)
+            constants = stirling.of_dispersion(theta, wanted[1])
+        return at_mean(counts.x, mu, theta, stirling.of_shape(counts.x, theta, constants), wanted)
 
 
-def at_mean(x: Tensor, mu: Tensor, theta: Tensor, shape: gamma.Shape, wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+def at_mean(
+    x: Tensor, mu: Tensor, theta: Tensor, shape: stirling.Shape, wanted: Sequence[bool]
+) -> tuple[Tensor, Slopes]:
     """The log-probability of x and its derivatives by mu and theta, given what is known of x and theta alone."""
     floored = theta + EPS
     mean, total = mu + EPS, floored + mu
@@ -84,6 +86,6 @@ class Poisson:
     def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
         """Of x log rate - rate - log x!: x / rate - 1."""
         x, rate = counts.x, counts.of(parameters[0])
-        v, q, tail = gamma.of_count(x)
+        v, q, tail = stirling.of_count(x)
         value = (rate / v).log_().mul_(x).add_(x - rate).add_(q.log_()).add_(tail)
         return value, [(x / rate).sub_(1) if wanted[0] else None]

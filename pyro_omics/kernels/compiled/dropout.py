@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pyro_omics.kernels.compiled import compiled
-from pyro_omics.kernels.team import share, together
+from pyro_omics.kernels.compiled.cache import compiled
+from pyro_omics.kernels.compiled.threads import row_range, together
 
 U = np.uint32
 GOLDEN, FIRST, SECOND = U(0x9E3779B9), U(0x7FEB352D), U(0x846CA68B)
@@ -34,13 +34,13 @@ def _part(x, first, seed, below, factor, out):
 
 
 @compiled()
-def _dropout(team, x, seed, below, factor, out):
-    start, stop = share(team, len(x))
+def _dropout(threads, x, seed, below, factor, out):
+    start, stop = row_range(threads, len(x))
     _part(x[start:stop], start, (seed[0], seed[1]), below, factor, out[start:stop])
 
 
 @compiled()
-def dropout(team, x, seed, p, out):
+def dropout(threads, x, seed, p, out):
     """``x`` (n,) times 0 with probability ``p``, else 1 / (1 - p), to ``out``; the same for the same ``seed`` (2,)."""
     below = U(min(p * 2.0**32, 2.0**32 - 1))
-    together(_dropout, team, (team, x, seed, below, np.float32(1 / (1 - p)), out))
+    together(_dropout, threads, (threads, x, seed, below, np.float32(1 / (1 - p)), out))

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from pyro_omics.kernels.compiled import compiled
-from pyro_omics.kernels.loops import FAST, _log1p
-from pyro_omics.kernels.team import share, together
+from pyro_omics.kernels.compiled.cache import compiled
+from pyro_omics.kernels.compiled.negative_binomial import FAST, _log1p
+from pyro_omics.kernels.compiled.threads import row_range, together
 
 # A NaN among the weights is to come out again.
 EXACT: dict[str, Any] = {**FAST, "fastmath": {"contract"}}
@@ -16,9 +16,9 @@ COLUMNS = 512  # at once: their weights stay in a core's cache
 
 
 @compiled(**EXACT)
-def _product(team, x, position, bounds, weights, out):
+def _product(threads, x, position, bounds, weights, out):
     n, d = x.shape
-    start, stop = share(team, n)
+    start, stop = row_range(threads, n)
     out[start:stop] = 0
     at = bounds[start:stop].copy()
     for column in range(0, d, COLUMNS):
@@ -34,15 +34,15 @@ def _product(team, x, position, bounds, weights, out):
 
 
 @compiled()
-def product(team, x, position, bounds, weights, out):
+def product(threads, x, position, bounds, weights, out):
     """X W, of ``x`` (n, d), whose entries at ``position`` are not zero, and ``weights`` (d, h), to ``out`` (n, h)."""
-    together(_product, team, (team, x, position, bounds, weights, out))
+    together(_product, threads, (threads, x, position, bounds, weights, out))
 
 
 @compiled(**EXACT)
-def _outer_product(team, x, position, bounds, rows, out):
+def _outer_product(threads, x, position, bounds, rows, out):
     n, d = x.shape
-    first, last = share(team, d)
+    first, last = row_range(threads, d)
     for start in range(first, last, COLUMNS):
         stop = min(start + COLUMNS, last)
         out[start:stop] = 0
@@ -58,16 +58,16 @@ def _outer_product(team, x, position, bounds, rows, out):
 
 
 @compiled()
-def outer_product(team, x, position, bounds, rows, out):
+def outer_product(threads, x, position, bounds, rows, out):
     """X' R, of the same ``x`` and ``rows`` (n, h), to ``out`` (d, h)."""
-    together(_outer_product, team, (team, x, position, bounds, rows, out))
+    together(_outer_product, threads, (threads, x, position, bounds, rows, out))
 
 
 @compiled(**FAST)
-def _log1p_rows(team, x, position, bounds, scale, out):
+def _log1p_rows(threads, x, position, bounds, scale, out):
     n, d = x.shape
     room = np.empty(d, np.float32)
-    start, stop = share(team, n)
+    start, stop = row_range(threads, n)
     for i in range(start, stop):
         columns = position[bounds[i] : bounds[i + 1]] - i * d
         values = room[: len(columns)]
@@ -81,15 +81,15 @@ def _log1p_rows(team, x, position, bounds, scale, out):
 
 
 @compiled()
-def log1p(team, x, position, bounds, scale, out):
+def log1p(threads, x, position, bounds, scale, out):
     """log(1 + scale x) of the same ``x``, to ``out`` (n, d); ``scale`` is (n,), or (1,) for all rows."""
-    together(_log1p_rows, team, (team, x, position, bounds, scale, out))
+    together(_log1p_rows, threads, (threads, x, position, bounds, scale, out))
 
 
 @compiled(**EXACT)
-def _dense_rows(team, rows, indptr, indices, data, bounds, position, out):
+def _dense_rows(threads, rows, indptr, indices, data, bounds, position, out):
     n, d = out.shape
-    start, stop = share(team, n)
+    start, stop = row_range(threads, n)
     for i in range(start, stop):
         out[i] = 0
         start, to = indptr[rows[i]], bounds[i]
@@ -100,16 +100,16 @@ def _dense_rows(team, rows, indptr, indices, data, bounds, position, out):
 
 
 @compiled()
-def dense(team, rows, indptr, indices, data, bounds, position, out):
+def dense(threads, rows, indptr, indices, data, bounds, position, out):
     """Compressed ``rows`` (n,) made dense, to ``out`` (n, d), and their entries' places there, to ``position``."""
-    together(_dense_rows, team, (team, rows, indptr, indices, data, bounds, position, out))
+    together(_dense_rows, threads, (threads, rows, indptr, indices, data, bounds, position, out))
 
 
 @compiled(**EXACT)
-def _join(team, x, position, bounds, more, out, joined, ends):
+def _join(threads, x, position, bounds, more, out, joined, ends):
     n, d = x.shape
     width = more.shape[1]
-    start, stop = share(team, n)
+    start, stop = row_range(threads, n)
     for i in range(start, stop):
         out[i, :d] = x[i]
         out[i, d:] = more[i]
@@ -124,9 +124,9 @@ def _join(team, x, position, bounds, more, out, joined, ends):
 
 
 @compiled()
-def join(team, x, position, bounds, more, out, joined, ends):
+def join(threads, x, position, bounds, more, out, joined, ends):
     """The same ``x`` and columns ``more`` (n, e) side by side, to ``out``, and to ``joined`` what is not zero there.
 
     ``ends`` (n + 1,) says where in ``joined`` each row begins.
     """
-    together(_join, team, (team, x, position, bounds, more, out, joined, ends))
+    together(_join, threads, (threads, x, position, bounds, more, out, joined, ends))

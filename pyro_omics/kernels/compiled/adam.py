@@ -9,8 +9,8 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from pyro_omics.kernels.compiled import compiled
-from pyro_omics.kernels.team import share, together
+from pyro_omics.kernels.compiled.cache import compiled
+from pyro_omics.kernels.compiled.threads import row_range, together
 
 
 @intrinsic
@@ -36,17 +36,17 @@ def _step(w, g, m, v, rate, beta1, rest1, beta2, rest2, eps, decay, clip):
 
 
 @compiled()
-def _adam(team, table, rate, beta1, rest1, beta2, rest2, eps, decay, clip):
+def _adam(threads, table, rate, beta1, rest1, beta2, rest2, eps, decay, clip):
     for row in table:
         n = row[0]
-        start, stop = share(team, n)
+        start, stop = row_range(threads, n)
         w, g = carray(_pointer(row[1]), n)[start:stop], carray(_pointer(row[2]), n)[start:stop]
         m, v = carray(_pointer(row[3]), n)[start:stop], carray(_pointer(row[4]), n)[start:stop]
         _step(w, g, m, v, rate, beta1, rest1, beta2, rest2, eps, decay, clip)
 
 
 @compiled()
-def adam(team, table, numbers):
+def adam(threads, table, numbers):
     """One step; see `optim.ClippedAdam`.
 
     ``table`` (parameters, 5) int64 says of each parameter how many entries it has, and where it, its gradient and the
@@ -54,4 +54,4 @@ def adam(team, table, numbers):
     1 - beta_1, beta_2, 1 - beta_2, epsilon, the weight decay and the bound of the gradient.
     """
     rate, beta1, rest1, beta2, rest2, eps, decay, clip = numbers
-    together(_adam, team, (team, table, rate, beta1, rest1, beta2, rest2, eps, decay, clip))
+    together(_adam, threads, (threads, table, rate, beta1, rest1, beta2, rest2, eps, decay, clip))

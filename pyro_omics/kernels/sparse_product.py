@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_omics import stored
-from pyro_omics.kernels.fused import run
-from pyro_omics.kernels.switch import serve
+from pyro_omics.kernels import nonzero
+from pyro_omics.kernels.compiled.run import run
+from pyro_omics.kernels.dispatch import serve
 
 MOSTLY_ZERO = 0.15  # of the entries are not zero: with more, the dense product is faster
 
@@ -19,7 +19,7 @@ def product(x: Tensor, weight_dh: Tensor) -> Tensor:
 
     That is of a matrix (n, d) with a note (`stored.note`), on a processor; elsewhere it is the dense product.
     """
-    position = stored.known(x)
+    position = nonzero.known(x)
     few = position is not None and len(position) <= MOSTLY_ZERO * x.numel()
     if not few or x.ndim != 2 or x.device.type != "cpu" or weight_dh.ndim != 2 or not serve(x, weight_dh):
         return x @ weight_dh
@@ -33,8 +33,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, position: Tensor, weight_dh: Tensor) -> Tensor:
         out = weight_dh.new_empty(len(x), weight_dh.shape[1])
-        bounds = stored.bounds(x)
-        run("sparse_loops.product", x, position, bounds, weight_dh, out)
+        bounds = nonzero.bounds(x)
+        run("sparse_rows.product", x, position, bounds, weight_dh, out)
         ctx.save_for_backward(x, position, bounds)
         return out
 
@@ -44,5 +44,5 @@ class _Product(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, None, x.t() @ grad_nh  # to be differentiated once more
         grad_dh = grad_nh.new_empty(x.shape[1], grad_nh.shape[1])
-        run("sparse_loops.outer_product", x, position, bounds, grad_nh, grad_dh)
+        run("sparse_rows.outer_product", x, position, bounds, grad_nh, grad_dh)
         return None, None, grad_dh

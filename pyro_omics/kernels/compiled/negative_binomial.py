@@ -17,8 +17,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from pyro_omics.kernels.compiled import compiled
-from pyro_omics.kernels.team import share, together
+from pyro_omics.kernels.compiled.cache import compiled
+from pyro_omics.kernels.compiled.threads import row_range, together
 
 F = np.float32
 EPS = F(1e-8)
@@ -253,10 +253,10 @@ def _is_sound(mu, theta, own, counts):
 
 
 @compiled()
-def _nb_rows(team, shared, mu, theta, x, position, bounds, rows, by_mu, by_theta):
+def _nb_rows(threads, shared, mu, theta, x, position, bounds, rows, by_mu, by_theta):
     n, g = mu.shape
     line, room = np.empty(g, np.float32), np.empty((5, g), np.float32)
-    start, stop = share(team, n)
+    start, stop = row_range(threads, n)
     is_theta = len(theta) > 1 or _all_above(theta[0], F(0.0))
     for i in range(start, stop):
         seen, own, to = i % len(x), theta[i % len(theta)], i % len(by_mu)
@@ -273,7 +273,7 @@ def _nb_rows(team, shared, mu, theta, x, position, bounds, rows, by_mu, by_theta
 
 
 @compiled()
-def negative_binomial(team, mu, theta, x, position, bounds, rows, by_mu, by_theta):
+def negative_binomial(threads, mu, theta, x, position, bounds, rows, by_mu, by_theta):
     """Rows of NB(mu, theta) at counts of which few are not zero.
 
     ``mu`` is (n, g); ``theta`` (n, g), or (1, g) for all rows; ``x`` (m, g) the counts, of which row i sees row i % m.
@@ -281,14 +281,14 @@ def negative_binomial(team, mu, theta, x, position, bounds, rows, by_mu, by_thet
     ``position`` each row begins. Written are ``rows`` (n,) and the derivatives (n, g): or (1, g), of any one row, where
     they are not wanted, and the threads may write there as they please.
     """
-    together(_nb_rows, team, (team, _shared(theta), mu, theta, x, position, bounds, rows, by_mu, by_theta))
+    together(_nb_rows, threads, (threads, _shared(theta), mu, theta, x, position, bounds, rows, by_mu, by_theta))
 
 
 @compiled()
-def _zinb_rows(team, shared, mu, theta, logits, x, position, bounds, rows, by_mu, by_theta, by_logits):
+def _zinb_rows(threads, shared, mu, theta, logits, x, position, bounds, rows, by_mu, by_theta, by_logits):
     n, g = mu.shape
     line, room, extra = np.empty(g, np.float32), np.empty((5, g), np.float32), np.empty(g, np.float32)
-    start, stop = share(team, n)
+    start, stop = row_range(threads, n)
     is_theta = len(theta) > 1 or _all_above(theta[0], F(0.0))
     for i in range(start, stop):
         seen, own, to = i % len(x), theta[i % len(theta)], i % len(by_mu)
@@ -311,7 +311,7 @@ def _zinb_rows(team, shared, mu, theta, logits, x, position, bounds, rows, by_mu
 
 @compiled()
 def zero_inflated_negative_binomial(
-    team,
+    threads,
     mu,
     theta,
     logits,
@@ -324,5 +324,5 @@ def zero_inflated_negative_binomial(
     by_logits,
 ):
     """The same with an extra zero of probability sigmoid(logits), (n, g); see `rows.ZeroInflated`."""
-    given = (team, _shared(theta), mu, theta, logits, x, position, bounds, rows, by_mu, by_theta, by_logits)
-    together(_zinb_rows, team, given)
+    given = (threads, _shared(theta), mu, theta, logits, x, position, bounds, rows, by_mu, by_theta, by_logits)
+    together(_zinb_rows, threads, given)

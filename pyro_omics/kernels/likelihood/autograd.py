@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_omics.kernels.counts import Counts
-from pyro_omics.kernels.families import Slopes
-from pyro_omics.kernels.rows import Kernel
+from pyro_omics.kernels.likelihood.densities import Slopes
+from pyro_omics.kernels.likelihood.sparse_counts import Counts
+from pyro_omics.kernels.likelihood.torch_kernels import Kernel
 
 Elementwise = Callable[..., Tensor]
 

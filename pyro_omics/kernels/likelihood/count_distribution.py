@@ -10,12 +10,12 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 
-from pyro_omics.kernels.function import row_log_prob
-from pyro_omics.kernels.rows import Kernel
-from pyro_omics.kernels.switch import HALVES, serve
+from pyro_omics.kernels.dispatch import HALVES, serve
+from pyro_omics.kernels.likelihood.autograd import row_log_prob
+from pyro_omics.kernels.likelihood.torch_kernels import Kernel
 
 
-class Counted(TorchDistributionMixin):
+class CountDistribution(TorchDistributionMixin):
     """A distribution over single counts; as events, rows of them are summed by its ``kernel``.
 
     A subclass with a ``log_prob`` of its own, or of a mixin's, has no kernel, unless it names one; nor has an instance
@@ -39,7 +39,7 @@ class Counted(TorchDistributionMixin):
         """Whether the kernel is of the ``log_prob`` that this instance has."""
         base = vars(self).get("base_dist")
         own = type(self).kernel is not None and "log_prob" not in vars(self)
-        return own and (not isinstance(base, Counted) or base.has_kernel)
+        return own and (not isinstance(base, CountDistribution) or base.has_kernel)
 
     def kernel_parameters(self) -> tuple[Tensor, ...]:
         """What the kernel takes: the constructor's parameters, theta as it was before it was broadcast."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from pyro_omics.kernels import gamma, switch
-from pyro_omics.kernels.counts import Counts
-from pyro_omics.kernels.families import Family, Poisson, Slopes, at_mean
+from pyro_omics.kernels import dispatch
+from pyro_omics.kernels.likelihood import stirling
+from pyro_omics.kernels.likelihood.densities import Family, Poisson, Slopes, at_mean
+from pyro_omics.kernels.likelihood.sparse_counts import Counts
 
 UNDERFLOW = -80.0  # sigmoid of less is no float32
 
@@ -49,7 +50,7 @@ class InOperations:
 
     def enough(self, like: Tensor) -> tuple[int, int]:
         """Its hundred operations have to be paid for."""
-        return switch.FEW_ENTRIES, switch.FEW_COLUMNS
+        return dispatch.FEW_ENTRIES, dispatch.FEW_COLUMNS
 
 
 class Plain(InOperations):
@@ -136,7 +137,7 @@ class Mixture(InOperations):
         """With w = P(background | y): w and 1 - w of the components' derivatives, and w - pi by the logits."""
         low, high, theta, logits = parameters
         x = counts.matrix
-        shape = gamma.of_shape_or_zero(x, theta, gamma.of_dispersion(theta, wanted[2]))
+        shape = stirling.of_shape_or_zero(x, theta, stirling.of_dispersion(theta, wanted[2]))
         log_low, low_slopes = at_mean(x, low, theta, shape, (wanted[0], wanted[2]))
         log_high, high_slopes = at_mean(x, high, theta, shape, (wanted[1], wanted[2]))
         odds = log_low - log_high + logits

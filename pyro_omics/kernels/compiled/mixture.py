@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyro_omics.kernels.compiled import compiled
-from pyro_omics.kernels.loops import (
+from pyro_omics.kernels.compiled.cache import compiled
+from pyro_omics.kernels.compiled.negative_binomial import (
     EPS,
     FAST,
     F,
@@ -19,7 +19,7 @@ from pyro_omics.kernels.loops import (
     _softplus,
     _sum,
 )
-from pyro_omics.kernels.team import share, together
+from pyro_omics.kernels.compiled.threads import row_range, together
 
 LINE = 2048  # entries that are treated at once
 
@@ -61,12 +61,12 @@ def _are_counts(x):
 
 
 @compiled()
-def _mixture(team, shared, low, high, theta, logits, x, rows, by_low, by_high, by_theta, by_logits):
+def _mixture(threads, shared, low, high, theta, logits, x, rows, by_low, by_high, by_theta, by_logits):
     """Some rows at once, as one line: a row of a few proteins fills no register."""
     n, g = low.shape
     some = max(1, LINE // g)
     space = np.empty((11, some * g), np.float32)
-    first, last = share(team, n)
+    first, last = row_range(threads, n)
     for start in range(first, last, some):
         m = (min(start + some, last) - start) * g
         seen, own, value, of_low = space[0, :m], space[1, :m], space[2, :m], space[3, :m]
@@ -95,7 +95,7 @@ def _mixture(team, shared, low, high, theta, logits, x, rows, by_low, by_high, b
 
 
 @compiled()
-def mixture(team, low, high, theta, logits, x, position, bounds, rows, by_low, by_high, by_theta, by_logits):
+def mixture(threads, low, high, theta, logits, x, position, bounds, rows, by_low, by_high, by_theta, by_logits):
     """Rows of sigmoid(logits) NB(low, theta) + sigmoid(-logits) NB(high, theta); as `loops.negative_binomial` else."""
-    given = (team, _shared(theta), low, high, theta, logits, x, rows, by_low, by_high, by_theta, by_logits)
-    together(_mixture, team, given)
+    given = (threads, _shared(theta), low, high, theta, logits, x, rows, by_low, by_high, by_theta, by_logits)
+    together(_mixture, threads, given)

@@ -14,16 +14,16 @@ HALVES = (torch.bfloat16, torch.float16)
 FEW_ENTRIES = 2**14  # a kernel's hundred operations on fewer cost more than they spare
 FEW_COLUMNS = 64  # and what is found by row, on shorter rows
 
-_switched_off: ContextVar[bool] = ContextVar("pyro_omics_plain", default=False)
+_switched_off: ContextVar[bool] = ContextVar("pyro_omics_reference", default=False)
 
 
 @contextmanager
-def plain() -> Iterator[None]:
+def reference() -> Iterator[None]:
     """Within it, log-probabilities are taken in their plain forms, entry by entry, and differentiated by autograd.
 
     For a comparison, or where a kernel is suspected::
 
-        with po.kernels.plain():
+        with po.kernels.reference():
             trainer.fit(svi, dm)
     """
     before = _switched_off.set(True)

@@ -21,8 +21,8 @@ from paired import keep
 from torch import nn
 
 import pyro_omics as po
+from pyro_omics.layers import Dropout
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.plain import Dropout
 
 clock = time.perf_counter
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_omics.recipe import Recipe
+from pyro_omics.serialization.arguments import Recipe
 
 
 class CellBatch(NamedTuple):

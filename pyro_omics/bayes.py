@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Transform, biject_to
 
 from pyro_omics.models.base import CountModel
 from pyro_omics.priors import WeightPrior
-from pyro_omics.recipe import EDITS
+from pyro_omics.serialization.arguments import EDITS
 
 M = TypeVar("M", bound=CountModel)
 

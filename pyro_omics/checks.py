@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pyro
 import torch
 from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
@@ -26,23 +25,6 @@ INSTEAD = {
     "TraceTMC_ELBO": "pyro_omics.elbos.RenyiELBO(alpha=0.0, num_particles=...), the importance-weighted bound",
     "TraceGraph_ELBO": "Trace_ELBO(), or " + MARGINAL + " for discrete latents",
 }
-
-
-@contextmanager
-def quietly(module: nn.Module) -> Iterator[None]:
-    """Run a module without a trace: in eval mode, without gradients, with the random state put back after.
-
-    Not in inference mode: parameters made there could not be trained.
-    """
-    training = {child: child.training for child in module.modules()}
-    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
-    module.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=list(devices)), pyro.validation_enabled(True):
-            yield
-    finally:
-        for child, mode in training.items():
-            child.training = mode
 
 
 def check_elbo(elbo: ELBO) -> ELBO:

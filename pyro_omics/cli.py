@@ -24,7 +24,8 @@ from pyro_omics.bayes import bayesianize
 from pyro_omics.data.rows import RowDataModule
 from pyro_omics.models import CountModel
 from pyro_omics.priors import WeightPrior
-from pyro_omics.report import Report, in_place
+from pyro_omics.report import Report
+from pyro_omics.serialization.atomic_write import in_place
 from pyro_omics.svi import SVIModule
 
 USAGE = """pyro-omics {name} --config FILE.yaml [--data.adata FILE.h5ad] [--out FOLDER] [options]

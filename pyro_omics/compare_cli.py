@@ -11,7 +11,8 @@ from typing import Any
 
 from pyro_omics import comparison, plots
 from pyro_omics.described import described_data, described_pair, is_kept, told
-from pyro_omics.report import draw, in_place
+from pyro_omics.report import draw
+from pyro_omics.serialization.atomic_write import in_place
 
 MARK = ".compared"
 DESCRIPTION = """Fit several configuration files, each as `pyro-omics fit --config FILE` does, and compare them on the

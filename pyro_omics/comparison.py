@@ -15,8 +15,9 @@ import pytorch_lightning as pl
 
 from pyro_omics.described import described_data, described_pair, is_kept, told
 from pyro_omics.posterior import Posterior
-from pyro_omics.recipe import encode
-from pyro_omics.report import SCORES, History, in_place, scores
+from pyro_omics.report import SCORES, History, scores
+from pyro_omics.serialization.arguments import encode
+from pyro_omics.serialization.atomic_write import in_place
 from pyro_omics.svi import SVIModule
 
 METRICS, MODEL = "metrics.json", "model"

@@ -20,7 +20,8 @@ from pyro_omics.data import DELDataModule, read_del
 from pyro_omics.data.reading import read_path
 from pyro_omics.models import HierarchicalDEL
 from pyro_omics.posterior import Posterior
-from pyro_omics.report import History, draw, in_place
+from pyro_omics.report import History, draw
+from pyro_omics.serialization.atomic_write import in_place
 from pyro_omics.svi import SVIModule
 
 ANNDATA = (".h5ad", ".zarr")

@@ -9,7 +9,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from pyro_omics.data.rows import RowDataModule, digest
 from pyro_omics.identity import UntoldError, identity
-from pyro_omics.recipe import encode
+from pyro_omics.serialization.arguments import encode
 from pyro_omics.svi import SVIModule
 
 

@@ -13,8 +13,8 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_omics.checks import quietly
 from pyro_omics.elbos import draw_enumerated, global_terms, replayed, row_terms, sample_sites
+from pyro_omics.layers import quietly
 from pyro_omics.models.base import is_local
 from pyro_omics.priors import Prior
 

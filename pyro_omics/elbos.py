@@ -25,7 +25,7 @@ from torch.distributions import register_kl
 
 from pyro_omics.models.base import PLATE, is_local
 from pyro_omics.parts import positive
-from pyro_omics.recipe import Recipe
+from pyro_omics.serialization.arguments import Recipe
 from pyro_omics.trace_elbo import TraceELBO
 
 __all__ = ["ImportanceWeightedELBO", "RenyiELBO", "TraceELBO"]

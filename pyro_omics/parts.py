@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from pyro_omics.plain import PlainModule
-from pyro_omics.recipe import Recipe
+from pyro_omics.layers.module import PlainModule
+from pyro_omics.serialization.arguments import Recipe
 
 P = TypeVar("P")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 
 from pyro_omics import plots
 from pyro_omics.posterior import Posterior
+from pyro_omics.serialization.atomic_write import in_place
 from pyro_omics.svi import SVIModule
 from pyro_omics.version import __version__
 
@@ -151,14 +151,3 @@ def draw(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
         in_place(folder / name, lambda path, figure=figure: figure.savefig(path, dpi=150))
         for name, figure in figures.items()
     ]
-
-
-def in_place(path: Path, write: Any) -> Path:
-    """Write beside, then rename: what was there stays whole until the new file is."""
-    fresh = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
-        write(fresh)
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    return path

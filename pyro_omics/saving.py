@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from safetensors.torch import load_file, save_file
 
 from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.recipe import Recipe, decode, encode, qualified_name
+from pyro_omics.serialization.arguments import Recipe, decode, encode, qualified_name
 from pyro_omics.version import __version__
 
 if TYPE_CHECKING:

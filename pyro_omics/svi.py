@@ -32,7 +32,6 @@ from pyro_omics.checks import (
     check_rows,
     check_schema,
     check_sizes,
-    quietly,
     run_guide,
 )
 from pyro_omics.draws import drawing
@@ -40,7 +39,7 @@ from pyro_omics.elbos import RenyiELBO, TraceELBO, enumerates
 from pyro_omics.guides import Amortized
 from pyro_omics.guides.laplace import Laplace
 from pyro_omics.kl import LatentValues, ScaleLatents
-from pyro_omics.layers import eval_mode
+from pyro_omics.layers import eval_mode, quietly
 from pyro_omics.models.base import CountModel, Guide, latent_sites
 from pyro_omics.noise import KeyedNoise
 from pyro_omics.optim import warn_of_two_decays

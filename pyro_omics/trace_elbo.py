@@ -18,7 +18,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyro_omics.parts import positive
-from pyro_omics.recipe import Recipe
+from pyro_omics.serialization.arguments import Recipe
 
 Sites: TypeAlias = dict[str, dict[str, Any]]
 

@@ -26,10 +26,10 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import pyro_omics as po
-from pyro_omics.checks import quietly
 from pyro_omics.draws import drawing
 from pyro_omics.elbos import draw_enumerated, replayed
 from pyro_omics.kl import ScaleLatents
+from pyro_omics.layers import quietly
 from pyro_omics.models.base import CountModel, example_cells
 
 MARGINAL = TraceEnum_ELBO(max_plate_nesting=1)
@@ -357,7 +357,7 @@ def test_guides_that_cannot_be_reparameterised_are_refused():
 
 
 def test_bounds_are_recorded():
-    from pyro_omics.recipe import decode, encode
+    from pyro_omics.serialization.arguments import decode, encode
 
     bound = decode(encode(po.elbos.RenyiELBO(alpha=0.5, num_particles=4)))
     assert (bound.alpha, bound.num_particles) == (0.5, 4)

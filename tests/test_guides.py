@@ -26,8 +26,8 @@ from pyro.optim.clipped_adam import ClippedAdam
 from torch import nn
 
 import pyro_omics as po
-from pyro_omics import flows
 from pyro_omics.batch import CellBatch
+from pyro_omics.distributions import flows
 from pyro_omics.guides import (
     Amortized,
     AmortizedFlow,

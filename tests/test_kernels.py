@@ -33,8 +33,8 @@ from pyro_omics.kernels.compiled import cache, threads
 from pyro_omics.kernels.compiled import run as running
 from pyro_omics.kernels.likelihood import compiled_kernels, stirling
 from pyro_omics.kernels.likelihood import sparse_counts as counts_of_kernels
+from pyro_omics.layers import Dropout
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.plain import Dropout
 
 N, G = 5, 7
 TAKES = {
@@ -763,7 +763,8 @@ def test_dropout_is_linear_and_of_the_seed():
 
 LIMITED = """
 import torch
-from pyro_omics import kernels, layers, stored
+from pyro_omics import layers
+from pyro_omics.kernels import nonzero
 torch.set_num_threads(4)
 x = torch.poisson(torch.full((40, 300), 0.3))
 stored.positions(x)
@@ -771,7 +772,8 @@ assert torch.allclose(layers.log_counts(x), torch.log1p(x))
 """
 FORKED = """
 import os, torch
-from pyro_omics import layers, stored
+from pyro_omics import layers
+from pyro_omics.kernels import nonzero
 torch.set_num_threads(2)
 x = torch.poisson(torch.full((40, 300), 0.3))
 truth = layers.log_counts(x)

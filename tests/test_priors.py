@@ -19,8 +19,9 @@ from pyro.nn import PyroModule
 from scipy import integrate, stats
 
 import pyro_omics as po
-from pyro_omics import flows, priors
+from pyro_omics import priors
 from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.distributions import flows
 from pyro_omics.models.base import latent_sites
 
 N, G = 60, 12
@@ -577,7 +578,7 @@ def test_a_slab_bounds_the_standard_deviation():
 
 
 def test_weight_priors_are_recorded_and_checked():
-    from pyro_omics.recipe import decode, encode
+    from pyro_omics.serialization.arguments import decode, encode
 
     found = decode(encode(priors.Horseshoe(0.1, slab=2.0)))
     assert (type(found), found.scale, found.slab) == (priors.Horseshoe, 0.1, 2.0)

@@ -18,8 +18,9 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 
 import pyro_omics as po
-from pyro_omics import dispersions, layers, libraries, likelihoods, priors, recipe, saving
+from pyro_omics import dispersions, layers, libraries, likelihoods, priors, saving
 from pyro_omics.batch import Sizes
+from pyro_omics.serialization import arguments
 
 N, G = 60, 12
 
@@ -285,12 +286,12 @@ def test_the_folder_holds_no_pickle(dm, tmp_path):
 )
 def test_other_classes_are_refused(path):
     with pytest.raises(ValueError, match=path.rpartition(".")[2]):
-        recipe.resolve(path, {})
+        arguments.resolve(path, {})
 
 
 def test_a_class_that_moved_into_a_package_is_found_where_it_was():
     """Models saved when pyro_omics.priors was one module name its classes so."""
-    assert recipe.resolve("pyro_omics.priors.LogisticNormal", {}) is priors.LogisticNormal
+    assert arguments.resolve("pyro_omics.priors.LogisticNormal", {}) is priors.LogisticNormal
 
 
 @pytest.mark.parametrize("part", ["model", "guide"])
@@ -422,15 +423,15 @@ def test_an_interrupted_first_save_leaves_nothing(dm, tmp_path, monkeypatch):
     [None, True, 3, 0.5, "text", [1, [2.0, None]], {"a": 1, "b": [2]}, {"class": "os.system", "arguments": {}}, {}],
 )
 def test_plain_values_come_back(value):
-    assert recipe.decode(json.loads(json.dumps(recipe.encode(value)))) == value
+    assert arguments.decode(json.loads(json.dumps(arguments.encode(value)))) == value
 
 
 def test_types_and_partials_come_back():
-    assert recipe.decode(recipe.encode(layers.LayerNorm)) is layers.LayerNorm
-    made = recipe.decode(recipe.encode(partial(po.guides.Amortized, rest=AutoMultivariateNormal)))
+    assert arguments.decode(arguments.encode(layers.LayerNorm)) is layers.LayerNorm
+    made = arguments.decode(arguments.encode(partial(po.guides.Amortized, rest=AutoMultivariateNormal)))
     assert made.func is po.guides.Amortized and made.keywords == {"rest": AutoMultivariateNormal}
     nested = partial(po.guides.Amortized, rest=partial(AutoNormal, init_scale=0.3))
-    made = recipe.decode(json.loads(json.dumps(recipe.encode(nested))))
+    made = arguments.decode(json.loads(json.dumps(arguments.encode(nested))))
     assert made.keywords["rest"].func is AutoNormal and made.keywords["rest"].keywords == {"init_scale": 0.3}
 
 
@@ -445,7 +446,7 @@ def test_partials_of_jsonargparse_come_back(dm):
         ["--guide=pyro_omics.guides.Amortized", "--guide.rest=pyro.infer.autoguide.AutoMultivariateNormal"]
     )
     guide = parser.instantiate(config).guide
-    made = recipe.decode(json.loads(json.dumps(recipe.encode(guide))))
+    made = arguments.decode(json.loads(json.dumps(arguments.encode(guide))))
     model = PoissonFactors.from_data(dm)
     for make in (guide, made):
         found = make(model)
@@ -454,9 +455,9 @@ def test_partials_of_jsonargparse_come_back(dm):
 
 
 def test_what_cannot_be_written_down_is_named_when_read():
-    data = recipe.encode({"weights": torch.zeros(2), "make": lambda: 0})
+    data = arguments.encode({"weights": torch.zeros(2), "make": lambda: 0})
     with pytest.raises(ValueError, match="Tensor"):
-        recipe.decode(data)
+        arguments.decode(data)
 
 
 def test_a_recipe_holds_positional_and_keyword_arguments():

@@ -15,7 +15,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule, PyroSample
 
 import pyro_omics as po
-from pyro_omics.plain import Linear, PlainModule
+from pyro_omics.layers import Linear, PlainModule
 
 N = 6
 

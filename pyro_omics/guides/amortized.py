@@ -14,7 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyro_omics.flows import zuko
+from pyro_omics.distributions.flows import zuko
 from pyro_omics.guides.local import LocalGuide
 from pyro_omics.models.base import CountModel
 from pyro_omics.parts import positive

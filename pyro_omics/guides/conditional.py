@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_omics.guides.mean_field import GammaMeanField
 from pyro_omics.guides.rest import over_globals
 from pyro_omics.models.base import CountModel
-from pyro_omics.recipe import Recipe
+from pyro_omics.serialization.arguments import Recipe
 
 
 class Conditional(PyroModule, Recipe):

@@ -20,10 +20,10 @@ from torch.optim import Optimizer
 
 from pyro_omics.batch import CellBatch, Sizes
 from pyro_omics.layers import Encoder, eval_mode, log_counts
+from pyro_omics.layers.module import PlainModule
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.plain import PlainModule
 from pyro_omics.priors import Prior
-from pyro_omics.recipe import Recipe
+from pyro_omics.serialization.arguments import Recipe
 from pyro_omics.trace_elbo import TraceELBO
 
 Guide: TypeAlias = PyroModule

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from pyro_omics.batch import DELBatch, DELSizes
 from pyro_omics.dispersions import PerGene
 from pyro_omics.distributions import NegativeBinomial
+from pyro_omics.distributions.quadrature import Quadrature
 from pyro_omics.effects import SparseGamma
 from pyro_omics.likelihoods import Likelihood, Poisson
 from pyro_omics.likelihoods import NegativeBinomial as NegativeBinomialLikelihood
@@ -28,7 +29,6 @@ from pyro_omics.models.quadrature import edges
 from pyro_omics.models.superposition import ABUNDANCE, YIELD, amount, at, truncates
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts import part_of
-from pyro_omics.piecewise import Quadrature
 
 Latents = dict[str, Tensor]
 SMALLEST = 1e-6

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.flows import zuko
+from pyro_omics.distributions.flows import zuko
 from pyro_omics.parts import positive
 from pyro_omics.priors.base import Prior
 

@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
-from pyro_omics.recipe import Recipe
+from pyro_omics.serialization.arguments import Recipe
 
 
 class WeightPrior(Recipe):

@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO
 
-from pyro_omics.checks import quietly
+from pyro_omics.layers import quietly
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.svi import SVIModule
 from pyro_omics.testing.gradients import check_gradients, check_loss

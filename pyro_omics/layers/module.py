@@ -10,9 +10,7 @@ from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.util import is_validation_enabled
-from torch import Tensor, nn
-
-from pyro_omics.kernels.dropout import dropout
+from torch import nn
 
 
 class PlainModule(PyroModule):
@@ -43,18 +41,6 @@ class PlainModule(PyroModule):
         if self._pyro_context.active and not is_validation_enabled():
             return nn.Module.__call__(self, *args, **kwargs)
         return super().__call__(*args, **kwargs)
-
-
-class Linear(nn.Linear, PlainModule):
-    """``nn.Linear`` as a PyroModule, so that its weights can become latent."""
-
-
-class Dropout(nn.Dropout, PlainModule):
-    """``nn.Dropout`` as a PyroModule: a plain module's parameters are looked for at each read of it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop entries of x in training."""
-        return dropout(x, self.p) if self.training else x
 
 
 def _nobody_listens() -> bool:

@@ -7,101 +7,18 @@ leading sample dimensions in front of the rows.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.nn import functional
 
-from pyro_omics.batch import CellBatch, Sizes
-from pyro_omics.kernels import sparse_product
-from pyro_omics.kernels.dense_rows import joined, log1p_of_stored
-from pyro_omics.kernels.dispatch import full, serve
-from pyro_omics.plain import Dropout, Linear, PlainModule
-from pyro_omics.recipe import Recipe
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Run a module as in evaluation: no dropout, and BatchNorm's running statistics, which do not move."""
-    training = [child for child in module.modules() if child.training]
-    try:
-        for child in training:
-            child.training = False
-        yield
-    finally:
-        for child in training:
-            child.training = True
-
-
-class BatchNorm(nn.BatchNorm1d, PlainModule):
-    """Batch normalisation with the field's momentum (0.01) and eps (1e-3), over all leading dimensions.
-
-    ``nn.BatchNorm1d`` takes the second dimension for the features, which is silently wrong for (particles, n, h)
-    when n = h. A single row has no variance: it is normalised with the running statistics. (A mixin and not a subclass
-    of ``PyroModule[nn.BatchNorm1d]``, whose copies and pickles come back as the parent class.)
-    """
-
-    def __init__(self, n_features: int) -> None:
-        super().__init__(n_features, momentum=0.01, eps=1e-3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (..., n, h)."""
-        flat = x.reshape(-1, x.shape[-1])
-        if self.training and len(flat) == 1:
-            out = functional.batch_norm(
-                flat, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-            )
-        else:
-            out = super().forward(flat)
-        return out.reshape(x.shape)
-
-
-class LayerNorm(nn.LayerNorm, PlainModule):
-    """Layer normalisation with eps 1e-3: no statistics are shared between rows."""
-
-    def __init__(self, n_features: int) -> None:
-        super().__init__(n_features, eps=1e-3)
-
-
-class Covariates(PlainModule, Recipe):
-    """A batch's covariates as one matrix: one-hot batch, one-hot categories, continuous covariates.
-
-    A categorical covariate with one level is dropped.
-
-    Parameters
-    ----------
-    sizes
-        the numbers of levels.
-    """
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__()
-        self.n_batches = sizes.n_batches
-        self.n_categories = tuple(sizes.n_categories)
-        self.n_out = sum(n for n in (sizes.n_batches, *sizes.n_categories) if n > 1) + sizes.n_continuous
-
-    def forward(self, batch: CellBatch) -> Tensor | None:
-        """The covariates (n, n_out), or None when there are none."""
-        parts = []
-        if self.n_batches > 1:
-            parts.append(_one_hot("batch", batch.batch, self.n_batches, batch.x))
-        for column, n_levels in enumerate(self.n_categories):
-            if n_levels > 1:
-                codes = None if batch.categorical is None else batch.categorical[:, column]
-                parts.append(_one_hot("categorical", codes, n_levels, batch.x))
-        if batch.continuous is not None:
-            parts.append(batch.continuous)
-        return torch.cat(parts, -1) if parts else None
-
-
-def _one_hot(name: str, codes: Tensor | None, n_levels: int, like: Tensor) -> Tensor:
-    if codes is None:
-        raise ValueError(f"the model was made for {n_levels} levels of batch.{name}, and this batch has None there")
-    return functional.one_hot(codes, n_levels).to(like.dtype)
+from pyro_omics.kernels.dense_rows import joined
+from pyro_omics.kernels.dispatch import full
+from pyro_omics.layers.basic import BatchNorm, Dropout, LayerNorm, Linear, SparseLinear
+from pyro_omics.layers.module import PlainModule
+from pyro_omics.serialization.arguments import Recipe
 
 
 def _join(x: Tensor, cov: Tensor | None) -> Tensor:
@@ -113,47 +30,6 @@ def _join(x: Tensor, cov: Tensor | None) -> Tensor:
 def _width(n_in: int, n_hidden: int, n_layers: int, n_cov: int, skip: bool) -> int:
     """Width of what the last Linear of an encoder or decoder sees."""
     return (n_hidden if n_layers else n_in) + (n_in + n_cov if skip else 0)
-
-
-def log_counts(x: Tensor, scale_n1: Tensor | None = None) -> Tensor:
-    """log(1 + scale x) of counts, most of which are zero, with a scale for each row or none."""
-    # A GPU waits longer for the positions than it takes for the zeros.
-    scaled = () if scale_n1 is None else (scale_n1,)
-    plain = x.device.type != "cpu" or not x.is_floating_point() or any(s.requires_grad for s in scaled)
-    if plain or not serve(x, *scaled, enough=(1, 1)):
-        return torch.log1p(x if scale_n1 is None else x * scale_n1)
-    return log1p_of_stored(x, scale_n1)
-
-
-def log_normalised(counts: Tensor, measured: Tensor | None = None) -> Tensor:
-    """Counts as totalVI's encoder sees them: log(1 + x / (1 + mean x)), the mean over each row's measured columns."""
-    if measured is None:
-        return log_counts(counts, 1 / (1 + counts.mean(-1, keepdim=True)))
-    counts = counts * measured
-    mean = counts.sum(-1, keepdim=True) / measured.sum(-1, keepdim=True).clamp(min=1)
-    return torch.log1p(counts / (1 + mean))
-
-
-class SparseLinear(PlainModule, Recipe):
-    """x W + b of inputs that may be mostly zero: the product is taken where they are not, if a DataModule noted it.
-
-    The weights are (n_in, n_out), transposed to those of ``nn.Linear``: an input's weights lie beside each other.
-
-    Parameters
-    ----------
-    n_in, n_out
-        width of the input and of the output.
-    """
-
-    def __init__(self, n_in: int, n_out: int) -> None:
-        super().__init__()
-        drawn = nn.Linear(n_in, n_out)
-        self.weight = nn.Parameter(drawn.weight.detach().t().contiguous())
-        self.bias = nn.Parameter(drawn.bias.detach())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., n_in) to (..., n_out)."""
-        return sparse_product.product(x, self.weight) + self.bias
 
 
 class FCLayers(PlainModule, Recipe):

@@ -1,0 +1,40 @@
+"""The shared layers: every network of every model is put together from these PyroModules.
+
+All are PyroModules down to the last Linear, so that any parameter can be made a latent variable, and all accept
+leading sample dimensions in front of the rows.
+"""
+
+from pyro_omics.layers.basic import BatchNorm, Dropout, LayerNorm, Linear, SparseLinear
+from pyro_omics.layers.eval_mode import eval_mode, quietly
+from pyro_omics.layers.inputs import Covariates, log_counts, log_normalised
+from pyro_omics.layers.module import PlainModule
+from pyro_omics.layers.networks import (
+    Branches,
+    Classifier,
+    Decoder,
+    Encoder,
+    FCLayers,
+    GatedAttention,
+    ResidualMLP,
+)
+
+__all__ = [
+    "BatchNorm",
+    "Branches",
+    "Classifier",
+    "Covariates",
+    "Decoder",
+    "Dropout",
+    "Encoder",
+    "FCLayers",
+    "GatedAttention",
+    "LayerNorm",
+    "Linear",
+    "PlainModule",
+    "ResidualMLP",
+    "SparseLinear",
+    "eval_mode",
+    "log_counts",
+    "log_normalised",
+    "quietly",
+]

@@ -1,0 +1,75 @@
+"""The single layers: linear, normalisation and dropout."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pyro_omics.kernels import sparse_product
+from pyro_omics.kernels.dropout import dropout
+from pyro_omics.layers.module import PlainModule
+from pyro_omics.serialization.arguments import Recipe
+
+
+class Linear(nn.Linear, PlainModule):
+    """``nn.Linear`` as a PyroModule, so that its weights can become latent."""
+
+
+class Dropout(nn.Dropout, PlainModule):
+    """``nn.Dropout`` as a PyroModule: a plain module's parameters are looked for at each read of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop entries of x in training."""
+        return dropout(x, self.p) if self.training else x
+
+
+class BatchNorm(nn.BatchNorm1d, PlainModule):
+    """Batch normalisation with the field's momentum (0.01) and eps (1e-3), over all leading dimensions.
+
+    ``nn.BatchNorm1d`` takes the second dimension for the features, which is silently wrong for (particles, n, h)
+    when n = h. A single row has no variance: it is normalised with the running statistics. (A mixin and not a subclass
+    of ``PyroModule[nn.BatchNorm1d]``, whose copies and pickles come back as the parent class.)
+    """
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features, momentum=0.01, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (..., n, h)."""
+        flat = x.reshape(-1, x.shape[-1])
+        if self.training and len(flat) == 1:
+            out = functional.batch_norm(
+                flat, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        else:
+            out = super().forward(flat)
+        return out.reshape(x.shape)
+
+
+class LayerNorm(nn.LayerNorm, PlainModule):
+    """Layer normalisation with eps 1e-3: no statistics are shared between rows."""
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features, eps=1e-3)
+
+
+class SparseLinear(PlainModule, Recipe):
+    """x W + b of inputs that may be mostly zero: the product is taken where they are not, if a DataModule noted it.
+
+    The weights are (n_in, n_out), transposed to those of ``nn.Linear``: an input's weights lie beside each other.
+
+    Parameters
+    ----------
+    n_in, n_out
+        width of the input and of the output.
+    """
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        drawn = nn.Linear(n_in, n_out)
+        self.weight = nn.Parameter(drawn.weight.detach().t().contiguous())
+        self.bias = nn.Parameter(drawn.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., n_in) to (..., n_out)."""
+        return sparse_product.product(x, self.weight) + self.bias

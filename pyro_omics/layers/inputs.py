@@ -1,0 +1,69 @@
+"""What networks see of a minibatch: transformed counts, and covariates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.kernels.dense_rows import log1p_of_stored
+from pyro_omics.kernels.dispatch import serve
+from pyro_omics.layers.module import PlainModule
+from pyro_omics.serialization.arguments import Recipe
+
+
+class Covariates(PlainModule, Recipe):
+    """A batch's covariates as one matrix: one-hot batch, one-hot categories, continuous covariates.
+
+    A categorical covariate with one level is dropped.
+
+    Parameters
+    ----------
+    sizes
+        the numbers of levels.
+    """
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.n_batches = sizes.n_batches
+        self.n_categories = tuple(sizes.n_categories)
+        self.n_out = sum(n for n in (sizes.n_batches, *sizes.n_categories) if n > 1) + sizes.n_continuous
+
+    def forward(self, batch: CellBatch) -> Tensor | None:
+        """The covariates (n, n_out), or None when there are none."""
+        parts = []
+        if self.n_batches > 1:
+            parts.append(_one_hot("batch", batch.batch, self.n_batches, batch.x))
+        for column, n_levels in enumerate(self.n_categories):
+            if n_levels > 1:
+                codes = None if batch.categorical is None else batch.categorical[:, column]
+                parts.append(_one_hot("categorical", codes, n_levels, batch.x))
+        if batch.continuous is not None:
+            parts.append(batch.continuous)
+        return torch.cat(parts, -1) if parts else None
+
+
+def _one_hot(name: str, codes: Tensor | None, n_levels: int, like: Tensor) -> Tensor:
+    if codes is None:
+        raise ValueError(f"the model was made for {n_levels} levels of batch.{name}, and this batch has None there")
+    return functional.one_hot(codes, n_levels).to(like.dtype)
+
+
+def log_counts(x: Tensor, scale_n1: Tensor | None = None) -> Tensor:
+    """log(1 + scale x) of counts, most of which are zero, with a scale for each row or none."""
+    # A GPU waits longer for the positions than it takes for the zeros.
+    scaled = () if scale_n1 is None else (scale_n1,)
+    plain = x.device.type != "cpu" or not x.is_floating_point() or any(s.requires_grad for s in scaled)
+    if plain or not serve(x, *scaled, enough=(1, 1)):
+        return torch.log1p(x if scale_n1 is None else x * scale_n1)
+    return log1p_of_stored(x, scale_n1)
+
+
+def log_normalised(counts: Tensor, measured: Tensor | None = None) -> Tensor:
+    """Counts as totalVI's encoder sees them: log(1 + x / (1 + mean x)), the mean over each row's measured columns."""
+    if measured is None:
+        return log_counts(counts, 1 / (1 + counts.mean(-1, keepdim=True)))
+    counts = counts * measured
+    mean = counts.sum(-1, keepdim=True) / measured.sum(-1, keepdim=True).clamp(min=1)
+    return torch.log1p(counts / (1 + mean))

@@ -68,7 +68,7 @@ def likelihood_run(n, g, zeros, family, names):
 def step_run(n=128, g=4000):
     """A run of a whole training step of scVI's defaults."""
     _, x = simulated(n, g, 0.91, counts.ZeroInflatedNegativeBinomial, ("mu", "theta", "logits"))
-    sizes = po.batch.Sizes(n_obs=n, n_genes=g)
+    sizes = po.sizes.Sizes(n_obs=n, n_genes=g)
     svi = po.SVIModule(po.SCVI(sizes)).train()
     batch = example_cells(sizes)._replace(x=nonzero.note(x, nonzero.positions(x)), row=torch.arange(n))
     batch = batch._replace(index=batch.row, size_factor=None)

@@ -1,14 +1,11 @@
-"""What models and guides see of the data: minibatches as NamedTuples of tensors, and the sizes of the whole."""
+"""What models and guides see of the data: minibatches as NamedTuples of tensors."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from pyro_omics.serialization.arguments import Recipe
 
 
 class CellBatch(NamedTuple):
@@ -95,127 +92,3 @@ class DELBatch(NamedTuple):
     features: Tensor | None = None
     poses: Tensor | None = None
     yields: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Sizes(Recipe):
-    """What a model must know of its data before it is made.
-
-    Attributes
-    ----------
-    n_obs
-        number of training rows: the plate's size.
-    n_genes
-        number of genes modelled.
-    n_batches, n_labels
-        number of batches and labels (1 where there is no key).
-    n_categories
-        number of levels of each further categorical covariate.
-    n_continuous
-        number of continuous covariates.
-    log_library
-        per batch, mean and variance of the natural log of the training cells' total counts.
-    n_proteins
-        number of proteins, 0 where there are none.
-    protein_cells
-        per batch and protein, the number of training cells in which the protein was measured.
-    protein_background
-        per batch and protein, mean and standard deviation of the lower of two Normal components of log(1 + counts).
-    n_latent
-        dimension of z; set by the model, for the parts that it builds.
-    """
-
-    # What a trained model cannot do without: the rest are starting values.
-    fixed: ClassVar[tuple[str, ...]] = (
-        "n_genes", "n_batches", "n_labels", "n_categories", "n_continuous", "n_proteins",
-    )  # fmt: skip
-
-    n_obs: int
-    n_genes: int
-    n_batches: int = 1
-    n_labels: int = 1
-    n_categories: tuple[int, ...] = ()
-    n_continuous: int = 0
-    log_library: tuple[tuple[float, float], ...] = ()
-    n_proteins: int = 0
-    protein_cells: tuple[tuple[int, ...], ...] = ()
-    protein_background: tuple[tuple[tuple[float, float], ...], ...] = ()
-    n_latent: int | None = None
-
-    def __post_init__(self) -> None:
-        """Take lists for tuples, as JSON gives them."""
-        for name in ("n_categories", "log_library", "protein_cells", "protein_background"):
-            object.__setattr__(self, name, _tuples(getattr(self, name)))
-
-    def description(self) -> dict[str, Any]:
-        """The data's part of these, as plain data: arguments that make them again."""
-        return asdict(replace(self, n_latent=None))
-
-
-@dataclass(frozen=True)
-class DELSizes(Recipe):
-    """What a model must know of a DNA-encoded library's counts before it is made.
-
-    Attributes
-    ----------
-    n_obs
-        number of training rows: the plate's size.
-    cycles
-        names of the cycles.
-    n_synthons
-        number of building blocks of each cycle.
-    depth, control_depth, pre_depth
-        of each target, control and pre-selection sample, its mean count for a compound.
-    n_features
-        width of the features, 0 where there are none.
-    pose_shape
-        poses and their width, () where there are none.
-    known_yields
-        whether the data have the yields.
-    """
-
-    fixed: ClassVar[tuple[str, ...]] = (
-        "cycles", "n_synthons", "n_target", "n_control", "n_pre", "n_features", "pose_shape", "known_yields",
-    )  # fmt: skip
-
-    n_obs: int
-    cycles: tuple[str, ...]
-    n_synthons: tuple[int, ...]
-    depth: tuple[float, ...]
-    control_depth: tuple[float, ...] = ()
-    pre_depth: tuple[float, ...] = ()
-    n_features: int = 0
-    pose_shape: tuple[int, ...] = ()
-    known_yields: bool = False
-
-    def __post_init__(self) -> None:
-        """Take lists for tuples, as JSON gives them."""
-        for name in ("cycles", "n_synthons", "depth", "control_depth", "pre_depth", "pose_shape"):
-            object.__setattr__(self, name, _tuples(getattr(self, name)))
-
-    @property
-    def n_target(self) -> int:
-        """Number of target selections."""
-        return len(self.depth)
-
-    @property
-    def n_control(self) -> int:
-        """Number of control selections."""
-        return len(self.control_depth)
-
-    @property
-    def n_pre(self) -> int:
-        """Number of samples from before the selection."""
-        return len(self.pre_depth)
-
-    def of(self, n_columns: int) -> Sizes:
-        """The sizes that a likelihood of ``n_columns`` selections is built for."""
-        return Sizes(self.n_obs, n_columns)
-
-    def description(self) -> dict[str, Any]:
-        """These as plain data: arguments that make them again."""
-        return asdict(self)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -13,10 +13,9 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_omics.elbos import draw_enumerated, global_terms, replayed, row_terms, sample_sites
 from pyro_omics.layers import quietly
-from pyro_omics.models.base import is_local
 from pyro_omics.priors import Prior
+from pyro_omics.sites import draw_enumerated, global_terms, is_local, latent_values, replayed, row_terms, sample_sites
 
 if TYPE_CHECKING:
     from pyro_omics.svi import SVIModule
@@ -95,7 +94,7 @@ class Draws:
         """Each site's part of log p(x, z) - log q(z), (n,): log p where observed, log p - log q where latent.
 
         The global sites' parts are divided by n_obs, or left out; a joint autoguide's own site is "auxiliary". Discrete
-        latents that no guide has are summed out, see `elbos.row_terms`: they have no part of their own.
+        latents that no guide has are summed out, see `sites.row_terms`: they have no part of their own.
         """
         parts: dict[str, Tensor] = {}
         zeros = torch.zeros(len(batch.index), device=batch.index.device)
@@ -125,21 +124,3 @@ def drawing(svi: SVIModule, seed: int) -> Iterator[Draws]:
     with quietly(svi), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         yield Draws(svi)
-
-
-def latent_values(trace: Trace) -> dict[str, Tensor]:
-    """The values of a trace's latent sites, without the auxiliary ones of autoguides."""
-    return {
-        name: site["value"]
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample"
-        and not site["is_observed"]
-        and not site_is_subsample(site)
-        and not site["infer"].get("is_auxiliary")
-    }
-
-
-def observed_sites(trace: Trace) -> list[str]:
-    """Names of the sites that a model observes counts at, in a trace of it unconditioned."""
-    samples = ((name, site) for name, site in trace.nodes.items() if site["type"] == "sample")
-    return [name for name, site in samples if site["infer"].get("was_observed")]

@@ -10,8 +10,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_omics.batch import DELSizes, Sizes
 from pyro_omics.parts import Part
+from pyro_omics.sizes import DELSizes, Sizes
 
 
 class SparseGamma(Part):

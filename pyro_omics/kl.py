@@ -8,8 +8,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_omics.elbos import global_terms, is_enumerated, plate_scale, row_terms
-from pyro_omics.models.base import is_local
+from pyro_omics.sites import global_terms, is_enumerated, is_local, plate_scale, row_terms
 
 
 class LatentValues(Messenger):

@@ -7,8 +7,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.batch import CellBatch
 from pyro_omics.parts import Part
+from pyro_omics.sizes import Sizes
 
 
 class Library(Part):

@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent, Normal, TransformedDistribution
 
-from pyro_omics.models.base import PLATE, is_local
+from pyro_omics.sites import PLATE, is_local
 
 # splitmix64 (Steele et al. 2014), in int64: products wrap around, and a shift to the right is of the unsigned number.
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64

@@ -15,10 +15,11 @@ from anndata import AnnData
 from pyro import poutine
 from torch import Tensor
 
-from pyro_omics.draws import drawing, observed_sites
+from pyro_omics.draws import drawing
 from pyro_omics.labels import dimension
 from pyro_omics.questions import Question
 from pyro_omics.scores import Scores
+from pyro_omics.sites import observed_sites
 from pyro_omics.summaries import Summary, check_draws, correlation, interval_bounds, summarise
 from pyro_omics.tables import REPORTS
 

@@ -9,8 +9,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_omics.batch import Sizes
 from pyro_omics.parts import Part
+from pyro_omics.sizes import Sizes
 
 
 class Efficiency(Part):
@@ -70,7 +70,7 @@ class Background(Part):
 
     which is log beta ~ Normal(c, d). The latent site is u, the cell's deviation from its batch's background, so that a
     cell can be read as if it were of another batch. c and d start at the lower component of a mixture fitted to the
-    batch's log(1 + counts) (``batch.Sizes.protein_background``).
+    batch's log(1 + counts) (``sizes.Sizes.protein_background``).
 
     Parameters
     ----------

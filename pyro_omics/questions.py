@@ -11,9 +11,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_omics.draws import Draws, latent_values
+from pyro_omics.draws import Draws
 from pyro_omics.labels import Labels
 from pyro_omics.models.base import CountModel
+from pyro_omics.sites import latent_values
 
 
 class Question:

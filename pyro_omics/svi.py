@@ -40,10 +40,11 @@ from pyro_omics.guides import Amortized
 from pyro_omics.guides.laplace import Laplace
 from pyro_omics.kl import LatentValues, ScaleLatents
 from pyro_omics.layers import eval_mode, quietly
-from pyro_omics.models.base import CountModel, Guide, latent_sites
+from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.noise import KeyedNoise
 from pyro_omics.optim import warn_of_two_decays
 from pyro_omics.saving import save
+from pyro_omics.sites import latent_sites
 
 
 class SVIModule(pl.LightningModule):

@@ -276,4 +276,4 @@ def test_any_bound_is_the_same_sum_over_parts_of_a_batch(elbo):
 
 
 def test_the_example_batch_has_an_index_to_key_by():
-    assert example_cells(po.batch.Sizes(5, 3)).index.tolist() == [0, 1]
+    assert example_cells(po.sizes.Sizes(5, 3)).index.tolist() == [0, 1]

@@ -27,10 +27,10 @@ from torch import nn
 
 import pyro_omics as po
 from pyro_omics.draws import drawing
-from pyro_omics.elbos import draw_enumerated, replayed
 from pyro_omics.kl import ScaleLatents
 from pyro_omics.layers import quietly
 from pyro_omics.models.base import CountModel, example_cells
+from pyro_omics.sites import draw_enumerated, replayed
 
 MARGINAL = TraceEnum_ELBO(max_plate_nesting=1)
 
@@ -38,7 +38,7 @@ MARGINAL = TraceEnum_ELBO(max_plate_nesting=1)
 def rows(x, index=None, n=None):
     """A batch with these values as its one column."""
     index = torch.arange(len(x)) if index is None else index
-    return example_cells(po.batch.Sizes(n or len(x), 1))._replace(x=x.reshape(-1, 1), row=index, index=index)
+    return example_cells(po.sizes.Sizes(n or len(x), 1))._replace(x=x.reshape(-1, 1), row=index, index=index)
 
 
 class NormalNormal(CountModel):

@@ -697,13 +697,13 @@ def everything_compiled():
     return [*found, *weights]
 
 
-@pytest.mark.parametrize("threads", [2, 3, 7])
-def test_threads_share_the_loops_out(threads):
+@pytest.mark.parametrize("n_threads", [2, 3, 7])
+def test_threads_share_the_loops_out(n_threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         alone = everything_compiled()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(n_threads)
         together = everything_compiled()
     finally:
         torch.set_num_threads(before)
@@ -763,11 +763,11 @@ def test_dropout_is_linear_and_of_the_seed():
 
 LIMITED = """
 import torch
-from pyro_omics import layers
+from pyro_omics import kernels, layers
 from pyro_omics.kernels import nonzero
 torch.set_num_threads(4)
 x = torch.poisson(torch.full((40, 300), 0.3))
-stored.positions(x)
+nonzero.positions(x)
 assert torch.allclose(layers.log_counts(x), torch.log1p(x))
 """
 FORKED = """

@@ -20,9 +20,10 @@ from scipy import integrate, stats
 
 import pyro_omics as po
 from pyro_omics import priors
-from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.batch import CellBatch
 from pyro_omics.distributions import flows
-from pyro_omics.models.base import latent_sites
+from pyro_omics.sites import latent_sites
+from pyro_omics.sizes import Sizes
 
 N, G = 60, 12
 PRIORS = {

@@ -10,7 +10,8 @@ import torch
 from pyro import poutine
 
 from pyro_omics import SCVI, dispersions, layers, libraries, likelihoods, priors
-from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.batch import CellBatch
+from pyro_omics.sizes import Sizes
 
 N, G, K, B, L = 24, 15, 4, 2, 3
 LOG_LIBRARY = ((3.0, 0.3), (4.0, 0.6))

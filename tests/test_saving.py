@@ -19,8 +19,8 @@ from pyro.nn import PyroModule
 
 import pyro_omics as po
 from pyro_omics import dispersions, layers, libraries, likelihoods, priors, saving
-from pyro_omics.batch import Sizes
 from pyro_omics.serialization import arguments
+from pyro_omics.sizes import Sizes
 
 N, G = 60, 12
 

@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.batch import CellBatch
 from pyro_omics.data import columns
 from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.checking import check_counts, matrix_of
@@ -23,6 +23,7 @@ from pyro_omics.data.proteins import ProteinTable, background_start, check_train
 from pyro_omics.data.reading import check_keys, check_names, masked_genes, read
 from pyro_omics.data.rows import RowDataModule, RowTensors, digest
 from pyro_omics.data.splits import split_rows
+from pyro_omics.sizes import Sizes
 
 ARGUMENTS = {"batch": "batch_key", "label": "label_key", "categorical": "categorical_keys"}
 
@@ -81,7 +82,7 @@ class CellDataModule(RowDataModule):
     n_genes
         number of genes modelled.
     sizes
-        `batch.Sizes`.
+        `sizes.Sizes`.
     schema
         the data's description: gene names, and the levels of each covariate.
 

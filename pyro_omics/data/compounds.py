@@ -16,7 +16,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from pyro_omics.batch import DELBatch, DELSizes
+from pyro_omics.batch import DELBatch
 from pyro_omics.data import columns
 from pyro_omics.data.checking import check_counts, matrix_of
 from pyro_omics.data.counts import CountMatrix
@@ -24,6 +24,7 @@ from pyro_omics.data.cycles import check_duplicates, codes_of, levels_of, syntho
 from pyro_omics.data.reading import read
 from pyro_omics.data.rows import RowDataModule, RowTensors, digest
 from pyro_omics.data.splits import split_rows
+from pyro_omics.sizes import DELSizes
 
 TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")
 ARMS = ("target", "control", "pre")
@@ -71,7 +72,7 @@ class DELDataModule(RowDataModule):
     n_obs
         number of training rows.
     sizes
-        `batch.DELSizes`.
+        `sizes.DELSizes`.
     schema
         the data's description: names of selections, building blocks of each cycle.
 

@@ -73,7 +73,7 @@ class RowDataModule(pl.LightningDataModule):
         schema, n_obs
             the model's.
         sizes
-            fields of the sizes (`batch.Sizes`, `batch.DELSizes`) that the model was made for, where it is to be made
+            fields of the sizes (`sizes.Sizes`, `sizes.DELSizes`) that the model was made for, where it is to be made
             again; None takes those of these data, which may have other moments, and lack what the model's data had.
 
         Raises

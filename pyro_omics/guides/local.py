@@ -19,8 +19,9 @@ from torch.distributions import biject_to
 from pyro_omics.distributions import masked
 from pyro_omics.guides.rest import over_globals
 from pyro_omics.layers.module import PlainModule
-from pyro_omics.models.base import CountModel, latent_sites
+from pyro_omics.models.base import CountModel
 from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.sites import latent_sites
 
 Offsets: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 

@@ -12,7 +12,8 @@ from torch.distributions import biject_to
 
 from pyro_omics.guides.local import LocalGuide, Offsets
 from pyro_omics.guides.refinement import Refinement
-from pyro_omics.models.base import CountModel, latent_sites
+from pyro_omics.models.base import CountModel
+from pyro_omics.sites import latent_sites
 
 RATE = 0.03  # how far a step of the optimizer moves a row's location and log scale
 N_DRAWS = 1000  # from the prior, for the moments that it has in no closed form

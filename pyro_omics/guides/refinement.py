@@ -11,10 +11,10 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_omics.elbos import replayed, row_terms, sample_sites
 from pyro_omics.guides.local import LocalGuide, Offsets
-from pyro_omics.models.base import CountModel, latent_sites
+from pyro_omics.models.base import CountModel
 from pyro_omics.parts import positive
+from pyro_omics.sites import latent_sites, replayed, row_terms, sample_sites
 
 KEPT = 8  # batches whose offsets are remembered
 BETAS = (0.5, 0.9)  # of Adam: a memory of tens of steps would be as long as the whole search

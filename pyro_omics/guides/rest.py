@@ -14,7 +14,8 @@ from torch import nn
 
 from pyro_omics.guides.laplace import Laplace
 from pyro_omics.guides.sizes import check_size
-from pyro_omics.models.base import CountModel, latent_sites
+from pyro_omics.models.base import CountModel
+from pyro_omics.sites import latent_sites
 
 
 def over_globals(rest: Callable[..., PyroModule], model: CountModel) -> PyroModule:

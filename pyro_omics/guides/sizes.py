@@ -18,7 +18,7 @@ from pyro.infer.autoguide import (
 )
 from torch.distributions import biject_to
 
-from pyro_omics.models.base import latent_sites
+from pyro_omics.sites import latent_sites
 
 # Bytes of parameters, and of the matrices that a draw is made of; an optimizer with moments takes three times as much.
 LIMIT = 2e9

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.batch import CellBatch
 from pyro_omics.kernels.dense_rows import log1p_of_stored
 from pyro_omics.kernels.dispatch import serve
 from pyro_omics.layers.module import PlainModule
 from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.sizes import Sizes
 
 
 class Covariates(PlainModule, Recipe):

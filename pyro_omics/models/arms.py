@@ -9,8 +9,9 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_omics.batch import DELBatch, DELSizes
+from pyro_omics.batch import DELBatch
 from pyro_omics.likelihoods import Likelihood
+from pyro_omics.sizes import DELSizes
 
 START = {"dropout_logits": -2.0}
 

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import ELBO
 from pyro.nn import PyroModule
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_omics.batch import CellBatch, Sizes
-from pyro_omics.layers import Encoder, eval_mode, log_counts
+from pyro_omics.batch import CellBatch
+from pyro_omics.layers import Encoder, log_counts
 from pyro_omics.layers.module import PlainModule
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.priors import Prior
 from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.sites import PLATE
+from pyro_omics.sizes import Sizes
 from pyro_omics.trace_elbo import TraceELBO
 
 Guide: TypeAlias = PyroModule
@@ -252,33 +251,5 @@ def example_cells(sizes: Sizes) -> CellBatch:
     )
 
 
-PLATE = "obs"
-
-
 def _shape(out: Any) -> str:
     return f"a tensor of shape {tuple(out.shape)}" if isinstance(out, Tensor) else repr(out)[:80]
-
-
-def is_local(site: dict[str, Any]) -> bool:
-    """Whether a sample site lies in the model's plate over rows, so that each row has its own."""
-    return any(frame.vectorized and frame.name == PLATE for frame in site["cond_indep_stack"])
-
-
-def latent_sites(program: Callable[..., Any], batch: Any, summed_out: bool = False) -> dict[str, dict[str, Any]]:
-    """The latent sample sites of one run of a model or guide, name -> Pyro's record of it.
-
-    Those that a guide samples; or, if ``summed_out``, those that none does: discrete ones that the model marks
-    ``infer={"enumerate": "parallel"}``. The run leaves no trace: no gradient, the random state as it was, and no
-    running statistics moved.
-    """
-    quiet = eval_mode(program) if isinstance(program, nn.Module) else nullcontext()
-    with quiet, torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
-        trace = poutine.trace(program).get_trace(batch)
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample"
-        and not site["is_observed"]
-        and not site_is_subsample(site)
-        and (site["infer"].get("enumerate") == "parallel") == summed_out
-    }

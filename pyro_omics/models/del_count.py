@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from pyro_omics.batch import DELBatch, DELSizes
+from pyro_omics.batch import DELBatch
 from pyro_omics.layers import GatedAttention, LayerNorm, ResidualMLP
 from pyro_omics.likelihoods import Likelihood, ZeroInflatedPoisson
 from pyro_omics.models.arms import Arm
@@ -22,6 +22,7 @@ from pyro_omics.models.base import CountModel
 from pyro_omics.models.hierarchical_del import example_compounds
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts import part_of, positive
+from pyro_omics.sizes import DELSizes
 
 SPREAD = 0.5  # of the log of a latent depth around the known one
 RANGE = 12.0  # of log rates: beyond, an untrained network's exp leaves float32

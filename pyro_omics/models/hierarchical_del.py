@@ -15,7 +15,7 @@ from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_omics.batch import DELBatch, DELSizes
+from pyro_omics.batch import DELBatch
 from pyro_omics.dispersions import PerGene
 from pyro_omics.distributions import NegativeBinomial
 from pyro_omics.distributions.quadrature import Quadrature
@@ -29,6 +29,7 @@ from pyro_omics.models.quadrature import edges
 from pyro_omics.models.superposition import ABUNDANCE, YIELD, amount, at, truncates
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts import part_of
+from pyro_omics.sizes import DELSizes
 
 Latents = dict[str, Tensor]
 SMALLEST = 1e-6

@@ -13,10 +13,11 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 
-from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.batch import CellBatch
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.scvi import SCVI
 from pyro_omics.priors import Prior
+from pyro_omics.sizes import Sizes
 
 
 class LabelMixture(Prior):

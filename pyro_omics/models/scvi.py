@@ -13,7 +13,7 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.batch import CellBatch
 from pyro_omics.layers import BatchNorm, Covariates, Decoder, Encoder
 from pyro_omics.libraries import Library, Observed
 from pyro_omics.likelihoods import Likelihood, ZeroInflatedNegativeBinomial
@@ -21,6 +21,7 @@ from pyro_omics.models.base import CountModel
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts import check_heads, free_network, part_of, positive
 from pyro_omics.priors import Prior, StandardNormal
+from pyro_omics.sizes import Sizes
 
 
 class SCVI(CountModel):

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from pyro_omics import distributions as counts
-from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.batch import CellBatch
 from pyro_omics.dispersions import PerGene
 from pyro_omics.kernels.dense_rows import joined
 from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
@@ -26,6 +26,7 @@ from pyro_omics.models.scvi import SCVI
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts import check_heads, free_network, part_of
 from pyro_omics.proteins import Background, Efficiency
+from pyro_omics.sizes import Sizes
 
 
 class TotalVI(SCVI):

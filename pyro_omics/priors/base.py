@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.batch import CellBatch
 from pyro_omics.parts import Part, positive
+from pyro_omics.sizes import Sizes
 
 if TYPE_CHECKING:
     from pyro_omics.models.base import CountModel

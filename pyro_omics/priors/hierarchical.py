@@ -10,10 +10,11 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
-from pyro_omics.batch import CellBatch, Sizes
+from pyro_omics.batch import CellBatch
 from pyro_omics.parts import positive
 from pyro_omics.priors.mixture import normal_mixture
 from pyro_omics.priors.normal import StandardNormal
+from pyro_omics.sizes import Sizes
 
 
 class HierarchicalNormal(StandardNormal):

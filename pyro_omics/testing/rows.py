@@ -14,8 +14,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_omics.elbos import global_terms, plate_scale, replayed, row_terms, sample_sites
-from pyro_omics.models.base import PLATE, is_local
+from pyro_omics.sites import PLATE, global_terms, is_local, plate_scale, replayed, row_terms, sample_sites
 from pyro_omics.svi import SVIModule
 from pyro_omics.testing.required import is_delta, require
 

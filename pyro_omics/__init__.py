@@ -7,19 +7,13 @@ _pyro.settings.set(module_local_params=True)
 
 from pyro_omics import (  # noqa: E402
     baselines,
-    dispersions,
     distributions,
-    effects,
     elbos,
     guides,
     kernels,
     layers,
-    libraries,
-    likelihoods,
     models,
     plots,
-    priors,
-    proteins,
     report,
     testing,
 )
@@ -36,6 +30,9 @@ from pyro_omics.data import (  # noqa: E402
     simulate,
 )
 from pyro_omics.models import SCANVI, SCVI, DELCount, HierarchicalDEL, TotalVI  # noqa: E402
+from pyro_omics.parts import dispersions, library_sizes, likelihoods, priors  # noqa: E402
+from pyro_omics.parts import protein_background as proteins  # noqa: E402
+from pyro_omics.parts import sparse_effects as effects  # noqa: E402
 from pyro_omics.posterior import Posterior  # noqa: E402
 from pyro_omics.saving import load  # noqa: E402
 from pyro_omics.svi import SVIModule  # noqa: E402
@@ -66,7 +63,7 @@ __all__ = [
     "guides",
     "kernels",
     "layers",
-    "libraries",
+    "library_sizes",
     "likelihoods",
     "load",
     "models",

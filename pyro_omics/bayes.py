@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, biject_to
 
 from pyro_omics.models.base import CountModel
-from pyro_omics.priors import WeightPrior
+from pyro_omics.parts.weight_priors import WeightPrior
 from pyro_omics.serialization.arguments import EDITS
 
 M = TypeVar("M", bound=CountModel)

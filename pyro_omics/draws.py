@@ -14,7 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_omics.layers import quietly
-from pyro_omics.priors import Prior
+from pyro_omics.parts.priors import Prior
 from pyro_omics.sites import draw_enumerated, global_terms, is_local, latent_values, replayed, row_terms, sample_sites
 
 if TYPE_CHECKING:

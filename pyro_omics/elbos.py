@@ -20,7 +20,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import register_kl
 
-from pyro_omics.parts import positive
+from pyro_omics.parts.base import positive
 from pyro_omics.serialization.arguments import Recipe
 from pyro_omics.sites import global_terms, is_local, plate_scale, replayed, row_terms, sample_sites
 from pyro_omics.trace_elbo import TraceELBO

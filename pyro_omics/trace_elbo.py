@@ -17,7 +17,7 @@ from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_omics.parts import positive
+from pyro_omics.parts.base import positive
 from pyro_omics.serialization.arguments import Recipe
 
 Sites: TypeAlias = dict[str, dict[str, Any]]

@@ -417,7 +417,7 @@ model:
         class_path: pyro_omics.likelihoods.NegativeBinomial
         init_args:
           dispersion: pyro_omics.dispersions.PerGeneBatch
-      library: pyro_omics.libraries.Latent
+      library: pyro_omics.library_sizes.Latent
 """
     (folder / "parts.yaml").write_text(parts)
     fit("--config=parts.yaml", "--data.init_args.batch_key=donor")
@@ -455,7 +455,7 @@ def test_data_that_are_no_counts_are_refused(capsys):
         ("--model.elbo=pyro.infer.RenyiELBO", "RenyiELBO"),
         ("--model.guide=pyro.infer.autoguide.AutoNormal", "guide=AutoNormal alone has no rows"),
         ("--model.optimizer=pyro.optim.ClippedAdam", "ClippedAdam"),
-        ("--model.model.init_args.library=pyro_omics.libraries.SizeFactor", "size_factor_key"),
+        ("--model.model.init_args.library=pyro_omics.library_sizes.SizeFactor", "size_factor_key"),
         ("--data=pyro_omics.NoData", "NoData"),
     ],
 )

@@ -43,7 +43,7 @@ PRIORS = [
 LIKELIHOODS = subclasses(po.likelihoods.Likelihood, po.likelihoods)
 DISPERSIONS = subclasses(po.dispersions.Dispersion, po.dispersions)
 EFFICIENCIES = [po.proteins.Efficiency, *subclasses(po.proteins.Efficiency, po.proteins)]
-LIBRARIES = subclasses(po.libraries.Library, po.libraries)
+LIBRARIES = subclasses(po.library_sizes.Library, po.library_sizes)
 GUIDES = [getattr(po.guides, name) for name in po.guides.__all__]
 MODELS = [getattr(po.models, name) for name in po.models.__all__ if name != "CountModel"]
 AUTOGUIDES = [
@@ -198,7 +198,7 @@ def test_backgrounds(learned, shared, dm):
 @pytest.mark.parametrize("guide", GUIDES, ids=names(GUIDES))
 @pytest.mark.parametrize("build", [*BUILDERS, lambda dm, **_: PoissonFactors(dm.n_obs, dm.n_genes)])
 def test_guides(guide, build, dm):
-    model = build(dm, library=po.libraries.Latent())
+    model = build(dm, library=po.library_sizes.Latent())
     if guide is po.guides.Conditional:
         with pytest.raises(TypeError, match="has no method conditional"):
             po.SVIModule(model, guide=guide)

@@ -687,7 +687,7 @@ def test_val_elbo_is_the_posteriors_elbo(cells):
 
 @pytest.mark.parametrize("bound", [po.elbos.RenyiELBO(0.5, 2), TraceEnum_ELBO(num_particles=2)], ids=["Renyi", "Enum"])
 def test_scanvi_under_other_bounds(cells, bound):
-    model = po.SCANVI.from_data(cells, n_latent=3, n_hidden=8, library=po.libraries.Latent())
+    model = po.SCANVI.from_data(cells, n_latent=3, n_hidden=8, library=po.library_sizes.Latent())
     po.testing.check_model(model, cells, elbo=bound)
 
 

@@ -458,7 +458,7 @@ def test_a_flows_density_is_that_of_its_draws(build):
 
 
 def test_where_a_flow_keeps_the_normal(data):
-    model = po.TotalVI.from_data(data, n_latent=3, n_hidden=8, library=po.libraries.Latent())
+    model = po.TotalVI.from_data(data, n_latent=3, n_hidden=8, library=po.library_sizes.Latent())
     guide = AmortizedFlow(model)
     assert model.local_sites == ("z", "library", "background")
     assert list(guide.flows) == ["z"]  # a library is one number, and backgrounds may not have been measured

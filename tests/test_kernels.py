@@ -421,7 +421,7 @@ def asked(monkeypatch):
     """Which derivatives each call of a kernel was asked for."""
     calls = []
     for name in ("Plain", "ZeroInflated", "Mixture"):
-        kernel = getattr(kernels.rows, name)
+        kernel = getattr(kernels.likelihood.torch_kernels, name)
         original = kernel.__call__
 
         def spy(self, counts, given, wanted, original=original):

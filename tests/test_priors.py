@@ -19,9 +19,9 @@ from pyro.nn import PyroModule
 from scipy import integrate, stats
 
 import pyro_omics as po
-from pyro_omics import priors
 from pyro_omics.batch import CellBatch
 from pyro_omics.distributions import flows
+from pyro_omics.parts import priors
 from pyro_omics.sites import latent_sites
 from pyro_omics.sizes import Sizes
 

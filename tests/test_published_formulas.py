@@ -9,8 +9,9 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyro_omics import SCVI, dispersions, layers, libraries, likelihoods, priors
+from pyro_omics import SCVI, layers
 from pyro_omics.batch import CellBatch
+from pyro_omics.parts import dispersions, library_sizes, likelihoods, priors
 from pyro_omics.sizes import Sizes
 
 N, G, K, B, L = 24, 15, 4, 2, 3
@@ -168,7 +169,7 @@ def test_observed_library(likelihood, dispersion):
 
 @pytest.mark.parametrize(("likelihood", "dispersion"), MODES)
 def test_latent_library(likelihood, dispersion):
-    model = model_with(likelihood=make_likelihood(likelihood, dispersion), library=libraries.Latent())
+    model = model_with(likelihood=make_likelihood(likelihood, dispersion), library=library_sizes.Latent())
     batch, z = cells(), latent()
     library = torch.exp(torch.randn(N, 1, generator=torch.Generator().manual_seed(3)) + 3)
     trace = trace_of(model, batch, z=z, library=library)
@@ -182,7 +183,7 @@ def test_latent_library(likelihood, dispersion):
 
 @pytest.mark.parametrize(("likelihood", "dispersion"), MODES)
 def test_given_size_factor(likelihood, dispersion):
-    model = model_with(likelihood=make_likelihood(likelihood, dispersion), library=libraries.SizeFactor())
+    model = model_with(likelihood=make_likelihood(likelihood, dispersion), library=library_sizes.SizeFactor())
     batch, z = cells(), latent()
     ours = trace_of(model, batch, z=z).nodes["x"]["unscaled_log_prob"]
     assert_equal(ours, published(model, likelihood, dispersion, z, batch, batch.size_factor))

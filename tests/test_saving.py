@@ -18,7 +18,8 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 
 import pyro_omics as po
-from pyro_omics import dispersions, layers, libraries, likelihoods, priors, saving
+from pyro_omics import layers, saving
+from pyro_omics.parts import dispersions, library_sizes, likelihoods, priors
 from pyro_omics.serialization import arguments
 from pyro_omics.sizes import Sizes
 
@@ -83,7 +84,7 @@ CONFIGURATIONS = {
         "likelihood": likelihoods.ZeroInflatedNegativeBinomial(dispersion=dispersions.PerGeneCell())
     },
     "Poisson": lambda: {"likelihood": likelihoods.Poisson()},
-    "latent library": lambda: {"library": libraries.Latent()},
+    "latent library": lambda: {"library": library_sizes.Latent()},
     "logistic normal": lambda: {"prior": priors.LogisticNormal()},
     "mixture of Gaussians": lambda: {"prior": priors.MixtureOfGaussians(4)},
     "VampPrior": lambda: {"prior": priors.VampPrior(4), "encode_covariates": True},

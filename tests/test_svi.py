@@ -660,7 +660,7 @@ def test_a_model_made_for_other_data_is_refused_before_training(dm):
     ("argument", "make"),
     [
         ("dispersion", lambda: po.dispersions.PerGene()),
-        ("library", lambda: po.libraries.Latent()),
+        ("library", lambda: po.library_sizes.Latent()),
         ("prior", lambda: po.priors.StandardNormal()),
         ("decoder", lambda: po.layers.Decoder(3, {"rho": 7, "dropout_logits": 7})),
         ("encoder", lambda: po.layers.Encoder(7, 3)),

@@ -15,7 +15,7 @@ from torch.distributions import LogNormal, Normal, kl_divergence
 
 import pyro_omics as po
 from pyro_omics.guides import Amortized
-from pyro_omics.proteins import Background, CellBackground, PointEfficiency
+from pyro_omics.parts.protein_background import Background, CellBackground, PointEfficiency
 
 N, G, T = 60, 12, 4
 NAMES = ["CD3", "CD4", "CD14", "CD19"]

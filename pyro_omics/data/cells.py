@@ -47,7 +47,7 @@ class CellDataModule(RowDataModule):
     continuous_keys
         columns of obs: continuous covariates, used as they are.
     size_factor_key
-        column of obs: a given library size, in counts, for `libraries.SizeFactor`.
+        column of obs: a given library size, in counts, for `library_sizes.SizeFactor`.
     gene_mask
         boolean column of var (``"highly_variable"``), or booleans (n_vars,): the genes to model.
     protein_obsm_key

@@ -17,7 +17,7 @@ from torch.nn import functional
 from pyro_omics.distributions.flows import zuko
 from pyro_omics.guides.local import LocalGuide
 from pyro_omics.models.base import CountModel
-from pyro_omics.parts import positive
+from pyro_omics.parts.base import positive
 
 
 class Amortized(LocalGuide):

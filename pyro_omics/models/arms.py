@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_omics.batch import DELBatch
-from pyro_omics.likelihoods import Likelihood
+from pyro_omics.parts.likelihoods import Likelihood
 from pyro_omics.sizes import DELSizes
 
 START = {"dropout_logits": -2.0}

@@ -19,7 +19,7 @@ from pyro_omics.batch import CellBatch
 from pyro_omics.layers import Encoder, log_counts
 from pyro_omics.layers.module import PlainModule
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.priors import Prior
+from pyro_omics.parts.priors import Prior
 from pyro_omics.serialization.arguments import Recipe
 from pyro_omics.sites import PLATE
 from pyro_omics.sizes import Sizes

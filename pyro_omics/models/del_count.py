@@ -16,12 +16,12 @@ from torch.optim import Optimizer
 
 from pyro_omics.batch import DELBatch
 from pyro_omics.layers import GatedAttention, LayerNorm, ResidualMLP
-from pyro_omics.likelihoods import Likelihood, ZeroInflatedPoisson
 from pyro_omics.models.arms import Arm
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.hierarchical_del import example_compounds
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.parts import part_of, positive
+from pyro_omics.parts.base import part_of, positive
+from pyro_omics.parts.likelihoods import Likelihood, ZeroInflatedPoisson
 from pyro_omics.sizes import DELSizes
 
 SPREAD = 0.5  # of the log of a latent depth around the known one

@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_omics.batch import DELBatch
-from pyro_omics.dispersions import PerGene
 from pyro_omics.distributions import NegativeBinomial
 from pyro_omics.distributions.quadrature import Quadrature
-from pyro_omics.effects import SparseGamma
-from pyro_omics.likelihoods import Likelihood, Poisson
-from pyro_omics.likelihoods import NegativeBinomial as NegativeBinomialLikelihood
 from pyro_omics.models.arms import Arm
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.models.coordinate_ascent import warm_start
 from pyro_omics.models.quadrature import edges
 from pyro_omics.models.superposition import ABUNDANCE, YIELD, amount, at, truncates
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.parts import part_of
+from pyro_omics.parts.base import part_of
+from pyro_omics.parts.dispersions import PerGene
+from pyro_omics.parts.likelihoods import Likelihood, Poisson
+from pyro_omics.parts.likelihoods import NegativeBinomial as NegativeBinomialLikelihood
+from pyro_omics.parts.sparse_effects import SparseGamma
 from pyro_omics.sizes import DELSizes
 
 Latents = dict[str, Tensor]

@@ -15,12 +15,12 @@ from torch.optim import Optimizer
 
 from pyro_omics.batch import CellBatch
 from pyro_omics.layers import BatchNorm, Covariates, Decoder, Encoder
-from pyro_omics.libraries import Library, Observed
-from pyro_omics.likelihoods import Likelihood, ZeroInflatedNegativeBinomial
 from pyro_omics.models.base import CountModel
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.parts import check_heads, free_network, part_of, positive
-from pyro_omics.priors import Prior, StandardNormal
+from pyro_omics.parts.base import check_heads, free_network, part_of, positive
+from pyro_omics.parts.library_sizes import Library, Observed
+from pyro_omics.parts.likelihoods import Likelihood, ZeroInflatedNegativeBinomial
+from pyro_omics.parts.priors import Prior, StandardNormal
 from pyro_omics.sizes import Sizes
 
 
@@ -54,7 +54,7 @@ class SCVI(CountModel):
     likelihood
         of the counts; `likelihoods.ZeroInflatedNegativeBinomial` when None. Its dispersion is its argument.
     library
-        of l_n; `libraries.Observed` when None.
+        of l_n; `library_sizes.Observed` when None.
     encoder
         (log(1 + x) (n, g), covariates) -> location and scale (n, k) of z; made when None and a guide asks.
     decoder

@@ -18,14 +18,14 @@ from torch.optim import Optimizer
 
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch
-from pyro_omics.dispersions import PerGene
 from pyro_omics.kernels.dense_rows import joined
 from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
-from pyro_omics.likelihoods import Likelihood, NegativeBinomial, NegativeBinomialMixture
 from pyro_omics.models.scvi import SCVI
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.parts import check_heads, free_network, part_of
-from pyro_omics.proteins import Background, Efficiency
+from pyro_omics.parts.base import check_heads, free_network, part_of
+from pyro_omics.parts.dispersions import PerGene
+from pyro_omics.parts.likelihoods import Likelihood, NegativeBinomial, NegativeBinomialMixture
+from pyro_omics.parts.protein_background import Background, Efficiency
 from pyro_omics.sizes import Sizes
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch
-from pyro_omics.dispersions import Dispersion, PerGene
-from pyro_omics.parts import Part, part_of
+from pyro_omics.parts.base import Part, part_of
+from pyro_omics.parts.dispersions import Dispersion, PerGene
 from pyro_omics.sizes import Sizes
 
 

@@ -8,7 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.parts import Part, positive
+from pyro_omics.parts.base import Part, positive
 from pyro_omics.sizes import Sizes
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from pyro_omics.batch import CellBatch
 from pyro_omics.layers import eval_mode
-from pyro_omics.parts import positive
-from pyro_omics.priors.base import Prior
-from pyro_omics.priors.mixture import normal_mixture
+from pyro_omics.parts.base import positive
+from pyro_omics.parts.priors.base import Prior
+from pyro_omics.parts.priors.mixture import normal_mixture
 
 if TYPE_CHECKING:
     from pyro_omics.models.base import CountModel

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.parts import positive
-from pyro_omics.priors.base import Prior
+from pyro_omics.parts.base import positive
+from pyro_omics.parts.priors.base import Prior
 
 SPREAD = 0.5  # standard deviation of the components' locations at the start
 

@@ -8,7 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.priors.base import Prior
+from pyro_omics.parts.priors.base import Prior
 
 
 class StandardNormal(Prior):

@@ -13,8 +13,8 @@ from torch.distributions import constraints
 
 from pyro_omics.batch import CellBatch
 from pyro_omics.distributions.flows import zuko
-from pyro_omics.parts import positive
-from pyro_omics.priors.base import Prior
+from pyro_omics.parts.base import positive
+from pyro_omics.parts.priors.base import Prior
 
 
 class FlowDensity(ZukoToPyro):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.parts import Part
+from pyro_omics.parts.base import Part
 from pyro_omics.sizes import Sizes
 
 LARGEST = 30.0  # of |log theta|: a draw from a heavy-tailed prior of it may lie anywhere, and exp must stay a number

@@ -11,9 +11,9 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.parts import positive
-from pyro_omics.priors.mixture import normal_mixture
-from pyro_omics.priors.normal import StandardNormal
+from pyro_omics.parts.base import positive
+from pyro_omics.parts.priors.mixture import normal_mixture
+from pyro_omics.parts.priors.normal import StandardNormal
 from pyro_omics.sizes import Sizes
 
 

@@ -4,13 +4,13 @@ A new prior is one class: override `Prior.complete` to make the parameters and `
 distribution. `WeightPrior`s are over weights, for `bayesianize`.
 """
 
-from pyro_omics.priors.base import Prior
-from pyro_omics.priors.flow import FlowPrior
-from pyro_omics.priors.hierarchical import BatchMeans, HierarchicalNormal
-from pyro_omics.priors.mixture import MixtureOfGaussians, NormalMixture, normal_mixture
-from pyro_omics.priors.normal import LogisticNormal, StandardNormal
-from pyro_omics.priors.vamp import VampPrior
-from pyro_omics.priors.weights import Horseshoe, WeightNormal, WeightPrior
+from pyro_omics.parts.priors.base import Prior
+from pyro_omics.parts.priors.flow import FlowPrior
+from pyro_omics.parts.priors.hierarchical import BatchMeans, HierarchicalNormal
+from pyro_omics.parts.priors.mixture import MixtureOfGaussians, NormalMixture, normal_mixture
+from pyro_omics.parts.priors.normal import LogisticNormal, StandardNormal
+from pyro_omics.parts.priors.vamp import VampPrior
+from pyro_omics.parts.weight_priors import Horseshoe, WeightNormal, WeightPrior
 
 __all__ = [
     "BatchMeans",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.parts import Part
+from pyro_omics.parts.base import Part
 from pyro_omics.sizes import Sizes
 
 

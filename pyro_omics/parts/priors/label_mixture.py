@@ -1,0 +1,48 @@
+"""`LabelMixture`: a Normal for each label, for models that know the labels of some rows."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_omics.batch import CellBatch
+from pyro_omics.parts.priors.base import Prior
+
+
+class LabelMixture(Prior):
+    r"""z ~ sum_c pi_c Normal(m_c, diag s_c^2), with a component for each label and everything in it learned.
+
+    Parameters
+    ----------
+    n_labels
+        number of labels.
+    n_latent
+        dimension of z; None leaves it to the model.
+    """
+
+    def __init__(self, n_labels: int, n_latent: int | None = None) -> None:
+        self._n_labels = n_labels
+        super().__init__(n_latent)
+
+    def complete(self, n_latent: int) -> None:
+        """Start as one Normal(0, I_k) for all labels.
+
+        Components that started apart would take cells up before the few labels had said which are theirs.
+        """
+        self.logits = nn.Parameter(torch.zeros(self._n_labels))
+        self.means = nn.Parameter(torch.zeros(self._n_labels, n_latent))
+        self.log_scales = nn.Parameter(torch.zeros(self._n_labels, n_latent))
+
+    def labels(self) -> TorchDistribution:
+        """Categorical(pi) over the labels."""
+        return dist.Categorical(logits=self.logits)
+
+    def of(self, y: Tensor) -> TorchDistribution:
+        """Normal(m_y, s_y) of labels y (...), event shape (k,)."""
+        return dist.Normal(self.means[y], self.log_scales[y].exp()).to_event(1)
+
+    def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
+        """The mixture itself, event shape (k,)."""
+        return dist.MixtureSameFamily(self.labels(), self.of(torch.arange(self._n_labels, device=self.logits.device)))

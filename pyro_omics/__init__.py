@@ -17,7 +17,6 @@ from pyro_omics import (  # noqa: E402
     report,
     testing,
 )
-from pyro_omics.bayes import bayesianize  # noqa: E402
 from pyro_omics.comparison import compare  # noqa: E402
 from pyro_omics.data import (  # noqa: E402
     CellDataModule,
@@ -30,6 +29,7 @@ from pyro_omics.data import (  # noqa: E402
     simulate,
 )
 from pyro_omics.models import SCANVI, SCVI, DELCount, HierarchicalDEL, TotalVI  # noqa: E402
+from pyro_omics.models.bayesianize import bayesianize  # noqa: E402
 from pyro_omics.parts import dispersions, library_sizes, likelihoods, priors  # noqa: E402
 from pyro_omics.parts import protein_background as proteins  # noqa: E402
 from pyro_omics.parts import sparse_effects as effects  # noqa: E402

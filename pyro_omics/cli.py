@@ -19,9 +19,9 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, instant
 from torch.distributions import Distribution
 
 from pyro_omics import compare_cli, del_cli
-from pyro_omics.bayes import bayesianize
 from pyro_omics.data.rows import RowDataModule
 from pyro_omics.models import CountModel
+from pyro_omics.models.bayesianize import bayesianize
 from pyro_omics.parts.weight_priors import WeightPrior
 from pyro_omics.report import Report
 from pyro_omics.serialization.atomic_write import in_place

@@ -16,8 +16,8 @@ from sklearn.metrics import average_precision_score
 
 import pyro_omics as po
 from pyro_omics.distributions.quadrature import Quadrature
-from pyro_omics.models.coordinate_ascent import CoordinateAscent, Tally
-from pyro_omics.models.superposition import amount, at, of_members, outer, truncates
+from pyro_omics.models.dna_encoded.coordinate_ascent import CoordinateAscent, Tally
+from pyro_omics.models.dna_encoded.superposition import amount, at, of_members, outer, truncates
 from pyro_omics.sites import latent_values
 
 

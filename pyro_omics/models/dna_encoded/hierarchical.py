@@ -18,11 +18,11 @@ from torch.optim import Optimizer
 from pyro_omics.batch import DELBatch
 from pyro_omics.distributions import NegativeBinomial
 from pyro_omics.distributions.quadrature import Quadrature
-from pyro_omics.models.arms import Arm
 from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.models.coordinate_ascent import warm_start
-from pyro_omics.models.quadrature import edges
-from pyro_omics.models.superposition import ABUNDANCE, YIELD, amount, at, truncates
+from pyro_omics.models.dna_encoded.coordinate_ascent import warm_start
+from pyro_omics.models.dna_encoded.integration_grid import edges
+from pyro_omics.models.dna_encoded.selection_arm import Arm
+from pyro_omics.models.dna_encoded.superposition import ABUNDANCE, YIELD, amount, at, truncates
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.base import part_of
 from pyro_omics.parts.dispersions import PerGene

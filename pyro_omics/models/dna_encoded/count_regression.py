@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 
 from pyro_omics.batch import DELBatch
 from pyro_omics.layers import GatedAttention, LayerNorm, ResidualMLP
-from pyro_omics.models.arms import Arm
 from pyro_omics.models.base import CountModel
-from pyro_omics.models.hierarchical_del import example_compounds
+from pyro_omics.models.dna_encoded.hierarchical import example_compounds
+from pyro_omics.models.dna_encoded.selection_arm import Arm
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.base import part_of, positive
 from pyro_omics.parts.likelihoods import Likelihood, ZeroInflatedPoisson

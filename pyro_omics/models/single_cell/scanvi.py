@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_omics.batch import CellBatch
 from pyro_omics.models.base import CountModel
-from pyro_omics.models.scvi import SCVI
+from pyro_omics.models.single_cell.scvi import SCVI
 from pyro_omics.parts.priors.label_mixture import LabelMixture
 from pyro_omics.sizes import Sizes
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_omics.models.base import Guide
-from pyro_omics.models.superposition import ABUNDANCE, YIELD, Subset, amount, at, of_members
+from pyro_omics.models.dna_encoded.superposition import ABUNDANCE, YIELD, Subset, amount, at, of_members
 
 if TYPE_CHECKING:
-    from pyro_omics.models.hierarchical_del import HierarchicalDEL
+    from pyro_omics.models.dna_encoded.hierarchical import HierarchicalDEL
 
 Gammas = tuple[Tensor, Tensor]  # shape, rate
 LEAST = 0.05  # of a prior's mean: below, effects that are there could not come back

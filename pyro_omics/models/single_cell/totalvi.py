@@ -20,7 +20,7 @@ from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch
 from pyro_omics.kernels.dense_rows import joined
 from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
-from pyro_omics.models.scvi import SCVI
+from pyro_omics.models.single_cell.scvi import SCVI
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.base import check_heads, free_network, part_of
 from pyro_omics.parts.dispersions import PerGene

@@ -1,0 +1,1 @@
+"""Models of single-cell counts: scVI, totalVI, and scVI with labels."""

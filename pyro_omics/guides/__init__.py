@@ -2,7 +2,7 @@
 
 from pyro_omics.guides.amortized import Amortized, AmortizedFlow, AmortizedStudentT
 from pyro_omics.guides.conditional import Conditional
-from pyro_omics.guides.mean_field import GammaMeanField
+from pyro_omics.guides.gamma_mean_field import GammaMeanField
 from pyro_omics.guides.per_observation import PerObservation
 from pyro_omics.guides.semi_amortized import SemiAmortized
 

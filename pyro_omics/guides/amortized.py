@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_omics.distributions.flows import zuko
-from pyro_omics.guides.local import LocalGuide
+from pyro_omics.guides.base import LocalGuide
 from pyro_omics.models.base import CountModel
 from pyro_omics.parts.base import positive
 

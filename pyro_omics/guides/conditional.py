@@ -9,8 +9,8 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_omics.guides.mean_field import GammaMeanField
-from pyro_omics.guides.rest import over_globals
+from pyro_omics.guides.gamma_mean_field import GammaMeanField
+from pyro_omics.guides.global_guide import over_globals
 from pyro_omics.models.base import CountModel
 from pyro_omics.serialization.arguments import Recipe
 

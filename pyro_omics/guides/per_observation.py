@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_omics.guides.local import LocalGuide, Offsets
+from pyro_omics.guides.base import LocalGuide, Offsets
 from pyro_omics.guides.refinement import Refinement
 from pyro_omics.models.base import CountModel
 from pyro_omics.sites import latent_sites

@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_omics.guides.local import LocalGuide, Offsets
+from pyro_omics.guides.base import LocalGuide, Offsets
 from pyro_omics.models.base import CountModel
 from pyro_omics.parts.base import positive
 from pyro_omics.sites import latent_sites, replayed, row_terms, sample_sites

@@ -8,7 +8,7 @@ from typing import Any
 from pyro.nn import PyroModule
 
 from pyro_omics.guides.amortized import Amortized
-from pyro_omics.guides.local import Offsets
+from pyro_omics.guides.base import Offsets
 from pyro_omics.guides.refinement import Refinement
 from pyro_omics.models.base import CountModel
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_omics.distributions import masked
-from pyro_omics.guides.rest import over_globals
+from pyro_omics.guides.global_guide import over_globals
 from pyro_omics.layers.module import PlainModule
 from pyro_omics.models.base import CountModel
 from pyro_omics.serialization.arguments import Recipe

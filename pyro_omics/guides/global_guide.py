@@ -13,7 +13,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_omics.guides.laplace import Laplace
-from pyro_omics.guides.sizes import check_size
+from pyro_omics.guides.memory_limits import check_size
 from pyro_omics.models.base import CountModel
 from pyro_omics.sites import latent_sites
 

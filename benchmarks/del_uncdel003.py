@@ -51,7 +51,7 @@ def held_out(adata, name, epochs, num_samples=50):
 
 def rates(posterior, num_samples):
     """Draws of each compound's expected counts (num_samples, n), summed over the replicates fitted."""
-    from pyro_omics.draws import drawing
+    from pyro_omics.inference.draws import drawing
     from pyro_omics.sites import latent_values
 
     parts = []

@@ -103,7 +103,7 @@ def measure(n_genes, cells, steps, rounds, warmup):
     stepped_optimizer = stepped.configure_optimizers()
 
     def pyro_loss(batch):
-        with torch.autograd.set_detect_anomaly(False), po.svi.pyro.validation_enabled(False):
+        with torch.autograd.set_detect_anomaly(False), po.inference.svi_module.pyro.validation_enabled(False):
             return pair(batch) / dm.n_obs
 
     callback = Alternate({

@@ -5,18 +5,7 @@ import pyro as _pyro
 # Before any PyroModule is built: parameters live in their modules, and two models in one session share nothing.
 _pyro.settings.set(module_local_params=True)
 
-from pyro_omics import (  # noqa: E402
-    baselines,
-    distributions,
-    elbos,
-    guides,
-    kernels,
-    layers,
-    models,
-    plots,
-    report,
-    testing,
-)
+from pyro_omics import baselines, distributions, guides, kernels, layers, models, plots, report, testing  # noqa: E402
 from pyro_omics.comparison import compare  # noqa: E402
 from pyro_omics.data import (  # noqa: E402
     CellDataModule,
@@ -28,14 +17,15 @@ from pyro_omics.data import (  # noqa: E402
     read_del,
     simulate,
 )
+from pyro_omics.inference import elbos  # noqa: E402
+from pyro_omics.inference.saving import load  # noqa: E402
+from pyro_omics.inference.svi_module import SVIModule  # noqa: E402
 from pyro_omics.models import SCANVI, SCVI, DELCount, HierarchicalDEL, TotalVI  # noqa: E402
 from pyro_omics.models.bayesianize import bayesianize  # noqa: E402
 from pyro_omics.parts import dispersions, library_sizes, likelihoods, priors  # noqa: E402
 from pyro_omics.parts import protein_background as proteins  # noqa: E402
 from pyro_omics.parts import sparse_effects as effects  # noqa: E402
 from pyro_omics.posterior import Posterior  # noqa: E402
-from pyro_omics.saving import load  # noqa: E402
-from pyro_omics.svi import SVIModule  # noqa: E402
 from pyro_omics.version import __version__  # noqa: E402
 
 __all__ = [

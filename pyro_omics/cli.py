@@ -20,13 +20,13 @@ from torch.distributions import Distribution
 
 from pyro_omics import compare_cli, del_cli
 from pyro_omics.data.rows import RowDataModule
+from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import CountModel
 from pyro_omics.models.bayesianize import bayesianize
 from pyro_omics.parts.weight_priors import WeightPrior
 from pyro_omics.report import Report
 from pyro_omics.serialization.atomic_write import in_place
 from pyro_omics.sizes import Sizes
-from pyro_omics.svi import SVIModule
 
 USAGE = """pyro-omics {name} --config FILE.yaml [--data.adata FILE.h5ad] [--out FOLDER] [options]
 

@@ -18,11 +18,11 @@ from jsonargparse import ArgumentParser
 from pyro_omics import del_report, plots
 from pyro_omics.data import DELDataModule, read_del
 from pyro_omics.data.reading import read_path
+from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import HierarchicalDEL
 from pyro_omics.posterior import Posterior
 from pyro_omics.report import History, draw
 from pyro_omics.serialization.atomic_write import in_place
-from pyro_omics.svi import SVIModule
 
 ANNDATA = (".h5ad", ".zarr")
 DESCRIPTION = """Find the binders of a DNA-encoded library: read a table of counts, fit HierarchicalDEL, and write the

@@ -9,8 +9,8 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from pyro_omics.data.rows import RowDataModule, digest
 from pyro_omics.identity import UntoldError, identity
+from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.serialization.arguments import encode
-from pyro_omics.svi import SVIModule
 
 
 def described_pair(svi: SVIModule) -> dict[str, Any]:

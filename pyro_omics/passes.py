@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.labels import Labels
 from pyro_omics.models.base import CountModel
-from pyro_omics.svi import SVIModule
 
 HELD = 2**26  # numbers that a query holds for one minibatch: 256 MB
 LONG = 200  # passes over minibatches from which a query shows a progress bar

@@ -15,7 +15,7 @@ from anndata import AnnData
 from pyro import poutine
 from torch import Tensor
 
-from pyro_omics.draws import drawing
+from pyro_omics.inference.draws import drawing
 from pyro_omics.labels import dimension
 from pyro_omics.questions import Question
 from pyro_omics.scores import Scores

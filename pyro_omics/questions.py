@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_omics.draws import Draws
+from pyro_omics.inference.draws import Draws
 from pyro_omics.labels import Labels
 from pyro_omics.models.base import CountModel
 from pyro_omics.sites import latent_values

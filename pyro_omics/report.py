@@ -13,9 +13,9 @@ import pytorch_lightning as pl
 from matplotlib.figure import Figure
 
 from pyro_omics import plots
+from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.posterior import Posterior
 from pyro_omics.serialization.atomic_write import in_place
-from pyro_omics.svi import SVIModule
 from pyro_omics.version import __version__
 
 UNIT = "nats per observation"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pyro_omics.draws import drawing
+from pyro_omics.inference.draws import drawing
 from pyro_omics.passes import Passes
 from pyro_omics.summaries import check_draws
 

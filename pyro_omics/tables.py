@@ -15,7 +15,7 @@ from pyro import poutine
 from scipy import stats
 
 from pyro_omics import baselines
-from pyro_omics.draws import drawing
+from pyro_omics.inference.draws import drawing
 from pyro_omics.sites import latent_values
 from pyro_omics.summaries import check_draws
 

@@ -20,8 +20,8 @@ from scipy import stats
 
 import pyro_omics as po
 from pyro_omics.data import splits
+from pyro_omics.inference.keyed_noise import KeyedNoise, standard_normal
 from pyro_omics.models.base import example_cells
-from pyro_omics.noise import KeyedNoise, standard_normal
 
 TOGETHER = Path(__file__).parent / "ddp_fits.py"
 

@@ -26,8 +26,8 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import pyro_omics as po
-from pyro_omics.draws import drawing
-from pyro_omics.kl import ScaleLatents
+from pyro_omics.inference.draws import drawing
+from pyro_omics.inference.kl_warmup import ScaleLatents
 from pyro_omics.layers import quietly
 from pyro_omics.models.base import CountModel, example_cells
 from pyro_omics.sites import draw_enumerated, replayed

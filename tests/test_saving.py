@@ -18,7 +18,8 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 
 import pyro_omics as po
-from pyro_omics import layers, saving
+from pyro_omics import layers
+from pyro_omics.inference import saving
 from pyro_omics.parts import dispersions, library_sizes, likelihoods, priors
 from pyro_omics.serialization import arguments
 from pyro_omics.sizes import Sizes
@@ -274,8 +275,8 @@ def test_the_folder_holds_no_pickle(dm, tmp_path):
         "torch.hub.load",
         "pyro_omics.nowhere.Model",
         "pyro_omics.NoSuchModel",
-        "pyro_omics.saving.load",
-        "pyro_omics.saving.Path",
+        "pyro_omics.inference.saving.load",
+        "pyro_omics.inference.saving.Path",
         "pyro_omics.cli.LightningCLI",
         "pyro_omics.cli.OmicsCLI",
         "pyro_omics.data.cells.CellDataModule",
@@ -310,7 +311,7 @@ def test_a_config_cannot_reach_a_module_through_the_command_line(dm, tmp_path, m
     (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'was_here')!r}, 'w').close()\nclass Evil: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     arguments = {
-        "model_class": {"type": "pyro_omics.svi.SVIModule"},
+        "model_class": {"type": "pyro_omics.inference.svi_module.SVIModule"},
         "subclass_mode_data": True,
         "args": ["fit", "--trainer.callbacks=evil_module.Evil"],
     }

@@ -22,7 +22,7 @@ from pyro.poutine.messenger import Messenger
 
 import pyro_omics as po
 from pyro_omics import layers
-from pyro_omics.kl import ScaleLatents
+from pyro_omics.inference.kl_warmup import ScaleLatents
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_omics.batch import CellBatch
+from pyro_omics.inference.elbos.trace import TraceELBO
 from pyro_omics.layers import Encoder, log_counts
 from pyro_omics.layers.module import PlainModule
 from pyro_omics.optim import ClippedAdam
@@ -23,7 +24,6 @@ from pyro_omics.parts.priors import Prior
 from pyro_omics.serialization.arguments import Recipe
 from pyro_omics.sites import PLATE
 from pyro_omics.sizes import Sizes
-from pyro_omics.trace_elbo import TraceELBO
 
 Guide: TypeAlias = PyroModule
 

@@ -12,9 +12,9 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO
 
+from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.layers import quietly
 from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.svi import SVIModule
 from pyro_omics.testing.gradients import check_gradients, check_loss
 from pyro_omics.testing.pairs import check_sites
 from pyro_omics.testing.reloading import check_reloading

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_omics.svi import SVIModule
+from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.testing.required import require
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.sites import is_local, latent_sites
-from pyro_omics.svi import SVIModule
 from pyro_omics.testing.required import is_delta, require
 
 N_DRAWS = 20

@@ -11,10 +11,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_omics.inference.saving import load
+from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.saving import load
 from pyro_omics.sites import latent_values
-from pyro_omics.svi import SVIModule
 from pyro_omics.testing.required import require
 from pyro_omics.testing.rows import terms_of
 

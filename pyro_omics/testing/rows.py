@@ -14,8 +14,8 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.sites import PLATE, global_terms, is_local, plate_scale, replayed, row_terms, sample_sites
-from pyro_omics.svi import SVIModule
 from pyro_omics.testing.required import is_delta, require
 
 RTOL, ATOL = 1e-4, 1e-3  # of a row's term in nats, in float32

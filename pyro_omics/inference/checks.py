@@ -13,7 +13,7 @@ from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_omics.elbos import enumerates
+from pyro_omics.inference.elbos.renyi import enumerates
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.sites import PLATE, is_local, latent_sites
 from pyro_omics.sizes import DELSizes, Sizes

@@ -18,7 +18,7 @@ from pyro_omics.serialization.arguments import Recipe, decode, encode, qualified
 from pyro_omics.version import __version__
 
 if TYPE_CHECKING:
-    from pyro_omics.svi import SVIModule
+    from pyro_omics.inference.svi_module import SVIModule
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 
@@ -101,7 +101,7 @@ def load(
     ValueError
         Where the configuration names a class outside this package that was not passed in, or the weights do not fit.
     """
-    from pyro_omics.svi import SVIModule
+    from pyro_omics.inference.svi_module import SVIModule
 
     path = Path(path).expanduser()
     for name in (WEIGHTS, CONFIG):

@@ -18,7 +18,7 @@ from pyro_omics.parts.priors import Prior
 from pyro_omics.sites import draw_enumerated, global_terms, is_local, latent_values, replayed, row_terms, sample_sites
 
 if TYPE_CHECKING:
-    from pyro_omics.svi import SVIModule
+    from pyro_omics.inference.svi_module import SVIModule
 
 
 class Draws:

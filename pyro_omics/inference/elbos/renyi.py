@@ -1,9 +1,4 @@
-"""Bounds on the evidence: importance-weighted and Renyi bounds by row, sums over discrete latents, and a mended KL.
-
-Pyro 1.9's TraceMeanField_ELBO is wrong at constrained sites of autoguides: an autoguide's Delta carries the density of
-its unconstrained sample in ``log_density``, and the KL registered for Delta drops it (exact posterior mean of a
-LogNormal toy 0.20, mean-field -0.11). Importing this module registers the KL with it.
-"""
+"""Importance-weighted and Renyi bounds by row."""
 
 from __future__ import annotations
 
@@ -13,24 +8,16 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
-from pyro.distributions.distribution import Distribution
 from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import register_kl
 
+from pyro_omics.inference.elbos.trace import TraceELBO
 from pyro_omics.parts.base import positive
 from pyro_omics.serialization.arguments import Recipe
 from pyro_omics.sites import global_terms, is_local, plate_scale, replayed, row_terms, sample_sites
-from pyro_omics.trace_elbo import TraceELBO
 
 __all__ = ["ImportanceWeightedELBO", "RenyiELBO", "TraceELBO"]
-
-
-@register_kl(Delta, Distribution)
-def _kl_delta(p: Delta, q: Distribution) -> Tensor:
-    return p.log_density - q.log_prob(p.v)
 
 
 class RenyiELBO(ELBO, Recipe):

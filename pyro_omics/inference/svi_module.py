@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_omics.checks import (
+from pyro_omics.guides import Amortized
+from pyro_omics.guides.laplace import Laplace
+from pyro_omics.inference.checks import (
     check_callable,
     check_elbo,
     check_guide,
@@ -34,16 +36,15 @@ from pyro_omics.checks import (
     check_sizes,
     run_guide,
 )
-from pyro_omics.draws import drawing
-from pyro_omics.elbos import RenyiELBO, TraceELBO, enumerates
-from pyro_omics.guides import Amortized
-from pyro_omics.guides.laplace import Laplace
-from pyro_omics.kl import LatentValues, ScaleLatents
+from pyro_omics.inference.draws import drawing
+from pyro_omics.inference.elbos import RenyiELBO, TraceELBO
+from pyro_omics.inference.elbos.renyi import enumerates
+from pyro_omics.inference.keyed_noise import KeyedNoise
+from pyro_omics.inference.kl_warmup import LatentValues, ScaleLatents
+from pyro_omics.inference.saving import save
 from pyro_omics.layers import eval_mode, quietly
 from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.noise import KeyedNoise
 from pyro_omics.optim import warn_of_two_decays
-from pyro_omics.saving import save
 from pyro_omics.sites import latent_sites
 
 

@@ -1,0 +1,1 @@
+"""Training and drawing: the one LightningModule, its bounds, and draws from what it trained."""

@@ -15,8 +15,8 @@ from pyro_omics.data import (  # noqa: E402
     datasets,
     fingerprints,
     read_del,
-    simulate,
 )
+from pyro_omics.data.single_cell import simulate  # noqa: E402
 from pyro_omics.inference import elbos  # noqa: E402
 from pyro_omics.inference.saving import load  # noqa: E402
 from pyro_omics.inference.svi_module import SVIModule  # noqa: E402

@@ -20,7 +20,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import special, stats
 
-from pyro_omics.data.aggregation import aggregate, check_positive, n_compounds, pooled_counts, synthons
+from pyro_omics.data.dna_encoded.synthons import aggregate, check_positive, n_compounds, pooled_counts, synthons
 
 __all__ = ["aggregate", "enrichment_lower_bound", "enrichment_ratio", "normalized_z_score", "poly_o"]
 

@@ -19,7 +19,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, instant
 from torch.distributions import Distribution
 
 from pyro_omics import compare_cli, del_cli
-from pyro_omics.data.rows import RowDataModule
+from pyro_omics.data.module import RowDataModule
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import CountModel
 from pyro_omics.models.bayesianize import bayesianize

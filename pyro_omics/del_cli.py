@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 
 from pyro_omics import del_report, plots
 from pyro_omics.data import DELDataModule, read_del
-from pyro_omics.data.reading import read_path
+from pyro_omics.data.anndata_io.reading import read_path
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import HierarchicalDEL
 from pyro_omics.posterior import Posterior

@@ -13,9 +13,9 @@ import scipy.sparse as sp
 from anndata import AnnData, read_h5ad
 
 import pyro_omics as po
-from pyro_omics.data.chemistry import add_fingerprints, fingerprints
-from pyro_omics.data.del_reading import read_del
-from pyro_omics.data.grid import complete_grid
+from pyro_omics.data.dna_encoded.fingerprints import add_fingerprints, fingerprints
+from pyro_omics.data.dna_encoded.full_grid import complete_grid
+from pyro_omics.data.dna_encoded.tables.reading import read_del
 
 DELDENOISER = ["preselection_readcount", "postselection_readcount", "yields", "fullcycles"]
 

@@ -19,7 +19,7 @@ from pyro.ops.hessian import hessian
 from torch.nn.utils import parameters_to_vector
 
 from pyro_omics import kernels, layers
-from pyro_omics.data.counts import CountMatrix
+from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.distributions import (
     NegativeBinomial,
     NegativeBinomialMixture,

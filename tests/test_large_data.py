@@ -20,8 +20,9 @@ from helpers import counts, donors, fitted, quiet_trainer, small
 from torch import distributed
 
 import pyro_omics as po
-from pyro_omics.data import Blocks, CellDataModule, disk
-from pyro_omics.data.counts import CountMatrix, DenseOnDevice, RowsOnDevice
+from pyro_omics.data import Blocks, CellDataModule
+from pyro_omics.data.matrices import disk
+from pyro_omics.data.matrices.memory import CountMatrix, DenseOnDevice, RowsOnDevice
 from pyro_omics.data.splits import EpochSampler
 from pyro_omics.kernels import nonzero
 

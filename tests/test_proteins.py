@@ -11,7 +11,7 @@ from anndata import AnnData
 from helpers import counts, donors, quiet_trainer
 
 import pyro_omics as po
-from pyro_omics.data.proteins import ProteinTable
+from pyro_omics.data.single_cell.proteins import ProteinTable
 
 N, G = 48, 10
 NAMES = ["A", "B", "C"]

@@ -279,7 +279,7 @@ def test_the_folder_holds_no_pickle(dm, tmp_path):
         "pyro_omics.inference.saving.Path",
         "pyro_omics.cli.LightningCLI",
         "pyro_omics.cli.OmicsCLI",
-        "pyro_omics.data.cells.CellDataModule",
+        "pyro_omics.data.single_cell.module.CellDataModule",
         "pyro_omics.posterior.Posterior",
         "pyro_omics.priors.Encoder",
         "pyro_omics.models.base.Prior",

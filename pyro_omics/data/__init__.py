@@ -1,13 +1,14 @@
 """Data: AnnData in, minibatches of tensors out."""
 
-from pyro_omics.data import datasets, simulate
+from pyro_omics.data import datasets
+from pyro_omics.data.anndata_io.reading import from_mudata
 from pyro_omics.data.blocks import Blocks
-from pyro_omics.data.cells import CellDataModule
-from pyro_omics.data.chemistry import add_fingerprints, fingerprints
-from pyro_omics.data.compounds import DELDataModule
-from pyro_omics.data.del_reading import read_del
-from pyro_omics.data.grid import complete_grid
-from pyro_omics.data.reading import from_mudata
+from pyro_omics.data.dna_encoded.fingerprints import add_fingerprints, fingerprints
+from pyro_omics.data.dna_encoded.full_grid import complete_grid
+from pyro_omics.data.dna_encoded.module import DELDataModule
+from pyro_omics.data.dna_encoded.tables.reading import read_del
+from pyro_omics.data.single_cell import simulate
+from pyro_omics.data.single_cell.module import CellDataModule
 
 __all__ = [
     "Blocks",

@@ -11,7 +11,7 @@ import pooch
 import scipy.sparse as sp
 from anndata import AnnData
 
-from pyro_omics.data.del_reading import read_del
+from pyro_omics.data.dna_encoded.tables.reading import read_del
 
 DATA_FOLDER = "PYRO_OMICS_DATA"
 _TOTALVI = (

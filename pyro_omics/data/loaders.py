@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pyro_omics.data.counts import CountMatrix, RowsOnDevice
-from pyro_omics.data.disk import StoredMatrix
+from pyro_omics.data.matrices.disk import StoredMatrix
+from pyro_omics.data.matrices.memory import CountMatrix, RowsOnDevice
 from pyro_omics.data.splits import EpochSampler
 
 Minibatches = tuple[Tensor, ...]

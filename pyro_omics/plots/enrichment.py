@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.figure import Figure
 
-from pyro_omics.data.cycles import codes_of, levels_of, synthon_columns
+from pyro_omics.data.dna_encoded.building_blocks import codes_of, levels_of, synthon_columns
 from pyro_omics.plots.selections import positions
 
 # Building blocks of a cycle up to which an axis has their names, by the number of cycles; above, their numbers.

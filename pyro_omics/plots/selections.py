@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from scipy import stats
 
-from pyro_omics.data.aggregation import pooled_counts
+from pyro_omics.data.dna_encoded.synthons import pooled_counts
 
 HIT = "tab:red"
 

@@ -11,8 +11,8 @@ import pandas as pd
 from anndata import AnnData
 from torch import Tensor
 
-from pyro_omics.data import columns
-from pyro_omics.data.grid import natural_categorical
+from pyro_omics.data.anndata_io import obs_columns
+from pyro_omics.data.dna_encoded.full_grid import natural_categorical
 
 
 def synthon_columns(adata: AnnData, keys: Sequence[str] | None) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ def synthon_columns(adata: AnnData, keys: Sequence[str] | None) -> tuple[str, ..
 
 def levels_of(obs: pd.DataFrame, key: str) -> list[str]:
     """The building blocks of a cycle that occur, sorted by name."""
-    values = columns.column(obs, "synthon_keys", key, mend="with the building block's name")
+    values = obs_columns.column(obs, "synthon_keys", key, mend="with the building block's name")
     if isinstance(values.dtype, pd.CategoricalDtype):
         return [str(level) for level in values.cat.remove_unused_categories().cat.categories]
     return [str(level) for level in natural_categorical(values.astype(str)).categories]
@@ -53,7 +53,7 @@ def codes_of(obs: pd.DataFrame, key: str, levels: list[str]) -> np.ndarray:
     ValueError
         For a building block that is not among them.
     """
-    values = columns.column(obs, "synthon_keys", key, mend="with the building block's name").astype(str)
+    values = obs_columns.column(obs, "synthon_keys", key, mend="with the building block's name").astype(str)
     found = pd.Categorical(values, categories=levels).codes
     if (found < 0).any():
         unknown = sorted(set(values[found < 0]))

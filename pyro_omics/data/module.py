@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pyro_omics.data.blocks import Blocks, is_count
-from pyro_omics.data.counts import CountMatrix
 from pyro_omics.data.loaders import BlockLoader, EpochLoader
+from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.splits import EpochSampler, Split, hold_out_all
 
 B = TypeVar("B")

@@ -17,12 +17,12 @@ from anndata import AnnData
 from torch import Tensor
 
 from pyro_omics.batch import DELBatch
-from pyro_omics.data import columns
-from pyro_omics.data.checking import check_counts, matrix_of
-from pyro_omics.data.counts import CountMatrix
-from pyro_omics.data.cycles import check_duplicates, codes_of, levels_of, synthon_columns
-from pyro_omics.data.reading import read
-from pyro_omics.data.rows import RowDataModule, RowTensors, digest
+from pyro_omics.data.anndata_io import obs_columns
+from pyro_omics.data.anndata_io.reading import read
+from pyro_omics.data.dna_encoded.building_blocks import check_duplicates, codes_of, levels_of, synthon_columns
+from pyro_omics.data.matrices.count_checks import check_counts, matrix_of
+from pyro_omics.data.matrices.memory import CountMatrix
+from pyro_omics.data.module import RowDataModule, RowTensors, digest
 from pyro_omics.data.splits import split_rows
 from pyro_omics.sizes import DELSizes
 
@@ -293,7 +293,7 @@ def _rows(field: Any, at: Tensor, here: Tensor) -> Tensor:
 
 def _read(adata: Any) -> AnnData:
     if isinstance(adata, str | Path) and Path(adata).suffix in TABLES:
-        from pyro_omics.data.del_reading import read_del
+        from pyro_omics.data.dna_encoded.tables.reading import read_del
 
         return read_del(adata)
     return read(adata)[0]
@@ -332,7 +332,7 @@ def _arms(adata: AnnData, conditions: tuple[str, str, str], selections: Sequence
 def _yields(obs: pd.DataFrame, keys: Sequence[str], cycles: Sequence[str]) -> Tensor:
     if len(keys) != len(cycles):
         raise ValueError(f"yield_keys must name a column for each of the cycles {list(cycles)}, and is {list(keys)}")
-    values = columns.numbers(obs, "yield_keys", keys)
+    values = obs_columns.numbers(obs, "yield_keys", keys)
     if not ((values > 0) & (values < 1)).all():
         raise ValueError(
             f"yield_keys: yields must lie in (0, 1), and reach {values.min():g} .. {values.max():g}: divide percents "

@@ -13,15 +13,15 @@ from anndata import AnnData
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.data import columns
+from pyro_omics.data.anndata_io import obs_columns
+from pyro_omics.data.anndata_io.backed import Stored, opened
+from pyro_omics.data.anndata_io.reading import check_keys, check_names, masked_genes, read
 from pyro_omics.data.blocks import Blocks
-from pyro_omics.data.checking import check_counts, matrix_of
-from pyro_omics.data.counts import CountMatrix
-from pyro_omics.data.disk import StoredMatrix
-from pyro_omics.data.opening import Stored, opened
-from pyro_omics.data.proteins import ProteinTable, background_start, check_training
-from pyro_omics.data.reading import check_keys, check_names, masked_genes, read
-from pyro_omics.data.rows import RowDataModule, RowTensors, digest
+from pyro_omics.data.matrices.count_checks import check_counts, matrix_of
+from pyro_omics.data.matrices.disk import StoredMatrix
+from pyro_omics.data.matrices.memory import CountMatrix
+from pyro_omics.data.module import RowDataModule, RowTensors, digest
+from pyro_omics.data.single_cell.proteins import ProteinTable, background_start, check_training
 from pyro_omics.data.splits import split_rows
 from pyro_omics.sizes import Sizes
 
@@ -234,7 +234,7 @@ class CellDataModule(RowDataModule):
     def _levels(self) -> dict[str, list[str]]:
         levels = {}
         for name, (argument, key) in self._named_columns().items():
-            levels[name] = ["all"] if key is None else columns.categories(self.adata.obs, argument, key)
+            levels[name] = ["all"] if key is None else obs_columns.categories(self.adata.obs, argument, key)
         return levels
 
     def _tensors(self, schema: dict[str, Any]) -> CellTensors:
@@ -245,7 +245,7 @@ class CellDataModule(RowDataModule):
                 fields[name] = None
             else:
                 argument, key = named[name]
-                fields[name] = torch.from_numpy(columns.codes(obs, argument, str(key), levels))
+                fields[name] = torch.from_numpy(obs_columns.codes(obs, argument, str(key), levels))
         names = [name for name in schema["levels"] if name.startswith("categorical ")]
         zeros = torch.zeros(self.adata.n_obs, dtype=torch.long)
         stacked = [zeros if (code := fields.pop(name)) is None else code for name in names]
@@ -324,4 +324,4 @@ class CellTensors(RowTensors[CellBatch]):
 
 
 def _numbers(obs: Any, argument: str, keys: Sequence[str]) -> Tensor:
-    return torch.from_numpy(columns.numbers(obs, argument, keys))
+    return torch.from_numpy(obs_columns.numbers(obs, argument, keys))

@@ -14,10 +14,10 @@ from anndata import AnnData
 from anndata.abc import CSCDataset, CSRDataset
 from anndata.io import read_elem
 
+from pyro_omics.data.anndata_io.reading import checked_path
 from pyro_omics.data.blocks import Blocks
-from pyro_omics.data.checking import check_layer, check_shape, matrix_of, name_of, refuse
-from pyro_omics.data.disk import Source, StoredMatrix
-from pyro_omics.data.reading import checked_path
+from pyro_omics.data.matrices.count_checks import check_layer, check_shape, matrix_of, name_of, refuse
+from pyro_omics.data.matrices.disk import Source, StoredMatrix
 
 ON_DISK = (CSRDataset, CSCDataset, h5py.Dataset, zarr.Array)
 TABLES = ("obs", "var", "obsm", "varm", "uns")  # what is read into memory

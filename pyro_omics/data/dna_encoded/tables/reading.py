@@ -16,11 +16,17 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from pyro_omics.data.del_conditions import example, some
-from pyro_omics.data.del_layouts import LAYOUTS, Columns, recognise
-from pyro_omics.data.grid import SEPARATOR, check_distinct, check_named, complete_grid, natural_categorical
-from pyro_omics.data.reading import check_keys
-from pyro_omics.data.tables import opened
+from pyro_omics.data.anndata_io.reading import check_keys
+from pyro_omics.data.dna_encoded.full_grid import (
+    SEPARATOR,
+    check_distinct,
+    check_named,
+    complete_grid,
+    natural_categorical,
+)
+from pyro_omics.data.dna_encoded.tables.conditions import example, some
+from pyro_omics.data.dna_encoded.tables.files import opened
+from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS, Columns, recognise
 
 LARGEST = 2**24  # float32 does not count exactly above
 FILTERED = (

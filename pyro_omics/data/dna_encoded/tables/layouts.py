@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pyro_omics.data.del_conditions import KNOWN, Selection, assumed, example, labelled, numbered, some
+from pyro_omics.data.dna_encoded.tables.conditions import KNOWN, Selection, assumed, example, labelled, numbered, some
 
 IDS = ("DEL_ID", "molecule_hash", "compound_id", "compound", "id", "Unnamed: 0")  # the last: an index, as CSV
 UMI, READS = "corrected", "raw"  # DELi's prefixes

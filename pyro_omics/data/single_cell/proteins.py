@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor
 
-from pyro_omics.data.reading import dense
+from pyro_omics.data.anndata_io.reading import dense
 
 MOST_CELLS = 2000  # that a background's mixture is fitted to
 FEWEST_CELLS = 20  # below which there is no mixture to fit

@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from pyro_omics.data.reading import check_keys
+from pyro_omics.data.anndata_io.reading import check_keys
 
 SEPARATOR = "-"
 

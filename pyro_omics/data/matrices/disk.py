@@ -17,8 +17,8 @@ from anndata.io import sparse_dataset
 from torch import Tensor
 
 from pyro_omics.data.blocks import Blocks
-from pyro_omics.data.checking import PIECE, Tally
-from pyro_omics.data.counts import HASHED, CountMatrix, canonical, digest_of, starts
+from pyro_omics.data.matrices.count_checks import PIECE, Tally
+from pyro_omics.data.matrices.memory import HASHED, CountMatrix, canonical, digest_of, starts
 
 GAP = 32  # rows that are read and left out rather than begin another read
 

@@ -1,0 +1,1 @@
+"""Data of single cells: the DataModule, proteins and simulators."""

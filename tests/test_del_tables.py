@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 import pyro_omics as po
-from pyro_omics import tables
+from pyro_omics.posterior import enrichment
 
 
 def train(svi, dm, epochs):
@@ -98,7 +98,7 @@ def test_shallow_sequencing_is_said():
     adata, _ = po.simulate.del_library(cycles=(6, 6, 6), depth=0.05, seed=0)
     dm = po.DELDataModule(adata)
     own = po.Posterior(po.SVIModule(po.HierarchicalDEL.from_data(dm)), dm)
-    fold = tables.detectable(dm)
+    fold = enrichment.detectable(dm)
     mean = sum(dm.sizes.depth)
     needed = next(k for k in range(100) if stats.poisson.sf(k - 1, mean) < 0.1 / adata.n_obs)
     assert stats.poisson.sf(needed - 1, fold * mean) == pytest.approx(0.5, abs=1e-6)

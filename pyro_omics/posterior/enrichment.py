@@ -16,8 +16,8 @@ from scipy import stats
 
 from pyro_omics import baselines
 from pyro_omics.inference.draws import drawing
+from pyro_omics.posterior.intervals import check_draws
 from pyro_omics.sites import latent_values
-from pyro_omics.summaries import check_draws
 
 if TYPE_CHECKING:
     from pyro_omics.posterior import Posterior

@@ -7,8 +7,8 @@ import pandas as pd
 import torch
 
 from pyro_omics.inference.draws import drawing
-from pyro_omics.passes import Passes
-from pyro_omics.summaries import check_draws
+from pyro_omics.posterior.intervals import check_draws
+from pyro_omics.posterior.rows import Passes
 
 
 class Scores(Passes):

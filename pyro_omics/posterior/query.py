@@ -12,8 +12,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_omics.inference.draws import Draws
-from pyro_omics.labels import Labels
 from pyro_omics.models.base import CountModel
+from pyro_omics.posterior.axis_labels import Labels
 from pyro_omics.sites import latent_values
 
 

@@ -16,12 +16,12 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_omics.inference.draws import drawing
-from pyro_omics.labels import dimension
-from pyro_omics.questions import Question
-from pyro_omics.scores import Scores
+from pyro_omics.posterior.axis_labels import dimension
+from pyro_omics.posterior.enrichment import REPORTS
+from pyro_omics.posterior.intervals import Summary, check_draws, correlation, interval_bounds, summarise
+from pyro_omics.posterior.likelihood_scores import Scores
+from pyro_omics.posterior.query import Question
 from pyro_omics.sites import observed_sites
-from pyro_omics.summaries import Summary, check_draws, correlation, interval_bounds, summarise
-from pyro_omics.tables import REPORTS
 
 
 class Posterior(Scores):

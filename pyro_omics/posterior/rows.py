@@ -11,8 +11,8 @@ import torch
 from tqdm.auto import tqdm
 
 from pyro_omics.inference.svi_module import SVIModule
-from pyro_omics.labels import Labels
 from pyro_omics.models.base import CountModel
+from pyro_omics.posterior.axis_labels import Labels
 
 HELD = 2**26  # numbers that a query holds for one minibatch: 256 MB
 LONG = 200  # passes over minibatches from which a query shows a progress bar

@@ -14,7 +14,7 @@ from pbmc10k import validation_cells
 from pyro.infer import TraceMeanField_ELBO
 
 import pyro_omics as po
-from pyro_omics.comparison import read
+from pyro_omics.evaluation.comparison import read
 
 
 def configurations(dm):

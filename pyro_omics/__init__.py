@@ -5,8 +5,7 @@ import pyro as _pyro
 # Before any PyroModule is built: parameters live in their modules, and two models in one session share nothing.
 _pyro.settings.set(module_local_params=True)
 
-from pyro_omics import baselines, distributions, guides, kernels, layers, models, plots, report, testing  # noqa: E402
-from pyro_omics.comparison import compare  # noqa: E402
+from pyro_omics import baselines, distributions, guides, kernels, layers, models, plots, testing  # noqa: E402
 from pyro_omics.data import (  # noqa: E402
     CellDataModule,
     DELDataModule,
@@ -15,8 +14,10 @@ from pyro_omics.data import (  # noqa: E402
     datasets,
     fingerprints,
     read_del,
+    simulate,
 )
-from pyro_omics.data.single_cell import simulate  # noqa: E402
+from pyro_omics.evaluation import report  # noqa: E402
+from pyro_omics.evaluation.comparison import compare  # noqa: E402
 from pyro_omics.inference import elbos  # noqa: E402
 from pyro_omics.inference.saving import load  # noqa: E402
 from pyro_omics.inference.svi_module import SVIModule  # noqa: E402

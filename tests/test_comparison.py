@@ -17,8 +17,9 @@ import torch
 import yaml
 
 import pyro_omics as po
-from pyro_omics import cli, comparison
-from pyro_omics.identity import UntoldError, identity
+from pyro_omics import cli
+from pyro_omics.evaluation import comparison
+from pyro_omics.evaluation.identity import UntoldError, identity
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,7 @@ PRINTS = """
 import torch
 import pyro_omics as po
 from pyro_omics.batch import Sizes
-from pyro_omics.identity import identity
+from pyro_omics.evaluation.identity import identity
 torch.manual_seed(0)
 model = po.bayesianize(po.SCVI(sizes=Sizes(n_obs=20, n_genes=5), n_latent=2, n_hidden=4), "decoder")
 print(identity(po.SVIModule(model, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3 if "x" in {"x", "y"} else 1.0))))

@@ -15,7 +15,8 @@ import yaml
 from helpers import quiet_trainer
 
 import pyro_omics as po
-from pyro_omics import cli, del_report
+from pyro_omics import cli
+from pyro_omics.cli import dna_encoded_report
 
 CONFIGS = Path(po.__file__).parents[1] / "configs"
 FIGURES = ["calibration.png", "cube.png", "replicates.png", "synthons.png", "target_against_control.png",
@@ -332,7 +333,7 @@ def test_doubts_are_said_where_an_error_ends_it(refused):
     ],
 )
 def test_mends_are_worded_as_options(message, expected):
-    assert del_report.as_options(message) == expected
+    assert dna_encoded_report.as_options(message) == expected
 
 
 def test_a_table_is_completed_as_asked(folder):

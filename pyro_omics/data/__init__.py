@@ -1,13 +1,12 @@
 """Data: AnnData in, minibatches of tensors out."""
 
-from pyro_omics.data import datasets
+from pyro_omics.data import datasets, simulate
 from pyro_omics.data.anndata_io.reading import from_mudata
 from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.dna_encoded.fingerprints import add_fingerprints, fingerprints
 from pyro_omics.data.dna_encoded.full_grid import complete_grid
 from pyro_omics.data.dna_encoded.module import DELDataModule
 from pyro_omics.data.dna_encoded.tables.reading import read_del
-from pyro_omics.data.single_cell import simulate
 from pyro_omics.data.single_cell.module import CellDataModule
 
 __all__ = [

@@ -9,10 +9,6 @@ import pandas as pd
 from anndata import AnnData
 from scipy.special import expit, polygamma
 
-from pyro_omics.data.dna_encoded.simulate import del_from_prior, del_library
-
-__all__ = ["cells", "citeseq", "del_from_prior", "del_library"]
-
 
 def cells(
     n_obs: int = 2000,

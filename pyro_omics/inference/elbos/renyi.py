@@ -12,12 +12,9 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_omics.inference.elbos.trace import TraceELBO
 from pyro_omics.parts.base import positive
 from pyro_omics.serialization.arguments import Recipe
 from pyro_omics.sites import global_terms, is_local, plate_scale, replayed, row_terms, sample_sites
-
-__all__ = ["ImportanceWeightedELBO", "RenyiELBO", "TraceELBO"]
 
 
 class RenyiELBO(ELBO, Recipe):

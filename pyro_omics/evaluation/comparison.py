@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 
-from pyro_omics.described import described_data, described_pair, is_kept, told
+from pyro_omics.evaluation.described import described_data, described_pair, is_kept, told
+from pyro_omics.evaluation.report import SCORES, History, scores
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.posterior import Posterior
-from pyro_omics.report import SCORES, History, scores
 from pyro_omics.serialization.arguments import encode
 from pyro_omics.serialization.atomic_write import in_place
 

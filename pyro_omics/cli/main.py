@@ -18,13 +18,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, instantiate_class
 from torch.distributions import Distribution
 
-from pyro_omics import compare_cli, del_cli
+from pyro_omics.cli import compare, dna_encoded
 from pyro_omics.data.module import RowDataModule
+from pyro_omics.evaluation.report import Report
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import CountModel
 from pyro_omics.models.bayesianize import bayesianize
 from pyro_omics.parts.weight_priors import WeightPrior
-from pyro_omics.report import Report
 from pyro_omics.serialization.atomic_write import in_place
 from pyro_omics.sizes import Sizes
 
@@ -258,9 +258,9 @@ def main(args: list[str] | None = None) -> None:
         warnings.filterwarnings("ignore", message=message)
     try:
         if given[:1] == ["del"]:
-            del_cli.main(given[1:])
+            dna_encoded.main(given[1:])
         elif given[:1] == ["compare"]:
-            compare_cli.main(given[1:], _one_of_several)
+            compare.main(given[1:], _one_of_several)
         else:
             _lightning(args)
     except (ValueError, OSError, ImportError, RuntimeError) as error:

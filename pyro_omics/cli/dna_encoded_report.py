@@ -17,9 +17,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pyro_omics import plots
+from pyro_omics.evaluation.report import UNIT
 from pyro_omics.posterior import Posterior
 from pyro_omics.posterior.enrichment import detectable, shortlist
-from pyro_omics.report import UNIT
 from pyro_omics.version import __version__
 
 SHOWN = 5

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyro_omics import comparison, plots
-from pyro_omics.described import described_data, described_pair, is_kept, told
-from pyro_omics.report import draw
+from pyro_omics import plots
+from pyro_omics.evaluation import comparison
+from pyro_omics.evaluation.described import described_data, described_pair, is_kept, told
+from pyro_omics.evaluation.report import draw
 from pyro_omics.serialization.atomic_write import in_place
 
 MARK = ".compared"

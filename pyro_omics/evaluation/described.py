@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_info
 
 from pyro_omics.data.module import RowDataModule, digest
-from pyro_omics.identity import UntoldError, identity
+from pyro_omics.evaluation.identity import UntoldError, identity
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.serialization.arguments import encode
 

@@ -15,13 +15,14 @@ import pytorch_lightning as pl
 from anndata import AnnData
 from jsonargparse import ArgumentParser
 
-from pyro_omics import del_report, plots
+from pyro_omics import plots
+from pyro_omics.cli import dna_encoded_report
 from pyro_omics.data import DELDataModule, read_del
 from pyro_omics.data.anndata_io.reading import read_path
+from pyro_omics.evaluation.report import History, draw
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import HierarchicalDEL
 from pyro_omics.posterior import Posterior
-from pyro_omics.report import History, draw
 from pyro_omics.serialization.atomic_write import in_place
 
 ANNDATA = (".h5ad", ".zarr")
@@ -116,24 +117,25 @@ def analyse(
     folder, places = _places(out, table)
     notes: list[str] = []
     reading = {"conditions": _mapping(conditions), "layout": layout, "counts": counts, "complete": complete}
-    with del_report.noting(notes), _in_options():
+    with dna_encoded_report.noting(notes), _in_options():
         adata = _read(table, reading, _list(synthon_keys))
         dm = DELDataModule(adata, synthon_keys=_list(synthon_keys), seed=seed)
-    del_report.print_selections(dm)
+    dna_encoded_report.print_selections(dm)
     folder.mkdir(parents=True, exist_ok=True)  # where it cannot be made, better now than after the training
     svi, history = _fitted(dm, max_epochs, seed)
     seconds, posterior = history.seconds, Posterior(svi, dm)
-    with del_report.noting(notes):
-        found = del_report.tables(posterior, fdr, math.log(threshold), seed)
-    figures = del_report.figures(posterior, found, seed)
+    with dna_encoded_report.noting(notes):
+        found = dna_encoded_report.tables(posterior, fdr, math.log(threshold), seed)
+    figures = dna_encoded_report.figures(posterior, found, seed)
     figures["training_curve.png"] = plots.training_curve(history.curves)
     given = {"table": table, "fdr": fdr, "threshold": threshold, "epochs": max_epochs, "seed": seed}
-    metrics = {**given, **del_report.metrics(posterior, found, history.curves), "seconds": seconds, "notes": notes}
+    fitted = dna_encoded_report.metrics(posterior, found, history.curves)
+    metrics = {**given, **fitted, "seconds": seconds, "notes": notes}
     paths = [_csv(path, found[name]) for name, path in places.items()]
     paths.append(svi.save(folder / "model"))
     paths += draw(figures, folder)
     paths.append(in_place(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=1))))
-    del_report.print_hits(found, fdr, threshold, bool(dm.schema["controls"]))
+    dna_encoded_report.print_hits(found, fdr, threshold, bool(dm.schema["controls"]))
     print(f"\nThe results are in {folder}\n" + "\n".join(f"  {path}" for path in paths))
     return folder
 
@@ -185,7 +187,7 @@ def _in_options() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(del_report.as_options(str(error))) from error
+        raise ValueError(dna_encoded_report.as_options(str(error))) from error
 
 
 def _read(table: str, reading: dict[str, Any], synthon_keys: list[str] | None) -> AnnData:
@@ -207,7 +209,7 @@ def _fitted(dm: DELDataModule, max_epochs: int, seed: int) -> tuple[SVIModule, H
     pl.seed_everything(seed, verbose=False)
     svi, history = SVIModule(HierarchicalDEL.from_data(dm)), History()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "limit_val_batches": 0}
-    with del_report.without_lightning():
+    with dna_encoded_report.without_lightning():
         pl.Trainer(max_epochs=max_epochs, accelerator="cpu", callbacks=[history], **quiet).fit(svi, dm)
     return svi, history
 

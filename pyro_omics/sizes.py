@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.serialization.arguments import RecordsArguments
 
 
 @dataclass(frozen=True)
-class Sizes(Recipe):
+class Sizes(RecordsArguments):
     """What a model must know of its data before it is made.
 
     Attributes
@@ -64,7 +64,7 @@ class Sizes(Recipe):
 
 
 @dataclass(frozen=True)
-class DELSizes(Recipe):
+class DELSizes(RecordsArguments):
     """What a model must know of a DNA-encoded library's counts before it is made.
 
     Attributes

@@ -173,9 +173,9 @@ def test_lower_bound_is_finite_and_monotone(confidence):
     assert np.isfinite(lower).all() and (lower >= 0).all()
     assert (np.diff(lower, axis=0) >= 0).all()
     assert (np.diff(lower, axis=1) <= 0).all()
-    positive = lower[:, 0] > 0
-    assert positive.sum() > 20
-    assert (np.diff(lower[positive], axis=0) > 0).all() and (np.diff(lower[positive], axis=1) < 0).all()
+    check_positive = lower[:, 0] > 0
+    assert check_positive.sum() > 20
+    assert (np.diff(lower[check_positive], axis=0) > 0).all() and (np.diff(lower[check_positive], axis=1) < 0).all()
 
 
 @pytest.mark.parametrize(("mean1", "mean2"), [(5.0, 5.0), (20.0, 4.0), (4.0, 20.0), (2.0, 60.0), (300.0, 50.0)])

@@ -13,7 +13,7 @@ from pyro_omics import plots
 from pyro_omics.evaluation import comparison
 from pyro_omics.evaluation.described import described_data, described_pair, is_kept, told
 from pyro_omics.evaluation.report import draw
-from pyro_omics.serialization.atomic_write import in_place
+from pyro_omics.serialization.atomic_write import atomic_write
 
 MARK = ".compared"
 DESCRIPTION = """Fit several configuration files, each as `pyro-omics fit --config FILE` does, and compare them on the
@@ -67,7 +67,10 @@ def main(args: list[str], fit: Callable[[list[str], Callable[[Any, Any, Any], No
         fits[file.stem] = comparison.read(folder)
     table = comparison.table(fits, given.reference)
     _check_data(data)
-    paths = [in_place(out / "comparison.csv", table.to_csv), *draw({"comparison.png": plots.comparison(table)}, out)]
+    paths = [
+        atomic_write(out / "comparison.csv", table.to_csv),
+        *draw({"comparison.png": plots.comparison(table)}, out),
+    ]
     print(f"\n{table.round(2).to_string()}\n\nThe table is in {paths[0]}, and a figure in {paths[1]}")
 
 
@@ -89,7 +92,7 @@ def _fitted(file: Path, options: list[str], folder: Path, fit: Callable[..., Non
     except KeptError:
         print(f"is fitted already, in {folder}", flush=True)
     else:
-        in_place(folder / MARK, lambda path: path.write_text(json.dumps(mark, indent=1)))
+        atomic_write(folder / MARK, lambda path: path.write_text(json.dumps(mark, indent=1)))
     return mark
 
 

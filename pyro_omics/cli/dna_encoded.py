@@ -23,7 +23,7 @@ from pyro_omics.evaluation.report import History, draw
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import HierarchicalDEL
 from pyro_omics.posterior import Posterior
-from pyro_omics.serialization.atomic_write import in_place
+from pyro_omics.serialization.atomic_write import atomic_write
 
 ANNDATA = (".h5ad", ".zarr")
 DESCRIPTION = """Find the binders of a DNA-encoded library: read a table of counts, fit HierarchicalDEL, and write the
@@ -56,7 +56,9 @@ def main(args: list[str]) -> None:
     options = parser.instantiate_classes(config).as_dict()
     options.pop("config")
     folder = analyse(**options)
-    saved = in_place(folder / "config.yaml", lambda path: parser.save(config, path, skip_none=False, multifile=False))
+    saved = atomic_write(
+        folder / "config.yaml", lambda path: parser.save(config, path, skip_none=False, multifile=False)
+    )
     print(f"  {saved}")
 
 
@@ -134,7 +136,7 @@ def analyse(
     paths = [_csv(path, found[name]) for name, path in places.items()]
     paths.append(svi.save(folder / "model"))
     paths += draw(figures, folder)
-    paths.append(in_place(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=1))))
+    paths.append(atomic_write(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=1))))
     dna_encoded_report.print_hits(found, fdr, threshold, bool(dm.schema["controls"]))
     print(f"\nThe results are in {folder}\n" + "\n".join(f"  {path}" for path in paths))
     return folder
@@ -215,4 +217,4 @@ def _fitted(dm: DELDataModule, max_epochs: int, seed: int) -> tuple[SVIModule, H
 
 
 def _csv(path: Path, table: pd.DataFrame) -> Path:
-    return in_place(path, lambda fresh: table.to_csv(fresh, float_format="%.6g"))
+    return atomic_write(path, lambda fresh: table.to_csv(fresh, float_format="%.6g"))

@@ -25,7 +25,7 @@ from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import CountModel
 from pyro_omics.models.bayesianize import bayesianize
 from pyro_omics.parts.weight_priors import WeightPrior
-from pyro_omics.serialization.atomic_write import in_place
+from pyro_omics.serialization.atomic_write import atomic_write
 from pyro_omics.sizes import Sizes
 
 USAGE = """pyro-omics {name} --config FILE.yaml [--data.adata FILE.h5ad] [--out FOLDER] [options]
@@ -143,7 +143,7 @@ class OmicsCLI(LightningCLI):
             paths += [
                 Path(os.path.relpath(path)) for c in self.trainer.checkpoint_callbacks if (path := c.best_model_path)
             ]
-            paths.append(in_place(self._out / "config.yaml", self._write_config))
+            paths.append(atomic_write(self._out / "config.yaml", self._write_config))
             print("\nThe results are in", self._out)
             print("\n".join(f"  {path}" for path in paths))
 
@@ -183,7 +183,7 @@ class OmicsCLI(LightningCLI):
         for name, obsm in (("latent", key), ("latent_sd", f"{key}_sd")):
             adata.obsm[obsm] = torch.cat([part[name] for part in predictions])[row.argsort()].numpy()
         self._out.mkdir(parents=True, exist_ok=True)
-        path = in_place(self._out / "predictions.h5ad", adata.write_h5ad)
+        path = atomic_write(self._out / "predictions.h5ad", adata.write_h5ad)
         print(f"\nThe data with obsm[{key!r}] are in {path}")
 
     @property

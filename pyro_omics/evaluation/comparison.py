@@ -18,7 +18,7 @@ from pyro_omics.evaluation.report import SCORES, History, scores
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.posterior import Posterior
 from pyro_omics.serialization.arguments import encode
-from pyro_omics.serialization.atomic_write import in_place
+from pyro_omics.serialization.atomic_write import atomic_write
 
 METRICS, MODEL = "metrics.json", "model"
 
@@ -218,7 +218,7 @@ def _keep(folder: Path, svi: SVIModule, fit: Fit, described: dict[str, Any]) -> 
         svi.save(fresh / MODEL)
         fit.scores.to_csv(fresh / SCORES)
         metrics = {"seconds": fit.seconds, "parameters": fit.parameters, "description": described}
-        in_place(fresh / METRICS, lambda path: path.write_text(json.dumps(metrics, indent=1)))
+        atomic_write(fresh / METRICS, lambda path: path.write_text(json.dumps(metrics, indent=1)))
         if folder.exists():
             folder.rename(Path(beside) / "old")
         fresh.rename(folder)

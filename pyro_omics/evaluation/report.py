@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from pyro_omics import plots
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.posterior import Posterior
-from pyro_omics.serialization.atomic_write import in_place
+from pyro_omics.serialization.atomic_write import atomic_write
 from pyro_omics.version import __version__
 
 UNIT = "nats per observation"
@@ -99,10 +99,10 @@ class Report(History):
             found = tables[SCORES] = scores(posterior, self.num_particles)
         metrics = json.dumps(self._metrics(posterior, trainer, seconds, found), indent=1)
         paths = [svi.save(folder / "model")]
-        paths.append(in_place(folder / "adata.h5ad", adata.write_h5ad))
-        paths += [in_place(folder / name, table.to_csv) for name, table in tables.items()]
+        paths.append(atomic_write(folder / "adata.h5ad", adata.write_h5ad))
+        paths += [atomic_write(folder / name, table.to_csv) for name, table in tables.items()]
         paths += draw(figures, folder)
-        paths.append(in_place(folder / "metrics.json", lambda path: path.write_text(metrics)))
+        paths.append(atomic_write(folder / "metrics.json", lambda path: path.write_text(metrics)))
         return paths
 
     def _metrics(
@@ -148,6 +148,6 @@ def scores(posterior: Posterior, num_particles: int, seed: int = 0) -> pd.DataFr
 def draw(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     """Write figures into a folder, by name; returns their paths."""
     return [
-        in_place(folder / name, lambda path, figure=figure: figure.savefig(path, dpi=150))
+        atomic_write(folder / name, lambda path, figure=figure: figure.savefig(path, dpi=150))
         for name, figure in figures.items()
     ]

@@ -17,7 +17,7 @@ from torch.nn import functional
 from pyro_omics.distributions.flows import zuko
 from pyro_omics.guides.base import LocalGuide
 from pyro_omics.models.base import CountModel
-from pyro_omics.parts.base import positive
+from pyro_omics.parts.base import check_positive
 
 
 class Amortized(LocalGuide):
@@ -100,7 +100,7 @@ class AmortizedFlow(Amortized):
         n_hidden: int = 64,
     ) -> None:
         super().__init__(model, rest)
-        positive(n_transforms=n_transforms, n_hidden=n_hidden)
+        check_positive(n_transforms=n_transforms, n_hidden=n_hidden)
         self.flows = PyroModule[nn.ModuleDict]()
         batch = model.example_batch()
         for name in model.local_sites:

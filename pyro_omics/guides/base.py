@@ -18,15 +18,15 @@ from torch.distributions import biject_to
 
 from pyro_omics.distributions import masked
 from pyro_omics.guides.global_guide import over_globals
-from pyro_omics.layers.module import PlainModule
+from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.models.base import CountModel
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import latent_sites
 
 Offsets: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
 
-class LocalGuide(PlainModule, Recipe):
+class LocalGuide(FastPyroModule, RecordsArguments):
     """A distribution for each row's own latents, by location and scale, and a guide ``rest`` for all others.
 
     A subclass says where location and scale come from (`start`), and may say what they are the location and scale of

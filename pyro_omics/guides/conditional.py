@@ -12,10 +12,10 @@ from torch import Tensor
 from pyro_omics.guides.gamma_mean_field import GammaMeanField
 from pyro_omics.guides.global_guide import over_globals
 from pyro_omics.models.base import CountModel
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.serialization.arguments import RecordsArguments
 
 
-class Conditional(PyroModule, Recipe):
+class Conditional(PyroModule, RecordsArguments):
     r"""A guide over the global latents; for each row's own, their posterior given those and the row's counts.
 
     .. math:: q(f, g_{1..n}) = q(f) \prod_n p(g_n \mid f, x_n)

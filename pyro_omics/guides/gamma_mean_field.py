@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_omics.distributions import masked
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import PLATE, is_local, latent_sites
 
 SPREAD = 0.1  # standard deviation of a Normal factor at the start, as AutoNormal's
 BOUNDS = (-7.0, 30.0)  # of the log of a Gamma's shape: below, its draws are no longer told from 0 in float32
 
 
-class GammaMeanField(PyroModule, Recipe):
+class GammaMeanField(PyroModule, RecordsArguments):
     r"""Every entry of every latent by itself: Gamma where it is positive, else Normal, mapped to its support.
 
     .. math:: q(f) = \prod_j \mathrm{Gamma}(f_j; \alpha_j, \beta_j)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_omics.guides.base import LocalGuide, Offsets
 from pyro_omics.models.base import CountModel
-from pyro_omics.parts.base import positive
+from pyro_omics.parts.base import check_positive
 from pyro_omics.sites import latent_sites, replayed, row_terms, sample_sites
 
 KEPT = 8  # batches whose offsets are remembered
@@ -48,7 +48,7 @@ class Refinement:
     """
 
     def __init__(self, n_steps: int, lr: float) -> None:
-        positive(n_steps=n_steps)
+        check_positive(n_steps=n_steps)
         if not lr > 0:
             raise ValueError(f"lr is the learning rate of the refinement, above 0, and is {lr}")
         self.n_steps, self.lr = n_steps, lr

@@ -13,7 +13,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_omics.layers import quietly
+from pyro_omics.layers import without_side_effects
 from pyro_omics.parts.priors import Prior
 from pyro_omics.sites import draw_enumerated, global_terms, is_local, latent_values, replayed, row_terms, sample_sites
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyro_omics.inference.svi_module import SVIModule
 
 
-class Draws:
+class GuideDraws:
     """Numbered draws from the guide: draw s has the same global latents in every minibatch.
 
     Parameters
@@ -119,8 +119,8 @@ class Draws:
 
 
 @contextmanager
-def drawing(svi: SVIModule, seed: int) -> Iterator[Draws]:
+def drawing(svi: SVIModule, seed: int) -> Iterator[GuideDraws]:
     """Draw from a seed, in eval mode and without gradients; the random state and the mode are put back after."""
-    with quietly(svi), pyro.validation_enabled(False):
+    with without_side_effects(svi), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        yield Draws(svi)
+        yield GuideDraws(svi)

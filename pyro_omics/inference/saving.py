@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from safetensors.torch import load_file, save_file
 
 from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.serialization.arguments import Recipe, decode, encode, qualified_name
+from pyro_omics.serialization.arguments import RecordsArguments, decode, encode, qualified_name
 from pyro_omics.version import __version__
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def save(svi: SVIModule, path: str | Path) -> Path:
 
 def _config(svi: SVIModule) -> dict[str, Any]:
     guide = encode(svi.guide)
-    if isinstance(svi.guide, Recipe):
+    if isinstance(svi.guide, RecordsArguments):
         # The guide's first argument is the model, which stands beside it.
         guide["arguments"] = dict(list(guide["arguments"].items())[1:])
     return {

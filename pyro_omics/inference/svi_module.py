@@ -42,7 +42,7 @@ from pyro_omics.inference.elbos.renyi import enumerates
 from pyro_omics.inference.keyed_noise import KeyedNoise
 from pyro_omics.inference.kl_warmup import LatentValues, ScaleLatents
 from pyro_omics.inference.saving import save
-from pyro_omics.layers import eval_mode, quietly
+from pyro_omics.layers import eval_mode, without_side_effects
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.optim import warn_of_two_decays
 from pyro_omics.sites import latent_sites
@@ -139,12 +139,12 @@ class SVIModule(pl.LightningModule):
             made = model.default_guide() or Amortized
         elif isinstance(made, type) and issubclass(made, AutoGuide):
             check_rows(made, model)
-        with quietly(model):
+        with without_side_effects(model):
             check_model(model, batch)
         guide = made if isinstance(made, torch.nn.Module) else made(model)
         check_guide(guide, model)
         pair = self.bound(model, guide)
-        with quietly(pair):
+        with without_side_effects(pair):
             run_guide(guide, batch)
             check_pair(model, guide, batch, self.bound)
             check_particles(self.bound, model, batch)
@@ -201,7 +201,7 @@ class SVIModule(pl.LightningModule):
                     "from the DataModule that it is trained on, from_data(dm)"
                 )
             # Once on the data's own batch: what the model asks of them and they lack is said before training.
-            with quietly(self.elbo):
+            with without_side_effects(self.elbo):
                 check_pair(self.model, self.guide, dm.example_batch(), self.bound)
             self.model.warm_start(self.guide, dm)
             self.schema = dm.schema

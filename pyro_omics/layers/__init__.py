@@ -5,9 +5,9 @@ leading sample dimensions in front of the rows.
 """
 
 from pyro_omics.layers.basic import BatchNorm, Dropout, LayerNorm, Linear, SparseLinear
-from pyro_omics.layers.eval_mode import eval_mode, quietly
+from pyro_omics.layers.eval_mode import eval_mode, without_side_effects
 from pyro_omics.layers.inputs import Covariates, log_counts, log_normalised
-from pyro_omics.layers.module import PlainModule
+from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.layers.networks import (
     Branches,
     Classifier,
@@ -27,14 +27,14 @@ __all__ = [
     "Dropout",
     "Encoder",
     "FCLayers",
+    "FastPyroModule",
     "GatedAttention",
     "LayerNorm",
     "Linear",
-    "PlainModule",
     "ResidualMLP",
     "SparseLinear",
     "eval_mode",
     "log_counts",
     "log_normalised",
-    "quietly",
+    "without_side_effects",
 ]

@@ -7,15 +7,15 @@ from torch.nn import functional
 
 from pyro_omics.kernels import sparse_product
 from pyro_omics.kernels.dropout import dropout
-from pyro_omics.layers.module import PlainModule
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.layers.module import FastPyroModule
+from pyro_omics.serialization.arguments import RecordsArguments
 
 
-class Linear(nn.Linear, PlainModule):
+class Linear(nn.Linear, FastPyroModule):
     """``nn.Linear`` as a PyroModule, so that its weights can become latent."""
 
 
-class Dropout(nn.Dropout, PlainModule):
+class Dropout(nn.Dropout, FastPyroModule):
     """``nn.Dropout`` as a PyroModule: a plain module's parameters are looked for at each read of it."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class Dropout(nn.Dropout, PlainModule):
         return dropout(x, self.p) if self.training else x
 
 
-class BatchNorm(nn.BatchNorm1d, PlainModule):
+class BatchNorm(nn.BatchNorm1d, FastPyroModule):
     """Batch normalisation with the field's momentum (0.01) and eps (1e-3), over all leading dimensions.
 
     ``nn.BatchNorm1d`` takes the second dimension for the features, which is silently wrong for (particles, n, h)
@@ -46,14 +46,14 @@ class BatchNorm(nn.BatchNorm1d, PlainModule):
         return out.reshape(x.shape)
 
 
-class LayerNorm(nn.LayerNorm, PlainModule):
+class LayerNorm(nn.LayerNorm, FastPyroModule):
     """Layer normalisation with eps 1e-3: no statistics are shared between rows."""
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features, eps=1e-3)
 
 
-class SparseLinear(PlainModule, Recipe):
+class SparseLinear(FastPyroModule, RecordsArguments):
     """x W + b of inputs that may be mostly zero: the product is taken where they are not, if a DataModule noted it.
 
     The weights are (n_in, n_out), transposed to those of ``nn.Linear``: an input's weights lie beside each other.

@@ -24,7 +24,7 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def quietly(module: nn.Module) -> Iterator[None]:
+def without_side_effects(module: nn.Module) -> Iterator[None]:
     """Run a module without a trace: in eval mode, without gradients, with the random state put back after.
 
     Not in inference mode: parameters made there could not be trained.

@@ -9,12 +9,12 @@ from torch.nn import functional
 from pyro_omics.batch import CellBatch
 from pyro_omics.kernels.dense_rows import log1p_of_stored
 from pyro_omics.kernels.dispatch import serve
-from pyro_omics.layers.module import PlainModule
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.layers.module import FastPyroModule
+from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sizes import Sizes
 
 
-class Covariates(PlainModule, Recipe):
+class Covariates(FastPyroModule, RecordsArguments):
     """A batch's covariates as one matrix: one-hot batch, one-hot categories, continuous covariates.
 
     A categorical covariate with one level is dropped.

@@ -13,7 +13,7 @@ from pyro.poutine.util import is_validation_enabled
 from torch import nn
 
 
-class PlainModule(PyroModule):
+class FastPyroModule(PyroModule):
     """A PyroModule that says nothing of its plain parameters unless a handler listens.
 
     Each read of a parameter of a PyroModule is a ``pyro.param`` statement, and each call asks for Pyro's settings:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from pyro_omics.kernels.dense_rows import joined
 from pyro_omics.kernels.dispatch import full
 from pyro_omics.layers.basic import BatchNorm, Dropout, LayerNorm, Linear, SparseLinear
-from pyro_omics.layers.module import PlainModule
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.layers.module import FastPyroModule
+from pyro_omics.serialization.arguments import RecordsArguments
 
 
 def _join(x: Tensor, cov: Tensor | None) -> Tensor:
@@ -32,7 +32,7 @@ def _width(n_in: int, n_hidden: int, n_layers: int, n_cov: int, skip: bool) -> i
     return (n_hidden if n_layers else n_in) + (n_in + n_cov if skip else 0)
 
 
-class FCLayers(PlainModule, Recipe):
+class FCLayers(FastPyroModule, RecordsArguments):
     """Fully connected layers, each Linear, norm, ReLU, Dropout; covariates are concatenated to each layer's input.
 
     Parameters
@@ -82,7 +82,7 @@ class FCLayers(PlainModule, Recipe):
         return x
 
 
-class Encoder(PlainModule, Recipe):
+class Encoder(FastPyroModule, RecordsArguments):
     """The location and scale of a Normal: hidden layers, then a Linear each; variance = exp(.) + 1e-4.
 
     Parameters
@@ -121,7 +121,7 @@ class Encoder(PlainModule, Recipe):
         return full(self.loc(h)), (full(self.log_var(h)).exp() + 1e-4).sqrt()
 
 
-class Decoder(PlainModule, Recipe):
+class Decoder(FastPyroModule, RecordsArguments):
     """Hidden layers, then one Linear for each named head.
 
     Parameters
@@ -161,7 +161,7 @@ class Decoder(PlainModule, Recipe):
         return {name: full(head(h)) for name, head in self.heads.items()}
 
 
-class Branches(PlainModule, Recipe):
+class Branches(FastPyroModule, RecordsArguments):
     """Decoders side by side, with a hidden layer each, whose outputs are put together.
 
     Parameters
@@ -179,7 +179,7 @@ class Branches(PlainModule, Recipe):
         return {name: out for decoder in self.decoders for name, out in decoder(z, cov).items()}
 
 
-class ResidualMLP(PlainModule, Recipe):
+class ResidualMLP(FastPyroModule, RecordsArguments):
     """A Linear to the hidden width, blocks x + dropout(relu(norm(Linear(x)))), and a Linear out of it.
 
     Parameters
@@ -220,7 +220,7 @@ class ResidualMLP(PlainModule, Recipe):
         return full(self.last(h))
 
 
-class GatedAttention(PlainModule, Recipe):
+class GatedAttention(FastPyroModule, RecordsArguments):
     r"""The weighted mean of a set, by weights that each member's own features give.
 
     .. math:: a_p \propto \exp(w^\top (\tanh(V h_p) \odot \mathrm{sigmoid}(U h_p)))
@@ -251,7 +251,7 @@ class GatedAttention(PlainModule, Recipe):
         return (self.weights(h).unsqueeze(-1) * h).sum(-2)
 
 
-class Classifier(PlainModule, Recipe):
+class Classifier(FastPyroModule, RecordsArguments):
     """Logits of classes from a latent, whose gradient reaches the latent reversed: the latent learns to hide the class.
 
     Parameters

@@ -18,17 +18,17 @@ from torch.optim import Optimizer
 from pyro_omics.batch import CellBatch
 from pyro_omics.inference.elbos.trace import TraceELBO
 from pyro_omics.layers import Encoder, log_counts
-from pyro_omics.layers.module import PlainModule
+from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.priors import Prior
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import PLATE
 from pyro_omics.sizes import Sizes
 
 Guide: TypeAlias = PyroModule
 
 
-class CountModel(PlainModule, Recipe):
+class CountModel(FastPyroModule, RecordsArguments):
     """A Pyro program ``forward(batch)`` over a minibatch of counts.
 
     A model of one's own sets ``local_sites``, opens ``self.plate(batch)`` around them, and observes the counts in it;

@@ -73,8 +73,8 @@ def bayesianize(model: M, *names: str, prior: Distribution | WeightPrior | None 
             _check_start(path, starts[path], prior)
         _make_latent(owner, name, prior)
     model.starts = starts
-    edits = [*getattr(model, "recipe_edits", ()), {"edit": "bayesianize", "names": list(names), "prior": prior}]
-    object.__setattr__(model, "recipe_edits", edits)
+    edits = [*getattr(model, "constructor_edits", ()), {"edit": "bayesianize", "names": list(names), "prior": prior}]
+    object.__setattr__(model, "constructor_edits", edits)
     return model
 
 

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from pyro_omics.layers.module import PlainModule
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.layers.module import FastPyroModule
+from pyro_omics.serialization.arguments import RecordsArguments
 
 P = TypeVar("P")
 
 
-class Part(PlainModule, Recipe):
+class Part(FastPyroModule, RecordsArguments):
     """A prior, likelihood, dispersion or library: made without sizes, and completed once, by its model."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Part(PlainModule, Recipe):
         self.built = True
 
 
-def part_of(argument: str, value: Any, kind: type[P]) -> P:
+def check_part(argument: str, value: Any, kind: type[P]) -> P:
     """The value itself, if it is a part of that kind.
 
     Raises
@@ -52,7 +52,7 @@ def part_of(argument: str, value: Any, kind: type[P]) -> P:
     raise TypeError(f"{argument} must be a {kind.__name__}, an object, and is {value!r}")
 
 
-def free_network(argument: str, network: nn.Module) -> nn.Module:
+def check_unowned(argument: str, network: nn.Module) -> nn.Module:
     """The network itself, if no other model has it.
 
     Raises
@@ -60,7 +60,7 @@ def free_network(argument: str, network: nn.Module) -> nn.Module:
     TypeError, ValueError
         For what is no module, and for a network that is part of a model already.
     """
-    network = part_of(argument, network, nn.Module)
+    network = check_part(argument, network, nn.Module)
     if getattr(network, "_pyro_name", ""):
         raise ValueError(f"{argument} is a network of another model already: make a new one for each model")
     return network
@@ -74,7 +74,7 @@ def check_heads(argument: str, heads: Mapping[str, Tensor], names: Iterable[str]
             raise ValueError(f"the {argument} must return {name!r} of {width} in each row, and has {found}")
 
 
-def positive(**numbers: int) -> None:
+def check_positive(**numbers: int) -> None:
     """Raise a ValueError that names the first of these arguments that is no positive integer."""
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:

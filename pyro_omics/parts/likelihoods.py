@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch
-from pyro_omics.parts.base import Part, part_of
+from pyro_omics.parts.base import Part, check_part
 from pyro_omics.parts.dispersions import Dispersion, PerGene
 from pyro_omics.sizes import Sizes
 
@@ -81,7 +81,7 @@ class NegativeBinomial(Likelihood):
 
     def __init__(self, dispersion: Dispersion | None = None) -> None:
         super().__init__()
-        self.dispersion = PerGene() if dispersion is None else part_of("dispersion", dispersion, Dispersion)
+        self.dispersion = PerGene() if dispersion is None else check_part("dispersion", dispersion, Dispersion)
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.serialization.arguments import RecordsArguments
 
 
-class WeightPrior(Recipe):
+class WeightPrior(RecordsArguments):
     """A distribution over a parameter of any shape, made of one latent or of several.
 
     A new one is one class that overrides `parts`.

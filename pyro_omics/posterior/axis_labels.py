@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 
-class Labels:
+class AxisLabels:
     """The names along each axis of a model's sites and queries.
 
     Parameters

@@ -8,10 +8,10 @@ import torch
 
 from pyro_omics.inference.draws import drawing
 from pyro_omics.posterior.intervals import check_draws
-from pyro_omics.posterior.rows import Passes
+from pyro_omics.posterior.rows import PosteriorRows
 
 
-class Scores(Passes):
+class LikelihoodScores(PosteriorRows):
     """The scores that a `Posterior` gives of each row, in nats."""
 
     def elbo(self, split: str = "all", num_samples: int = 1, seed: int = 0) -> pd.Series:

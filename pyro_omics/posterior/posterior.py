@@ -19,12 +19,12 @@ from pyro_omics.inference.draws import drawing
 from pyro_omics.posterior.axis_labels import dimension
 from pyro_omics.posterior.enrichment import REPORTS
 from pyro_omics.posterior.intervals import Summary, check_draws, correlation, interval_bounds, summarise
-from pyro_omics.posterior.likelihood_scores import Scores
-from pyro_omics.posterior.query import Question
+from pyro_omics.posterior.likelihood_scores import LikelihoodScores
+from pyro_omics.posterior.query import ModelQuery
 from pyro_omics.sites import observed_sites
 
 
-class Posterior(Scores):
+class Posterior(LikelihoodScores):
     """The posterior of a trained model over the rows of a DataModule: those it was trained on, or new ones.
 
     New data are aligned by name: the model's genes in the model's order, extra genes left out. What the model itself
@@ -309,14 +309,14 @@ class Posterior(Scores):
         index = ask.index(several=not isinstance(self.model.queries[name], str))
         return pd.DataFrame(total / num_samples, index=index, columns=index)
 
-    def _question(self, name: str, transform_batch: Any, options: dict[str, Any]) -> Question:
+    def _question(self, name: str, transform_batch: Any, options: dict[str, Any]) -> ModelQuery:
         if name not in self.model.queries:
             raise ValueError(f"{name!r} is no query of the model: it has {list(self.model.queries)}")
         kinds = self.model.queries[name]
         axes = (kinds,) if isinstance(kinds, str) else kinds
         options = dict(options)
         chosen = {axis: self.labels.columns(axis, options.pop(axis, None)) for axis in axes}
-        return Question(self.model, name, self.labels, chosen, self._batch_codes(transform_batch), options)
+        return ModelQuery(self.model, name, self.labels, chosen, self._batch_codes(transform_batch), options)
 
     def _batch_codes(self, transform_batch: str | Sequence[str] | None) -> list[int | None]:
         if transform_batch is None:

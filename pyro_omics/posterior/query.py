@@ -11,13 +11,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_omics.inference.draws import Draws
+from pyro_omics.inference.draws import GuideDraws
 from pyro_omics.models.base import CountModel
-from pyro_omics.posterior.axis_labels import Labels
+from pyro_omics.posterior.axis_labels import AxisLabels
 from pyro_omics.sites import latent_values
 
 
-class Question:
+class ModelQuery:
     """A query with its columns chosen, averaged over the batches that rows are decoded under.
 
     Parameters
@@ -40,7 +40,7 @@ class Question:
         self,
         model: CountModel,
         name: str,
-        labels: Labels,
+        labels: AxisLabels,
         columns: dict[str, np.ndarray],
         codes: Sequence[int | None],
         options: dict[str, Any],
@@ -67,7 +67,7 @@ class Question:
         pairs = [(axis, name) for axis, (_, names) in zip(self.columns, self.blocks(), strict=True) for name in names]
         return pd.MultiIndex.from_tuples(pairs, names=["kind", "name"])
 
-    def __call__(self, draws: Draws, batch: Any, s: int) -> list[Tensor]:
+    def __call__(self, draws: GuideDraws, batch: Any, s: int) -> list[Tensor]:
         """Draw s of the query's tensors (n, columns)."""
         guide = draws.guide(batch, s)
         latents = latent_values(guide)

@@ -12,13 +12,13 @@ from tqdm.auto import tqdm
 
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel
-from pyro_omics.posterior.axis_labels import Labels
+from pyro_omics.posterior.axis_labels import AxisLabels
 
 HELD = 2**26  # numbers that a query holds for one minibatch: 256 MB
 LONG = 200  # passes over minibatches from which a query shows a progress bar
 
 
-class Passes:
+class PosteriorRows:
     """A trained pair and the rows of a DataModule, as its model must see them.
 
     Parameters
@@ -56,7 +56,7 @@ class Passes:
                 "DataModule whose gene names could align them"
             )
         self.width = len(genes or self.schema.get("targets", ())) or 1
-        self.labels = Labels(self.schema, svi.model.axes, svi.model.levels)
+        self.labels = AxisLabels(self.schema, svi.model.axes, svi.model.levels)
 
     @property
     def model(self) -> CountModel:

@@ -28,15 +28,15 @@ ALLOWED_PACKAGES = (
 )
 
 
-class Recipe:
-    """Mixin: an instance remembers the arguments that it was made with (``recipe_arguments``).
+class RecordsArguments:
+    """Mixin: an instance remembers the arguments that it was made with (``constructor_arguments``).
 
     It works through ``__new__``, so that a subclass needs no cooperation: a user's own model is recorded as ours are.
     """
 
-    recipe_arguments: dict[str, Any]
+    constructor_arguments: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Recipe:
+    def __new__(cls, *args: Any, **kwargs: Any) -> RecordsArguments:
         """Make the instance, and note the arguments."""
         self = super().__new__(cls)
         try:
@@ -49,7 +49,7 @@ class Recipe:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(name, {}))
         # nn.Module.__setattr__ refuses to work before its __init__, and must not register these objects a second time.
-        object.__setattr__(self, "recipe_arguments", arguments)
+        object.__setattr__(self, "constructor_arguments", arguments)
         return self
 
 
@@ -74,10 +74,12 @@ def encode(value: Any) -> Any:
         return {"type": qualified_name(value)}
     if isinstance(value, functools.partial):
         return _encode_partial(value)
-    if isinstance(value, Recipe) and hasattr(value, "recipe_arguments"):
-        arguments = {name: encode(item) for name, item in value.recipe_arguments.items()}
+    if isinstance(value, RecordsArguments) and hasattr(value, "constructor_arguments"):
+        arguments = {name: encode(item) for name, item in value.constructor_arguments.items()}
         made = {"class": qualified_name(type(value)), "arguments": arguments}
-        edits = [{name: encode(item) for name, item in edit.items()} for edit in getattr(value, "recipe_edits", ())]
+        edits = [
+            {name: encode(item) for name, item in edit.items()} for edit in getattr(value, "constructor_edits", ())
+        ]
         return {**made, "edits": edits} if edits else made
     if isinstance(value, Distribution | Transform):
         return _encode_distribution(value)
@@ -166,7 +168,7 @@ def resolve(path: str, known: Mapping[str, type]) -> type:
     except ImportError:
         found = None
     # A module also holds what it imports: the class must be written in it, and be a part of a model or guide.
-    if not (isinstance(found, type) and _written_in(module, found) and issubclass(found, (Recipe, *PARTS))):
+    if not (isinstance(found, type) and _written_in(module, found) and issubclass(found, (RecordsArguments, *PARTS))):
         raise ValueError(f"{path!r} is not a part of a model or guide in this version of the package")
     return found
 

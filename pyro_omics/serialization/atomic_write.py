@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def in_place(path: Path, write: Any) -> Path:
+def atomic_write(path: Path, write: Any) -> Path:
     """Write beside, then rename: what was there stays whole until the new file is."""
     fresh = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:

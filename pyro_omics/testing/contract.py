@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.infer import ELBO
 
 from pyro_omics.inference.svi_module import SVIModule
-from pyro_omics.layers import quietly
+from pyro_omics.layers import without_side_effects
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.testing.gradients import check_gradients, check_loss
 from pyro_omics.testing.pairs import check_sites
@@ -64,13 +64,13 @@ def check_model(
         svi = SVIModule(copy.deepcopy(model), guide=guide, elbo=elbo)  # refuses pairs that do not fit
         batches = _batches(dm)
         batch = dm.data[batches[0]]
-        with quietly(svi):
+        with without_side_effects(svi):
             check_sites(svi, batch)
         check_loss(svi, batch)
         svi.model.warm_start(svi.guide, dm)
         stir(svi)
         check_gradients(svi, [dm.data[rows] for rows in batches])
-        with quietly(svi):
+        with without_side_effects(svi):
             check_rows(svi, dm, batches[0])
             _check_prior_predictive(svi.model, batch)
             check_reloading(svi, batch, guide)

@@ -12,12 +12,12 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_omics.parts.base import positive
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.parts.base import check_positive
+from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import global_terms, is_local, plate_scale, replayed, row_terms, sample_sites
 
 
-class RenyiELBO(ELBO, Recipe):
+class RenyiELBO(ELBO, RecordsArguments):
     r"""The Renyi bound of order alpha over each row's latents, differentiable by torch's autograd.
 
     .. math::
@@ -51,7 +51,7 @@ class RenyiELBO(ELBO, Recipe):
     def __init__(self, alpha: float = 0.0, num_particles: int = 2) -> None:
         if not 0 <= alpha < math.inf:
             raise ValueError(f"alpha is the bound's order, 0 or more, and is {alpha}: below 0 there is no lower bound")
-        positive(num_particles=num_particles)
+        check_positive(num_particles=num_particles)
         super().__init__(num_particles=num_particles)
         self.alpha = alpha
         self.plain_loss: Tensor | None = None  # at alpha = 1, of the last call's draws

@@ -17,13 +17,13 @@ from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_omics.parts.base import positive
-from pyro_omics.serialization.arguments import Recipe
+from pyro_omics.parts.base import check_positive
+from pyro_omics.serialization.arguments import RecordsArguments
 
 Sites: TypeAlias = dict[str, dict[str, Any]]
 
 
-class TraceELBO(Trace_ELBO, Recipe):
+class TraceELBO(Trace_ELBO, RecordsArguments):
     r"""The ELBO from draws of the guide: value and gradient of Pyro's Trace_ELBO, in less time.
 
     .. math:: \mathcal L = \frac{1}{S} \sum_s \log p(x, z_s) - \log q(z_s), \quad z_s \sim q
@@ -52,7 +52,7 @@ class TraceELBO(Trace_ELBO, Recipe):
     def __init__(
         self, num_particles: int = 1, max_plate_nesting: float = math.inf, vectorize_particles: bool = False
     ) -> None:
-        positive(num_particles=num_particles)
+        check_positive(num_particles=num_particles)
         super().__init__(num_particles, max_plate_nesting, vectorize_particles=vectorize_particles)
         self.kl: Any = 0.0  # of the last call's draws, log q - log p of the latents with the scales they had
 

@@ -18,9 +18,9 @@ from pyro_omics.batch import DELBatch
 from pyro_omics.layers import GatedAttention, LayerNorm, ResidualMLP
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.dna_encoded.hierarchical import example_compounds
-from pyro_omics.models.dna_encoded.selection_arm import Arm
+from pyro_omics.models.dna_encoded.selection_arm import SelectionArm
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.parts.base import part_of, positive
+from pyro_omics.parts.base import check_part, check_positive
 from pyro_omics.parts.likelihoods import Likelihood, ZeroInflatedPoisson
 from pyro_omics.sizes import DELSizes
 
@@ -91,13 +91,13 @@ class DELCount(CountModel):
         latent_depth: bool = False,
     ) -> None:
         super().__init__(n_obs=sizes.n_obs)
-        positive(n_hidden=n_hidden, n_blocks=n_blocks + 1)
+        check_positive(n_hidden=n_hidden, n_blocks=n_blocks + 1)
         self.sizes, self.latent_depth = sizes, latent_depth
-        chosen = part_of("likelihood", ZeroInflatedPoisson() if likelihood is None else likelihood, Likelihood)
-        self.target = Arm(chosen, sizes, sizes.n_target)
+        chosen = check_part("likelihood", ZeroInflatedPoisson() if likelihood is None else likelihood, Likelihood)
+        self.target = SelectionArm(chosen, sizes, sizes.n_target)
         n_in = sizes.n_features or sum(sizes.n_synthons)
         network: dict[str, Any] = {"n_hidden": n_hidden, "n_blocks": n_blocks, "dropout": dropout, "norm": norm}
-        self.control = Arm(chosen, sizes, sizes.n_control) if sizes.n_control else None
+        self.control = SelectionArm(chosen, sizes, sizes.n_control) if sizes.n_control else None
         self.matrix_rate = ResidualMLP(n_in, 1, **network) if sizes.n_control else None
         self.pose = None
         if sizes.pose_shape:

@@ -21,10 +21,10 @@ from pyro_omics.distributions.quadrature import Quadrature
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.models.dna_encoded.coordinate_ascent import warm_start
 from pyro_omics.models.dna_encoded.integration_grid import edges
-from pyro_omics.models.dna_encoded.selection_arm import Arm
+from pyro_omics.models.dna_encoded.selection_arm import SelectionArm
 from pyro_omics.models.dna_encoded.superposition import ABUNDANCE, YIELD, amount, at, truncates
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.parts.base import part_of
+from pyro_omics.parts.base import check_part
 from pyro_omics.parts.dispersions import PerGene
 from pyro_omics.parts.likelihoods import Likelihood, Poisson
 from pyro_omics.parts.likelihoods import NegativeBinomial as NegativeBinomialLikelihood
@@ -118,9 +118,9 @@ class HierarchicalDEL(CountModel):
         for part in (self.own, *self.truncates.values(), *([] if self.matrix is None else [self.matrix])):
             part.build(sizes)
         self.local_sites = ("own",) if self.matrix is None else ("matrix", "own")
-        chosen = part_of("likelihood", self._noise() if likelihood is None else likelihood, Likelihood)
-        self.target = Arm(chosen, sizes, sizes.n_target)
-        self.control = Arm(chosen, sizes, sizes.n_control) if sizes.n_control else None
+        chosen = check_part("likelihood", self._noise() if likelihood is None else likelihood, Likelihood)
+        self.target = SelectionArm(chosen, sizes, sizes.n_target)
+        self.control = SelectionArm(chosen, sizes, sizes.n_control) if sizes.n_control else None
         self.log_kappa = nn.Parameter(torch.tensor(3.0)) if sizes.n_pre else None
         self.axes = self._axes()
 
@@ -366,7 +366,7 @@ def _sparse(argument: str, prior: SparseGamma | None) -> SparseGamma:
     if prior is None:
         # Under a mean-field guide the shape of a few effects is fitted badly: to where none of them is sparse.
         return SparseGamma(learned=("mean",)) if argument == "truncate" else SparseGamma()
-    prior = part_of(argument, prior, SparseGamma)
+    prior = check_part(argument, prior, SparseGamma)
     return SparseGamma(prior.shape, prior.mean, prior.learned)
 
 

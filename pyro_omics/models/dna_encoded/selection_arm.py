@@ -16,7 +16,7 @@ from pyro_omics.sizes import DELSizes
 START = {"dropout_logits": -2.0}
 
 
-class Arm(PyroModule):
+class SelectionArm(PyroModule):
     """The counts of one arm (target, control): a likelihood of their means.
 
     What the likelihood asks of a decoder (a gate's logits, say) is here one learned number for each sample.

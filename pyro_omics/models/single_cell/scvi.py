@@ -17,7 +17,7 @@ from pyro_omics.batch import CellBatch
 from pyro_omics.layers import BatchNorm, Covariates, Decoder, Encoder
 from pyro_omics.models.base import CountModel
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.parts.base import check_heads, free_network, part_of, positive
+from pyro_omics.parts.base import check_heads, check_part, check_positive, check_unowned
 from pyro_omics.parts.library_sizes import Library, Observed
 from pyro_omics.parts.likelihoods import Likelihood, ZeroInflatedNegativeBinomial
 from pyro_omics.parts.priors import Prior, StandardNormal
@@ -91,24 +91,24 @@ class SCVI(CountModel):
         encode_covariates: bool = False,
     ) -> None:
         super().__init__(n_obs=sizes.n_obs)
-        positive(n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers + 1)  # no hidden layer is allowed
+        check_positive(n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers + 1)  # no hidden layer is allowed
         self.sizes = replace(sizes, n_latent=n_latent)
         self.n_genes, self.n_latent = sizes.n_genes, n_latent
         self.encode_covariates = encode_covariates
         self.covariates = Covariates(sizes)
-        self.prior = StandardNormal() if prior is None else part_of("prior", prior, Prior)
+        self.prior = StandardNormal() if prior is None else check_part("prior", prior, Prior)
         chosen = ZeroInflatedNegativeBinomial() if likelihood is None else likelihood
-        self.likelihood = part_of("likelihood", chosen, Likelihood)
-        self.library = Observed() if library is None else part_of("library", library, Library)
+        self.likelihood = check_part("likelihood", chosen, Likelihood)
+        self.library = Observed() if library is None else check_part("library", library, Library)
         for part in (self.prior, self.likelihood, self.library):
             part.build(self.sizes)
         self.local_sites = ("z", *self.library.sites)
         self.network: dict[str, Any] = {"n_hidden": n_hidden, "n_layers": n_layers, "norm": norm}
         self.dropout = dropout
         heads = dict.fromkeys(("rho", *self.likelihood.heads), sizes.n_genes)
-        self.decoder = free_network("decoder", self.build_decoder(heads) if decoder is None else decoder)
+        self.decoder = check_unowned("decoder", self.build_decoder(heads) if decoder is None else decoder)
         if encoder is not None:
-            self.encoders["z"] = free_network("encoder", encoder)
+            self.encoders["z"] = check_unowned("encoder", encoder)
         self.prior.attach(self)
 
     def forward(self, batch: CellBatch) -> None:

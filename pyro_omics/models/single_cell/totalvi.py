@@ -22,7 +22,7 @@ from pyro_omics.kernels.dense_rows import joined
 from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
 from pyro_omics.models.single_cell.scvi import SCVI
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.parts.base import check_heads, free_network, part_of
+from pyro_omics.parts.base import check_heads, check_part, check_unowned
 from pyro_omics.parts.dispersions import PerGene
 from pyro_omics.parts.likelihoods import Likelihood, NegativeBinomial, NegativeBinomialMixture
 from pyro_omics.parts.protein_background import Background, Efficiency
@@ -123,16 +123,16 @@ class TotalVI(SCVI):
         self.n_proteins = sizes.n_proteins
         # scvi-tools draws log theta of proteins from Uniform(0, 2): this is its mean.
         mixture = NegativeBinomialMixture(PerGene(start=1.0)) if protein_likelihood is None else protein_likelihood
-        self.protein_likelihood = part_of("protein_likelihood", mixture, NegativeBinomialMixture)
+        self.protein_likelihood = check_part("protein_likelihood", mixture, NegativeBinomialMixture)
         self.protein_likelihood.build(replace(self.sizes, n_genes=sizes.n_proteins))
-        self.efficiency = part_of("efficiency", Efficiency() if efficiency is None else efficiency, Efficiency)
-        self.background = part_of("background", Background() if background is None else background, Background)
+        self.efficiency = check_part("efficiency", Efficiency() if efficiency is None else efficiency, Efficiency)
+        self.background = check_part("background", Background() if background is None else background, Background)
         for part in (self.efficiency, self.background):
             part.build(self.sizes)
         self.protein_heads = (*self.protein_likelihood.heads, *self.background.heads)
         if protein_decoder is None:
             protein_decoder = Branches(*(self.build_decoder({head: self.n_proteins}) for head in self.protein_heads))
-        self.protein_decoder = free_network("protein_decoder", protein_decoder)
+        self.protein_decoder = check_unowned("protein_decoder", protein_decoder)
         self.local_sites = (*self.local_sites, "background")
         self._note_panels(sizes)
         missing = not bool(self.measured_bt.all())

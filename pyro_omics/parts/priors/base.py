@@ -8,7 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.parts.base import Part, positive
+from pyro_omics.parts.base import Part, check_positive
 from pyro_omics.sizes import Sizes
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Prior(Part):
         super().__init__()
         self.n_latent = n_latent
         if n_latent is not None:
-            positive(n_latent=n_latent)
+            check_positive(n_latent=n_latent)
             self.complete(n_latent)
 
     def build(self, sizes: Sizes) -> None:

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 from pyro_omics.batch import CellBatch
 from pyro_omics.distributions.flows import zuko
-from pyro_omics.parts.base import positive
+from pyro_omics.parts.base import check_positive
 from pyro_omics.parts.priors.base import Prior
 
 
@@ -60,7 +60,7 @@ class FlowPrior(Prior):
     """
 
     def __init__(self, n_transforms: int = 3, n_hidden: int = 64, n_latent: int | None = None) -> None:
-        positive(n_transforms=n_transforms, n_hidden=n_hidden)
+        check_positive(n_transforms=n_transforms, n_hidden=n_hidden)
         zuko()  # said here, where the prior is named, rather than in the model
         self.n_transforms, self.n_hidden = n_transforms, n_hidden
         super().__init__(n_latent)

@@ -11,7 +11,7 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.parts.base import positive
+from pyro_omics.parts.base import check_positive
 from pyro_omics.parts.priors.mixture import normal_mixture
 from pyro_omics.parts.priors.normal import StandardNormal
 from pyro_omics.sizes import Sizes
@@ -73,7 +73,7 @@ class BatchMeans(StandardNormal):
 
     def __init__(self, n_batches: int | None = None, n_latent: int | None = None) -> None:
         if n_batches is not None:
-            positive(n_batches=n_batches)
+            check_positive(n_batches=n_batches)
         self.n_batches = n_batches
         super().__init__(n_latent)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.parts.base import positive
+from pyro_omics.parts.base import check_positive
 from pyro_omics.parts.priors.base import Prior
 
 SPREAD = 0.5  # standard deviation of the components' locations at the start
@@ -56,7 +56,7 @@ class MixtureOfGaussians(Prior):
     """
 
     def __init__(self, n_components: int = 10, n_latent: int | None = None) -> None:
-        positive(n_components=n_components)
+        check_positive(n_components=n_components)
         self.n_components = n_components
         super().__init__(n_latent)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_omics.batch import CellBatch
 from pyro_omics.layers import eval_mode
-from pyro_omics.parts.base import positive
+from pyro_omics.parts.base import check_positive
 from pyro_omics.parts.priors.base import Prior
 from pyro_omics.parts.priors.mixture import normal_mixture
 
@@ -54,7 +54,7 @@ class VampPrior(Prior):
     started: Tensor
 
     def __init__(self, n_components: int = 50, n_latent: int | None = None) -> None:
-        positive(n_components=n_components)
+        check_positive(n_components=n_components)
         self.n_components = n_components
         super().__init__(n_latent)
 

@@ -23,7 +23,7 @@ from pyro_omics.data import splits
 from pyro_omics.inference.keyed_noise import KeyedNoise, standard_normal
 from pyro_omics.models.base import example_cells
 
-TOGETHER = Path(__file__).parent / "ddp_fits.py"
+TOGETHER = Path(__file__).parents[1] / "ddp_fits.py"
 
 
 # Two processes against one ------------------------------------------------------------------------------------------

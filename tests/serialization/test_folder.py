@@ -464,7 +464,7 @@ def test_what_cannot_be_written_down_is_named_when_read():
 
 def test_a_recipe_holds_positional_and_keyword_arguments():
     layer = layers.FCLayers(4, 8, dropout=0.5)
-    assert layer.recipe_arguments == {"n_in": 4, "n_hidden": 8, "dropout": 0.5}
+    assert layer.constructor_arguments == {"n_in": 4, "n_hidden": 8, "dropout": 0.5}
 
 
 # Lightning's checkpoints ----------------------------------------------------------------------------------------------

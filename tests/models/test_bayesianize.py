@@ -75,7 +75,7 @@ def test_priors_of_weights(prior, dm, tmp_path):
     model = po.bayesianize(scvi(dm), "decoder.heads", prior=prior)
     po.testing.check_model(model, dm)
     again = po.load(po.SVIModule(model).save(tmp_path / "model"))
-    assert type(again.model.recipe_edits[0]["prior"]) is type(prior)
+    assert type(again.model.constructor_edits[0]["prior"]) is type(prior)
 
 
 def test_a_horseshoe_shrinks_what_does_not_matter_and_leaves_what_does():
@@ -153,7 +153,7 @@ def test_what_was_made_latent_is_saved_and_drawn_again(dm, tmp_path):
     model = po.bayesianize(scvi(dm), "likelihood", prior=dist.Normal(1.0, 0.5))
     svi = po.SVIModule(po.bayesianize(model, "decoder", prior=dist.Laplace(0.0, 0.3)))
     again = po.load(svi.save(tmp_path / "model"))
-    assert again.model.recipe_edits[1]["names"] == ["decoder"]
+    assert again.model.constructor_edits[1]["names"] == ["decoder"]
     fn = pyro.poutine.trace(again.model).get_trace(dm.data[[0, 1]]).nodes["decoder.heads.rho.weight"]["fn"]
     assert float(fn.base_dist.scale.unique()) == pytest.approx(0.3) and isinstance(fn.base_dist, dist.Laplace)
     draws = [po.Posterior(one, dm).samples("decoder.heads.rho.bias", num_samples=3) for one in (svi, again)]

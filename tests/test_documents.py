@@ -24,7 +24,7 @@ def test_the_yaml_of_the_readme_runs(tmp_path, monkeypatch):
     parts = (svi.model.prior, svi.model.likelihood, svi.model.library, svi.guide, svi.guide.rest)
     names = [type(part).__name__ for part in parts]
     assert names == ["MixtureOfGaussians", "NegativeBinomial", "Latent", "AmortizedFlow", "AutoDiagonalNormal"]
-    assert type(svi.model.recipe_edits[0]["prior"]).__name__ == "Horseshoe"
+    assert type(svi.model.constructor_edits[0]["prior"]).__name__ == "Horseshoe"
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):

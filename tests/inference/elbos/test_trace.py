@@ -15,7 +15,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule, PyroSample
 
 import pyro_omics as po
-from pyro_omics.layers import Linear, PlainModule
+from pyro_omics.layers import FastPyroModule, Linear
 
 N = 6
 
@@ -254,7 +254,7 @@ def test_the_mean_of_an_epoch_is_over_its_rows_however_it_ends(options, last, mo
 # Parameters that are read without Pyro ----------------------------------------------------------------------------
 
 
-class Net(PlainModule):
+class Net(FastPyroModule):
     def __init__(self):
         super().__init__()
         self.linear = Linear(2, 2)

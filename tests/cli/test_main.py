@@ -384,7 +384,7 @@ def test_each_swap_is_one_value(argument, part):
     latent = ["--bayesianize=decoder"] if argument == "weight_prior" else []
     fit(f"--{argument}=pyro_omics.{part}", *latent, "--data.init_args.batch_key=donor")
     svi = po.load("out/model")
-    edits = getattr(svi.model, "recipe_edits", [{"prior": None}])
+    edits = getattr(svi.model, "constructor_edits", [{"prior": None}])
     found = {"priors": edits[0]["prior"] or svi.model.prior, "guides": svi.guide}
     module, name = part.split(".")
     if module == "elbos":  # no part of a fitted model
@@ -397,7 +397,7 @@ def test_the_prior_of_weights_may_be_a_distribution(folder):
     prior = "weight_prior:\n  class_path: pyro.distributions.Laplace\n  init_args: {loc: 0.0, scale: 0.25}\n"
     (folder / "prior.yaml").write_text(prior)
     fit("--config=prior.yaml", "--bayesianize=decoder")
-    found = po.load("out/model").model.recipe_edits[0]["prior"]
+    found = po.load("out/model").model.constructor_edits[0]["prior"]
     assert type(found).__name__ == "Laplace" and float(found.scale) == 0.25
 
 

@@ -28,7 +28,7 @@ from torch import nn
 import pyro_omics as po
 from pyro_omics.inference.draws import drawing
 from pyro_omics.inference.kl_warmup import ScaleLatents
-from pyro_omics.layers import quietly
+from pyro_omics.layers import without_side_effects
 from pyro_omics.models.base import CountModel, example_cells
 from pyro_omics.sites import draw_enumerated, replayed
 
@@ -677,7 +677,7 @@ def test_val_elbo_is_the_posteriors_elbo(cells):
     quiet_trainer(3).fit(svi, cells)
     post = po.Posterior(svi, cells)
     batch = cells.data[cells.rows("validation")]
-    with quietly(svi):
+    with without_side_effects(svi):
         torch.manual_seed(3)
         expected = svi.plain_elbo(batch).item()
     assert post.elbo("validation", seed=3).mean() == pytest.approx(expected, rel=1e-5)

@@ -14,11 +14,11 @@ HERE = Path(__file__).parent
 class Contestant:
     """A process that works when told to; see contestants/gate.py."""
 
-    def __init__(self, name, command, threads=2):
+    def __init__(self, name, command, threads=2, tree=HERE.parent):
         self.name = name
         threads = str(threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+        environment["PYTHONPATH"] = os.pathsep.join([str(tree), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.PIPE,
@@ -47,21 +47,21 @@ class Contestant:
             self.process.communicate("stop\n", timeout=120)
 
 
-def race(commands, repeats=7, warm_up=2, threads=2):
+def race(commands, repeats=7, warm_up=2, threads=2, contestant=Contestant):
     """Name -> its epochs (dicts of seconds, cpu, peak_gib); the order turns round by one each time."""
-    contestants = [Contestant(name, command, threads) for name, command in commands.items()]
+    contestants = [contestant(name, command, threads) for name, command in commands.items()]
     try:
-        for contestant in contestants:
+        for one in contestants:
             for _ in range(warm_up):
-                contestant.go()
-        found = {contestant.name: [] for contestant in contestants}
+                one.go()
+        found = {one.name: [] for one in contestants}
         for turn in range(repeats):
             at = turn % len(contestants)
-            for contestant in contestants[at:] + contestants[:at]:
-                found[contestant.name].append(contestant.go())
+            for one in contestants[at:] + contestants[:at]:
+                found[one.name].append(one.go())
     finally:
-        for contestant in contestants:
-            contestant.end()
+        for one in contestants:
+            one.end()
     return found
 
 

@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, instantiate_class
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from torch.distributions import Distribution
 
 from pyro_omics.cli import compare, dna_encoded
@@ -113,7 +114,9 @@ class OmicsCLI(LightningCLI):
             )
         if not parts:
             return model
-        prior = None if prior is None else instantiate_class((), prior.as_dict())
+        if prior is not None:
+            # pyro_omics.priors is a public name and no module, which Lightning's instantiate_class would import.
+            prior = resolve_name(prior.class_path)(**prior.as_dict().get("init_args", {}))
         return bayesianize(model, *([parts] if isinstance(parts, str) else parts), prior=prior)
 
     def _parse_ckpt_path(self) -> None:

@@ -1,5 +1,6 @@
 """What README, CONTRIBUTING and docs/ show runs as it stands; blocks fenced as ``py`` are shown, and not run."""
 
+import math
 import re
 import sys
 import types
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import helpers
 import pytest
+import torch
 
 import pyro_omics as po
 from pyro_omics import cli
@@ -90,3 +92,41 @@ def test_the_yaml_of_the_swaps_runs(tmp_path, monkeypatch):
     names = [type(part).__name__ for part in parts]
     assert names == ["MixtureOfGaussians", "NegativeBinomial", "Latent", "AmortizedFlow", "AutoDiagonalNormal"]
     assert type(svi.model.constructor_edits[0]["prior"]).__name__ == "Horseshoe"
+
+
+def examples():
+    """The files that CONTRIBUTING shows, as modules' names by where they go."""
+    made = {}
+    for block in blocks("CONTRIBUTING.md", "python"):
+        path = block.splitlines()[0].removeprefix("# ")
+        assert (REPO / path).parent.is_dir(), f"{path}: there is no such folder"
+        assert not (REPO / path).exists(), f"{path}: an example may not be in the package"
+        made[path] = module = types.ModuleType(Path(path).stem)
+        exec(compile(block, path, "exec"), module.__dict__)
+    return made
+
+
+def test_the_examples_for_contributors_are_right():
+    made = examples()
+    prior = made["pyro_omics/parts/priors/laplace.py"].LaplacePrior
+    likelihood = made["pyro_omics/parts/likelihoods/geometric.py"].Geometric
+    guide = made["pyro_omics/guides/amortized_laplace.py"].AmortizedLaplace
+    model = made["pyro_omics/models/single_cell/poisson_factors.py"].PoissonFactors
+
+    z = torch.randn(4, 3)
+    expected = (-z.abs() / 0.5 - math.log(2 * 0.5)).sum(-1)
+    torch.testing.assert_close(prior(0.5, n_latent=3)().log_prob(z), expected)
+    mean, x = torch.rand(4, 6) * 5 + 0.1, torch.randint(0, 9, (4, 6)).float()
+    expected = po.distributions.NegativeBinomial(mean, torch.ones(6)).to_event(1).log_prob(x)
+    torch.testing.assert_close(likelihood()(mean, {}, None).log_prob(x), expected, rtol=1e-4, atol=1e-4)
+
+    dm = po.CellDataModule(helpers.counts(), batch_size=20)
+    with_parts = po.SCVI.from_data(dm, n_latent=3, n_hidden=16, prior=prior(), likelihood=likelihood())
+    for svi in (po.SVIModule(with_parts, guide=guide), po.SVIModule(model.from_data(dm, n_latent=3))):
+        helpers.quiet_trainer(1).fit(svi, dm)
+        assert po.Posterior(svi, dm).latent().shape == (60, 3)
+    # The standard deviation of a Laplace is sqrt(2) times its scale.
+    svi = po.SVIModule(helpers.small(dm), guide=guide).eval()
+    batch = svi.model.example_batch()
+    _, scale = svi.guide.start("z", batch, None)
+    torch.testing.assert_close(svi.guide.local("z", batch).stddev, scale * math.sqrt(2))

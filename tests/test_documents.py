@@ -12,6 +12,7 @@ import torch
 
 import pyro_omics as po
 from pyro_omics import cli
+from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS
 
 REPO = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((REPO / "docs").glob("*.md")))]
@@ -94,24 +95,21 @@ def test_the_yaml_of_the_swaps_runs(tmp_path, monkeypatch):
     assert type(svi.model.constructor_edits[0]["prior"]).__name__ == "Horseshoe"
 
 
-def examples():
-    """The files that CONTRIBUTING shows, as modules' names by where they go."""
-    made = {}
-    for block in blocks("CONTRIBUTING.md", "python"):
-        path = block.splitlines()[0].removeprefix("# ")
-        assert (REPO / path).parent.is_dir(), f"{path}: there is no such folder"
-        assert not (REPO / path).exists(), f"{path}: an example may not be in the package"
-        made[path] = module = types.ModuleType(Path(path).stem)
-        exec(compile(block, path, "exec"), module.__dict__)
-    return made
+def example(path):
+    """The module that CONTRIBUTING shows for this path."""
+    (block,) = [text for text in blocks("CONTRIBUTING.md", "python") if text.startswith(f"# {path}\n")]
+    assert (REPO / path).parent.is_dir(), f"{path}: there is no such folder"
+    assert not (REPO / path).exists(), f"{path}: an example may not be in the package"
+    module = types.ModuleType(Path(path).stem)
+    exec(compile(block, path, "exec"), module.__dict__)
+    return module
 
 
 def test_the_examples_for_contributors_are_right():
-    made = examples()
-    prior = made["pyro_omics/parts/priors/laplace.py"].LaplacePrior
-    likelihood = made["pyro_omics/parts/likelihoods/geometric.py"].Geometric
-    guide = made["pyro_omics/guides/amortized_laplace.py"].AmortizedLaplace
-    model = made["pyro_omics/models/single_cell/poisson_factors.py"].PoissonFactors
+    prior = example("pyro_omics/parts/priors/laplace.py").LaplacePrior
+    likelihood = example("pyro_omics/parts/likelihoods/geometric.py").Geometric
+    guide = example("pyro_omics/guides/amortized_laplace.py").AmortizedLaplace
+    model = example("pyro_omics/models/single_cell/poisson_factors.py").PoissonFactors
 
     z = torch.randn(4, 3)
     expected = (-z.abs() / 0.5 - math.log(2 * 0.5)).sum(-1)
@@ -130,3 +128,16 @@ def test_the_examples_for_contributors_are_right():
     batch = svi.model.example_batch()
     _, scale = svi.guide.start("z", batch, None)
     torch.testing.assert_close(svi.guide.local("z", batch).stddev, scale * math.sqrt(2))
+
+
+def test_the_layout_for_contributors_is_read():
+    layout = example("pyro_omics/data/dna_encoded/tables/layouts/captured.py").CAPTURED
+    found = layout.selections(list(layout.example), "umi")
+    assert {one.name: one.condition for one in found} == {
+        "captured_1": "target",
+        "captured_2": "target",
+        "empty_1": "control",
+        "input": "pre-selection",
+    }
+    assert layout.fits(layout.example)
+    assert not any(other.fits(layout.example) for other in LAYOUTS.values())

@@ -11,6 +11,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 BASE := $(VENV)/.base-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
+# Processes that the tests run in; `make test WORKERS=8` takes more, WORKERS=0 none beside pytest itself.
+WORKERS ?= 2
 
 .PHONY: demo test lint notebooks bench clean
 
@@ -18,7 +20,7 @@ demo: $(BASE)
 	$(RUN)/pyro-omics fit --config configs/scvi_pbmc68k.yaml
 
 test: $(DEV)
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -n $(WORKERS)
 
 lint: $(DEV)
 	$(RUN)/ruff check .

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from pydoc import locate
+from pkgutil import resolve_name
 from typing import Any
 
 import pytorch_lightning as pl
@@ -115,8 +115,8 @@ class OmicsCLI(LightningCLI):
         if not parts:
             return model
         if prior is not None:
-            # By its public name, which may be an attribute of the package and no module.
-            prior = locate(prior.class_path)(**prior.get("init_args", {}))  # type: ignore[operator]
+            # pyro_omics.priors is a public name and no module, which Lightning's instantiate_class would import.
+            prior = resolve_name(prior.class_path)(**prior.as_dict().get("init_args", {}))
         return bayesianize(model, *([parts] if isinstance(parts, str) else parts), prior=prior)
 
     def _parse_ckpt_path(self) -> None:

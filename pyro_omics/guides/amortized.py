@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pyro_omics.distributions.flows import zuko
 from pyro_omics.guides.base import LocalGuide
-from pyro_omics.models.base import CountModel
+from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.parts.base import check_positive
 
 
@@ -40,12 +40,12 @@ class Amortized(LocalGuide):
     Raises
     ------
     ValueError
-        For a ``rest`` too large for memory (see `sizes.check_size`), and for an encoder of the wrong width.
+        For a ``rest`` too large for memory (see `memory_limits.check_memory`), and for an encoder of the wrong width.
 
     Source: Kingma and Welling 2014 (amortization); Pyro's autoguides.
     """
 
-    def __init__(self, model: CountModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
+    def __init__(self, model: GuidedModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
         super().__init__(model, rest)
         for name in model.local_sites:
             model.require_encoder(name, self.size(name))
@@ -94,7 +94,7 @@ class AmortizedFlow(Amortized):
 
     def __init__(
         self,
-        model: CountModel,
+        model: GuidedModel,
         rest: Callable[[Callable[..., Any]], PyroModule] | None = None,
         n_transforms: int = 2,
         n_hidden: int = 64,
@@ -156,7 +156,7 @@ class AmortizedStudentT(Amortized):
     Source: Domke and Sheldon 2018, arXiv:1808.09034 (heavier tails in variational inference).
     """
 
-    def __init__(self, model: CountModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
+    def __init__(self, model: GuidedModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
         super().__init__(model, rest)
         self.raw_df = PyroModule[nn.ParameterDict]()
         for name in model.local_sites:

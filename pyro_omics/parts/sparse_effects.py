@@ -55,6 +55,11 @@ class SparseGamma(Part):
         """Gamma(shape, shape / mean), of batch shape ()."""
         return dist.Gamma(self.concentration, self.rate)
 
+    @torch.no_grad()
+    def set_mean(self, mean: float) -> None:
+        """Go on from this mean."""
+        self.log_mean.fill_(math.log(mean))
+
     @property
     def concentration(self) -> Tensor:
         """The Gamma's shape, ()."""

@@ -183,7 +183,7 @@ def test_coordinate_ascent_finds_what_binds_by_itself():
     adata, own, yields = truncated_library()
     dm = po.DELDataModule(adata)
     model = po.HierarchicalDEL.from_data(dm)
-    fit = CoordinateAscent(model, Tally(dm)).run(60)
+    fit = CoordinateAscent(model.superposition(), Tally(dm)).run(60)
     best = own >= np.quantile(own, 0.99)
     score = np.zeros(adata.n_obs)
     counted = np.asarray(adata.X.sum(1)).ravel() > 0
@@ -201,7 +201,7 @@ def test_coordinate_ascent_finds_what_binds_by_itself():
 def test_coordinate_ascent_splits_every_count():
     adata, *_ = truncated_library()
     dm = po.DELDataModule(adata)
-    fit = CoordinateAscent(po.HierarchicalDEL.from_data(dm), Tally(dm)).run(3)
+    fit = CoordinateAscent(po.HierarchicalDEL.from_data(dm).superposition(), Tally(dm)).run(3)
     fit._split()
     background = fit.tally.x.sum() - fit.own_counts.sum() - sum(counts.sum() for counts in fit.counts.values())
     assert 0 < float(background) < float(fit.tally.x.sum())

@@ -597,7 +597,7 @@ def test_dispersions_of_partial_panels_are_those_of_a_batch_that_measured():
     adata = cells()
     d2 = (adata.obs["donor"] == "d2").to_numpy()
     adata.obsm["protein"].loc[d2, "CD3"] = np.nan
-    likelihood = po.likelihoods.NegativeBinomialMixture(po.dispersions.PerGeneBatch())
+    likelihood = po.likelihoods.NegativeBinomialMixture(po.dispersions.PerGene(by="batch"))
     dm = data(adata)
     model = totalvi(dm, protein_likelihood=likelihood).eval()
     batch = dm.data[dm.rows()]

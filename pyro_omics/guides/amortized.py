@@ -7,14 +7,13 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import TorchDistribution
 from pyro.distributions.transforms import AffineTransform
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyro_omics.distributions.flows import zuko
+from pyro_omics.distributions.flows import FlowDistribution, zuko
 from pyro_omics.guides.base import LocalGuide
 from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.parts.base import check_positive
@@ -111,23 +110,11 @@ class AmortizedFlow(Amortized):
         """The flow's distribution, or the Normal of a site without one."""
         if name not in self.flows:
             return super().posterior(name, loc, scale)
-        base = FlowNoise(self.flows[name](torch.cat([loc, scale.log()], -1)))
+        base = FlowDistribution(self.flows[name](torch.cat([loc, scale.log()], -1)))
         # Cached, so that a draw's density is the one that came with the draw.
         return dist.TransformedDistribution(
             base, [AffineTransform(loc, scale, event_dim=1, cache_size=1), self.flattened(name)]
         )
-
-
-class FlowNoise(ZukoToPyro):
-    """A zuko flow as a Pyro distribution that can be transformed further; a draw brings its density along."""
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws with gradients."""
-        return self(sample_shape)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> FlowNoise:
-        """The flow at more rows."""
-        return FlowNoise(self.dist.expand(batch_shape))
 
 
 def _coupling_flow(n: int, n_transforms: int, n_hidden: int) -> nn.Module:

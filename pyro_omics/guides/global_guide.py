@@ -40,7 +40,7 @@ def global_guide(rest: Callable[..., PyroModule], model: GuidedModel) -> PyroMod
     if isinstance(rest, nn.Module) or not callable(rest):
         raise TypeError(
             f"rest must be a callable program -> guide, such as the class pyro.infer.autoguide.AutoNormal or a "
-            f"functools.partial of it, and is {_shown(rest)}"
+            f"functools.partial of it; got {_shown(rest)}"
         )
     batch = model.example_batch()
     # What the ELBO sums out is no guide's.

@@ -63,7 +63,7 @@ class PerObservation(LocalGuide):
     ) -> None:
         super().__init__(model, rest)
         if speed is not None and not speed > 0:
-            raise ValueError(f"speed is a factor of the table's learning rate, above 0, and is {speed}")
+            raise ValueError(f"speed must be a factor of the table's learning rate, above 0; got {speed}")
         self._given = speed
         self.refinement = Refinement(n_steps, lr)
         self.tables = PyroModule[nn.ModuleDict]()

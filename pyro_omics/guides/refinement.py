@@ -50,7 +50,7 @@ class Refinement:
     def __init__(self, n_steps: int, lr: float) -> None:
         check_positive(n_steps=n_steps)
         if not lr > 0:
-            raise ValueError(f"lr is the learning rate of the refinement, above 0, and is {lr}")
+            raise ValueError(f"lr must be a learning rate, above 0; got {lr}")
         self.n_steps, self.lr = n_steps, lr
         self._memory = Memory()
 

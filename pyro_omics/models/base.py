@@ -68,7 +68,7 @@ class CountModel(FastPyroModule, RecordsArguments):
     def __init__(self, n_obs: int) -> None:
         super().__init__()
         if n_obs < 1:
-            raise ValueError(f"n_obs is the number of training rows, at least 1, and is {n_obs}")
+            raise ValueError(f"n_obs must be the number of training rows, at least 1; got {n_obs}")
         self.n_obs = n_obs
         self.encoders = PyroModule[nn.ModuleDict]()
         self.starts: dict[str, Tensor] = {}
@@ -85,9 +85,7 @@ class CountModel(FastPyroModule, RecordsArguments):
             the constructor's other arguments.
         """
         if not hasattr(dm, "sizes"):
-            raise TypeError(
-                f"from_data takes a DataModule, such as CellDataModule(adata), and got a {type(dm).__name__}"
-            )
+            raise TypeError(f"from_data takes a DataModule, such as CellDataModule(adata); got a {type(dm).__name__}")
         wanted = inspect.signature(cls.__init__).parameters
         known = {"sizes": dm.sizes, **{field.name: getattr(dm.sizes, field.name) for field in fields(dm.sizes)}}
         known.pop("n_latent", None)
@@ -180,7 +178,7 @@ class CountModel(FastPyroModule, RecordsArguments):
                 f"{'' if cov is None else f' and n_cov={cov.shape[-1]}'}"
             ) from error
         if not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
-            raise ValueError(f"the encoder of {site!r} must return a location and a scale, and returned {_shape(out)}")
+            raise ValueError(f"the encoder of {site!r} must return a location and a scale; got {_shape(out)}")
         return out
 
     def informed(self, site: str, batch: Any) -> Tensor | None:

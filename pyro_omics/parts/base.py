@@ -91,7 +91,7 @@ def check_part(argument: str, value: Any, kind: type[P]) -> P:
         return value
     if isinstance(value, type) and issubclass(value, kind):
         raise TypeError(f"{argument} is the class {value.__name__}: pass an instance of it, {value.__name__}()")
-    raise TypeError(f"{argument} must be a {kind.__name__}, an object, and is {value!r}")
+    raise TypeError(f"{argument} must be a {kind.__name__}, an object; got {value!r}")
 
 
 def check_unowned(argument: str, network: nn.Module) -> nn.Module:
@@ -113,7 +113,7 @@ def check_heads(argument: str, heads: Mapping[str, Tensor], names: Iterable[str]
     for name in names:
         if name not in heads or heads[name].shape[-1] != n:
             found = {head: tuple(value.shape) for head, value in heads.items()}
-            raise ValueError(f"the {argument} must return {name!r} of {width} in each row, and has {found}")
+            raise ValueError(f"the {argument} must return {name!r} of {width} in each row; got {found}")
 
 
 def check_positive(**numbers: int) -> None:

@@ -114,7 +114,7 @@ class HierarchicalDEL(CountModel):
         n_cycles = len(sizes.cycles)
         order = min(2, n_cycles - 1) if order is None else order
         if not 0 <= order < n_cycles:
-            raise ValueError(f"order is a number of building blocks, from 0 to {n_cycles - 1} here, and is {order}")
+            raise ValueError(f"order must be a number of building blocks, from 0 to {n_cycles - 1} here; got {order}")
         self.sizes, self.order, self.starts_warm = sizes, order, warm_start
         self.subsets = [subset for subset in truncates(n_cycles) if len(subset) <= order]
         self.own = _sparse("own", own)
@@ -361,7 +361,7 @@ class HierarchicalDEL(CountModel):
         those that draws of them carried too high would be chosen too often.
         """
         if threshold < 0:
-            raise ValueError(f"threshold is a log enrichment over the background, 0 or more, and is {threshold}")
+            raise ValueError(f"threshold must be a log enrichment over the background, 0 or more; got {threshold}")
         if self.matrix is None:
             p_n = self._own_given(batch, latents, 16, 17).cdf(math.expm1(threshold))
         else:

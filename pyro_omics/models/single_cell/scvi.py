@@ -203,7 +203,7 @@ class SCVI(CountModel):
     def _library_size(self, batch: CellBatch, latents: dict[str, Tensor], library_size: float | None) -> Tensor | float:
         """The size asked for, or each cell's own (n, 1)."""
         if library_size is not None and library_size <= 0:
-            raise ValueError(f"library_size is a number of counts, above 0, and is {library_size}")
+            raise ValueError(f"library_size must be a number of counts, above 0; got {library_size}")
         if library_size is not None:
             return library_size
         return latents["library"] if "library" in latents else self.library(batch)

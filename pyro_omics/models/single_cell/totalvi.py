@@ -136,7 +136,7 @@ class TotalVI(SCVI):
         missing = not bool(self.measured_bt.all())
         self.adversary = float(missing) if adversary is None else adversary
         if not (isinstance(self.adversary, int | float) and self.adversary >= 0):
-            raise ValueError(f"adversary is the weight of a penalty, 0 or more, and is {adversary!r}")
+            raise ValueError(f"adversary must be the weight of a penalty, 0 or more; got {adversary!r}")
         if self.adversary and sizes.n_batches == 1:
             raise ValueError(f"adversary={adversary} hides the batch, and the data have one batch only: leave it out")
         if self.adversary:

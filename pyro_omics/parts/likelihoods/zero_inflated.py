@@ -66,7 +66,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 
 def _checked_gate(gate: float | None) -> float | None:
     if gate is not None and not 0 < gate < 1:
-        raise ValueError(f"gate is a probability in (0, 1), and is {gate}: without extra zeros, use a plain likelihood")
+        raise ValueError(f"gate must be a probability in (0, 1); got {gate}: without extra zeros use a plain one")
     return gate
 
 

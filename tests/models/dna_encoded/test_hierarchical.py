@@ -297,7 +297,7 @@ def test_held_out_compounds_are_asked_as_training_ones_are():
 def test_it_says_what_it_was_not_given():
     adata, _ = po.simulate.del_library(cycles=(4, 4, 4), seed=0)
     dm = po.DELDataModule(adata)
-    with pytest.raises(ValueError, match="order is a number of building blocks, from 0 to 2 here, and is 3"):
+    with pytest.raises(ValueError, match="order must be a number of building blocks, from 0 to 2 here; got 3"):
         po.HierarchicalDEL.from_data(dm, order=3)
     with pytest.raises(TypeError, match="own must be a SparseGamma"):
         po.HierarchicalDEL.from_data(dm, own="horseshoe")
@@ -305,7 +305,7 @@ def test_it_says_what_it_was_not_given():
         with pytest.raises(ValueError, match=next(iter(wrong))):
             po.effects.SparseGamma(**wrong)
     own = po.Posterior(po.SVIModule(po.HierarchicalDEL.from_data(dm)), dm)
-    with pytest.raises(ValueError, match="threshold is a log enrichment"):
+    with pytest.raises(ValueError, match="threshold must be a log enrichment"):
         own.enrichment(threshold=-1.0, num_samples=2)
 
 

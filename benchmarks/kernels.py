@@ -18,7 +18,6 @@ import pyro_omics as po
 from pyro_omics import distributions as counts
 from pyro_omics import kernels
 from pyro_omics.kernels import nonzero
-from pyro_omics.models.base import example_cells
 
 
 def cases():
@@ -70,7 +69,7 @@ def step_run(n=128, g=4000):
     _, x = simulated(n, g, 0.91, counts.ZeroInflatedNegativeBinomial, ("mu", "theta", "logits"))
     sizes = po.sizes.Sizes(n_obs=n, n_genes=g)
     svi = po.SVIModule(po.SCVI(sizes)).train()
-    batch = example_cells(sizes)._replace(x=nonzero.note(x, nonzero.positions(x)), row=torch.arange(n))
+    batch = sizes.example_batch()._replace(x=nonzero.note(x, nonzero.positions(x)), row=torch.arange(n))
     batch = batch._replace(index=batch.row, size_factor=None)
     optimizer = svi.configure_optimizers()
 

@@ -21,8 +21,9 @@ from pyro_omics.evaluation.comparison import compare  # noqa: E402
 from pyro_omics.inference import elbos  # noqa: E402
 from pyro_omics.inference.saving import load  # noqa: E402
 from pyro_omics.inference.svi_module import SVIModule  # noqa: E402
-from pyro_omics.models import SCANVI, SCVI, DELCount, HierarchicalDEL, TotalVI  # noqa: E402
 from pyro_omics.models.bayesianize import bayesianize  # noqa: E402
+from pyro_omics.models.dna_encoded import *  # noqa: E402, F403
+from pyro_omics.models.single_cell import *  # noqa: E402, F403
 from pyro_omics.parts import dispersions, library_sizes, likelihoods, priors  # noqa: E402
 from pyro_omics.parts import protein_background as proteins  # noqa: E402
 from pyro_omics.parts import sparse_effects as effects  # noqa: E402
@@ -30,15 +31,10 @@ from pyro_omics.posterior import Posterior  # noqa: E402
 from pyro_omics.version import __version__  # noqa: E402
 
 __all__ = [
-    "SCANVI",
-    "SCVI",
     "CellDataModule",
-    "DELCount",
     "DELDataModule",
-    "HierarchicalDEL",
     "Posterior",
     "SVIModule",
-    "TotalVI",
     "__version__",
     "add_fingerprints",
     "baselines",
@@ -66,3 +62,5 @@ __all__ = [
     "simulate",
     "testing",
 ]
+__all__ += models.single_cell.__all__
+__all__ += models.dna_encoded.__all__

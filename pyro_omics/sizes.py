@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
+import torch
+
+from pyro_omics.batch import CellBatch, DELBatch
 from pyro_omics.serialization.arguments import RecordsArguments
 
 
@@ -61,6 +64,27 @@ class Sizes(RecordsArguments):
     def description(self) -> dict[str, Any]:
         """The data's part of these, as plain data: arguments that make them again."""
         return asdict(replace(self, n_latent=None))
+
+    def example_batch(self) -> CellBatch:
+        """Two cells (one, if there is only one) with a count of 1 in each gene, at level 0 of each covariate.
+
+        Proteins are not measured in the first, so that what a program does without them is tried too.
+        """
+        n = min(2, self.n_obs)
+        rows = torch.arange(n)
+        zeros = torch.zeros_like(rows)
+        return CellBatch(
+            x=torch.ones(n, self.n_genes),
+            row=rows,
+            index=rows,
+            batch=zeros if self.n_batches > 1 else None,
+            label=zeros if self.n_labels > 1 else None,
+            categorical=torch.zeros(n, len(self.n_categories), dtype=torch.long) if self.n_categories else None,
+            continuous=torch.zeros(n, self.n_continuous) if self.n_continuous else None,
+            size_factor=torch.ones(n, 1),
+            y=torch.ones(n, self.n_proteins) if self.n_proteins else None,
+            measured=(rows > 0).unsqueeze(-1).expand(-1, self.n_proteins) if self.n_proteins else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -126,6 +150,22 @@ class DELSizes(RecordsArguments):
     def description(self) -> dict[str, Any]:
         """These as plain data: arguments that make them again."""
         return asdict(self)
+
+    def example_batch(self) -> DELBatch:
+        """Two compounds (one, if there is only one) with a count of 1 in each sample, of the first building blocks."""
+        n = min(2, self.n_obs)
+        rows = torch.arange(n)
+        return DELBatch(
+            x=torch.ones(n, self.n_target),
+            row=rows,
+            index=rows,
+            synthons=torch.zeros(n, len(self.cycles), dtype=torch.long),
+            control=torch.ones(n, self.n_control) if self.n_control else None,
+            pre=torch.ones(n, self.n_pre) if self.n_pre else None,
+            features=torch.ones(n, self.n_features) if self.n_features else None,
+            poses=torch.ones(n, *self.pose_shape) if self.pose_shape else None,
+            yields=torch.full((n, len(self.cycles)), 0.7) if self.known_yields else None,
+        )
 
 
 def _tuples(value: Any) -> Any:

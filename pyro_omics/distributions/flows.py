@@ -1,11 +1,16 @@
-"""zuko, which normalizing flows come from: imported when first asked for, without its side effect."""
+"""Normalizing flows: zuko, imported when first asked for and without its side effect, and its flows as Pyro's."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any, ClassVar
 
-from torch.distributions import Distribution
+import torch
+from pyro.contrib.zuko import ZukoToPyro
+from torch import Tensor
+from torch.distributions import Distribution, constraints
 
 
 def zuko() -> ModuleType:
@@ -30,3 +35,21 @@ def zuko() -> ModuleType:
     # Its own distribution relies on what was put back.
     package.distributions.NormalizingFlow.arg_constraints = {}
     return package
+
+
+class FlowDistribution(ZukoToPyro):
+    """A zuko flow as a Pyro distribution over real vectors; a draw brings its density along.
+
+    ZukoToPyro alone has no support, and can be neither transformed nor expanded further.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real_vector
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws, with their gradient."""
+        return self(torch.Size(sample_shape))
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlowDistribution:
+        """The flow for each of ``batch_shape`` rows."""
+        return FlowDistribution(self.dist.expand(torch.Size(batch_shape)))

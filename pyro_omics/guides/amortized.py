@@ -7,16 +7,15 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import TorchDistribution
 from pyro.distributions.transforms import AffineTransform
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyro_omics.distributions.flows import zuko
+from pyro_omics.distributions.flows import FlowDistribution, zuko
 from pyro_omics.guides.base import LocalGuide
-from pyro_omics.models.base import CountModel
+from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.parts.base import check_positive
 
 
@@ -40,12 +39,12 @@ class Amortized(LocalGuide):
     Raises
     ------
     ValueError
-        For a ``rest`` too large for memory (see `sizes.check_size`), and for an encoder of the wrong width.
+        For a ``rest`` too large for memory (see `memory_limits.check_memory`), and for an encoder of the wrong width.
 
     Source: Kingma and Welling 2014 (amortization); Pyro's autoguides.
     """
 
-    def __init__(self, model: CountModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
+    def __init__(self, model: GuidedModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
         super().__init__(model, rest)
         for name in model.local_sites:
             model.require_encoder(name, self.size(name))
@@ -94,7 +93,7 @@ class AmortizedFlow(Amortized):
 
     def __init__(
         self,
-        model: CountModel,
+        model: GuidedModel,
         rest: Callable[[Callable[..., Any]], PyroModule] | None = None,
         n_transforms: int = 2,
         n_hidden: int = 64,
@@ -111,23 +110,11 @@ class AmortizedFlow(Amortized):
         """The flow's distribution, or the Normal of a site without one."""
         if name not in self.flows:
             return super().posterior(name, loc, scale)
-        base = FlowNoise(self.flows[name](torch.cat([loc, scale.log()], -1)))
+        base = FlowDistribution(self.flows[name](torch.cat([loc, scale.log()], -1)))
         # Cached, so that a draw's density is the one that came with the draw.
         return dist.TransformedDistribution(
             base, [AffineTransform(loc, scale, event_dim=1, cache_size=1), self.flattened(name)]
         )
-
-
-class FlowNoise(ZukoToPyro):
-    """A zuko flow as a Pyro distribution that can be transformed further; a draw brings its density along."""
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws with gradients."""
-        return self(sample_shape)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> FlowNoise:
-        """The flow at more rows."""
-        return FlowNoise(self.dist.expand(batch_shape))
 
 
 def _coupling_flow(n: int, n_transforms: int, n_hidden: int) -> nn.Module:
@@ -156,7 +143,7 @@ class AmortizedStudentT(Amortized):
     Source: Domke and Sheldon 2018, arXiv:1808.09034 (heavier tails in variational inference).
     """
 
-    def __init__(self, model: CountModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
+    def __init__(self, model: GuidedModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
         super().__init__(model, rest)
         self.raw_df = PyroModule[nn.ParameterDict]()
         for name in model.local_sites:

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_omics.distributions import masked
-from pyro_omics.guides.global_guide import over_globals
+from pyro_omics.guides.global_guide import global_guide, start_at
+from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.layers.module import FastPyroModule
-from pyro_omics.models.base import CountModel
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import latent_sites
 
@@ -41,7 +41,7 @@ class LocalGuide(FastPyroModule, RecordsArguments):
         the model has none beyond its local sites.
     """
 
-    def __init__(self, model: CountModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
+    def __init__(self, model: GuidedModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
         super().__init__()
         self._model = (model,)
         self._known: tuple[Any, Offsets] | None = None  # offsets of the batch that is being sampled
@@ -58,10 +58,10 @@ class LocalGuide(FastPyroModule, RecordsArguments):
         self.rest = None
         # Most autoguides raise on a program without latents.
         if set(sites) - set(model.local_sites):
-            self.rest = over_globals(rest or AutoNormal, model)
+            self.rest = global_guide(rest or AutoNormal, model)
 
     @property
-    def model(self) -> CountModel:
+    def model(self) -> GuidedModel:
         """The model that the guide is for."""
         return self._model[0]
 
@@ -82,6 +82,11 @@ class LocalGuide(FastPyroModule, RecordsArguments):
                     latents[name] = pyro.sample(name, self.local(name, batch, latents))
         finally:
             self._known = None
+
+    def start_at(self, site: str, start: dist.Gamma) -> None:
+        """Start the factor of a positive global latent at a Gamma, see `global_guide.start_at`."""
+        if self.rest is not None:
+            start_at(self.rest, site, start)
 
     def local(self, name: str, batch: Any, latents: Mapping[str, Tensor] | None = None) -> TorchDistribution:
         """The posterior of one local site for each row of the batch, given the ``latents`` sampled before it."""

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_omics.guides.gamma_mean_field import GammaMeanField
-from pyro_omics.guides.global_guide import over_globals
-from pyro_omics.models.base import CountModel
+from pyro_omics.guides.global_guide import global_guide, start_at
+from pyro_omics.guides.guided_model import ConditionedModel
 from pyro_omics.serialization.arguments import RecordsArguments
 
 
@@ -41,7 +42,7 @@ class Conditional(PyroModule, RecordsArguments):
     Source: collapsed variational inference, e.g. Hensman et al. 2012, arXiv:1206.5162.
     """
 
-    def __init__(self, model: CountModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
+    def __init__(self, model: ConditionedModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
         super().__init__()
         if not hasattr(model, "conditional"):
             raise TypeError(
@@ -54,10 +55,10 @@ class Conditional(PyroModule, RecordsArguments):
                 "out by their values as parameters: use guides.Amortized or guides.GammaMeanField"
             )
         self._model = (model,)
-        self.rest = over_globals(rest or GammaMeanField, model)
+        self.rest = global_guide(rest or GammaMeanField, model)
 
     @property
-    def model(self) -> CountModel:
+    def model(self) -> ConditionedModel:
         """The model that the guide is for."""
         return self._model[0]
 
@@ -67,3 +68,7 @@ class Conditional(PyroModule, RecordsArguments):
         with self.model.plate(batch):
             for name in self.model.local_sites:
                 latents[name] = pyro.sample(name, self.model.conditional(name, batch, latents))
+
+    def start_at(self, site: str, start: dist.Gamma) -> None:
+        """Start the factor of a positive global latent at a Gamma, see `global_guide.start_at`."""
+        start_at(self.rest, site, start)

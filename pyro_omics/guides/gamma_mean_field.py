@@ -65,6 +65,10 @@ class GammaMeanField(PyroModule, RecordsArguments):
         """The factor of a latent site."""
         return self.factors[self._names[site]]
 
+    def start_at(self, site: str, start: dist.Gamma) -> None:
+        """Start the Gamma of a positive latent at another; see `global_guide.start_at`."""
+        self.factor(site).start_at(start)
+
     @property
     def sites(self) -> list[str]:
         """Names of the latent sites, known once the guide was run."""
@@ -149,12 +153,6 @@ class NormalFactor(PyroModule):
         base = dist.Normal(loc, log_scale.exp()).to_event(self.event_dim)
         transform = biject_to(self.support)
         return base if self.support is dist.constraints.real else dist.TransformedDistribution(base, [transform])
-
-    @torch.no_grad()
-    def start_at(self, fn: dist.Normal) -> None:
-        """Take the mean and the standard deviation of these Normals, in unconstrained space."""
-        self.loc.copy_(fn.loc.expand_as(self.loc))
-        self.log_scale.copy_(fn.scale.expand_as(self.log_scale).log())
 
 
 def _factor(fn: Any, value: Tensor, shape: torch.Size) -> GammaFactor | NormalFactor:

@@ -6,19 +6,21 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
+import pyro.distributions as dist
+import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoIAFNormal, AutoLaplaceApproximation
+from pyro.infer.autoguide import AutoIAFNormal, AutoLaplaceApproximation, AutoNormal, AutoStructured
 from pyro.infer.autoguide.initialization import init_to_feasible, init_to_value
 from pyro.nn import PyroModule
 from torch import nn
 
+from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.guides.laplace import Laplace
-from pyro_omics.guides.memory_limits import check_size
-from pyro_omics.models.base import CountModel
+from pyro_omics.guides.memory_limits import check_memory
 from pyro_omics.sites import latent_sites
 
 
-def over_globals(rest: Callable[..., PyroModule], model: CountModel) -> PyroModule:
+def global_guide(rest: Callable[..., PyroModule], model: GuidedModel) -> PyroModule:
     """The guide over a model's global latents.
 
     Parameters
@@ -38,12 +40,12 @@ def over_globals(rest: Callable[..., PyroModule], model: CountModel) -> PyroModu
     if isinstance(rest, nn.Module) or not callable(rest):
         raise TypeError(
             f"rest must be a callable program -> guide, such as the class pyro.infer.autoguide.AutoNormal or a "
-            f"functools.partial of it, and is {_shown(rest)}"
+            f"functools.partial of it; got {_shown(rest)}"
         )
     batch = model.example_batch()
     # What the ELBO sums out is no guide's.
     program = poutine.block(model, hide=[*model.local_sites, *latent_sites(model, batch, summed_out=True)])
-    check_size(rest, program, batch)
+    check_memory(rest, program, batch)
     given = rest.keywords if isinstance(rest, partial) else {}
     if model.starts and "init_loc_fn" not in given and _takes_a_start(rest):
         # Weights that all start at one number would stay alike.
@@ -52,6 +54,30 @@ def over_globals(rest: Callable[..., PyroModule], model: CountModel) -> PyroModu
     if type(made) is AutoLaplaceApproximation:
         made.__class__ = Laplace  # whatever made it, and before its first call
     return made
+
+
+@torch.no_grad()
+def start_at(guide: PyroModule, site: str, start: dist.Gamma) -> None:
+    """Start a guide's factor of a positive global latent at a Gamma.
+
+    An AutoNormal or AutoStructured starts as the LogNormal with the same moments of the logarithm; a guide with a
+    method ``start_at(site, start)`` does as that says; any other stays as it is.
+
+    Parameters
+    ----------
+    guide
+        made, and run once.
+    site
+        name of the latent.
+    start
+        of the site's shape.
+    """
+    if isinstance(guide, AutoNormal | AutoStructured):
+        shape = getattr(guide.locs, site).shape  # flat in an AutoStructured
+        setattr(guide.locs, site, (torch.digamma(start.concentration) - start.rate.log()).reshape(shape))
+        setattr(guide.scales, site, torch.polygamma(1, start.concentration).sqrt().reshape(shape))
+    elif hasattr(guide, "start_at"):
+        guide.start_at(site, start)
 
 
 def _takes_a_start(rest: Callable[..., PyroModule]) -> bool:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_omics.guides.base import LocalGuide, Offsets
+from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.guides.refinement import Refinement
-from pyro_omics.models.base import CountModel
 from pyro_omics.sites import latent_sites
 
 RATE = 0.03  # how far a step of the optimizer moves a row's location and log scale
@@ -55,7 +55,7 @@ class PerObservation(LocalGuide):
 
     def __init__(
         self,
-        model: CountModel,
+        model: GuidedModel,
         rest: Callable[[Callable[..., Any]], PyroModule] | None = None,
         n_steps: int = 50,
         lr: float = 0.2,
@@ -63,7 +63,7 @@ class PerObservation(LocalGuide):
     ) -> None:
         super().__init__(model, rest)
         if speed is not None and not speed > 0:
-            raise ValueError(f"speed is a factor of the table's learning rate, above 0, and is {speed}")
+            raise ValueError(f"speed must be a factor of the table's learning rate, above 0; got {speed}")
         self._given = speed
         self.refinement = Refinement(n_steps, lr)
         self.tables = PyroModule[nn.ModuleDict]()

@@ -9,10 +9,10 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_omics.guides.base import LocalGuide, Offsets
-from pyro_omics.models.base import CountModel
+from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.parts.base import check_positive
 from pyro_omics.sites import latent_sites, replayed, row_terms, sample_sites
 
@@ -50,7 +50,7 @@ class Refinement:
     def __init__(self, n_steps: int, lr: float) -> None:
         check_positive(n_steps=n_steps)
         if not lr > 0:
-            raise ValueError(f"lr is the learning rate of the refinement, above 0, and is {lr}")
+            raise ValueError(f"lr must be a learning rate, above 0; got {lr}")
         self.n_steps, self.lr = n_steps, lr
         self._memory = Memory()
 
@@ -109,7 +109,7 @@ def local_elbo(guide: LocalGuide, batch: Any, offsets: Mapping[str, tuple[Tensor
     return sum((term.sum() for term in row_terms(sample_sites(trace)).values()), torch.zeros(())) - log_q
 
 
-def _nesting(model: CountModel, batch: Any) -> int | None:
+def _nesting(model: GuidedModel, batch: Any) -> int | None:
     """How deep the model's plates are nested, where it has discrete latents to be summed out; else None."""
     discrete = latent_sites(model, batch, summed_out=True)
     sites = [*discrete.values(), *latent_sites(model, batch).values()] if discrete else []
@@ -168,7 +168,7 @@ class Memory:
 
 def _state(guide: LocalGuide) -> list[Tensor]:
     """Every parameter and buffer that the offsets depend on."""
-    modules: list[nn.Module] = [guide.model, *([] if guide.rest is None else [guide.rest])]
+    modules: list[Any] = [guide.model, *([] if guide.rest is None else [guide.rest])]
     return [value for module in modules for value in (*module.parameters(), *module.buffers())]
 
 

@@ -9,8 +9,8 @@ from pyro.nn import PyroModule
 
 from pyro_omics.guides.amortized import Amortized
 from pyro_omics.guides.base import Offsets
+from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.guides.refinement import Refinement
-from pyro_omics.models.base import CountModel
 
 
 class SemiAmortized(Amortized):
@@ -42,7 +42,7 @@ class SemiAmortized(Amortized):
 
     def __init__(
         self,
-        model: CountModel,
+        model: GuidedModel,
         rest: Callable[[Callable[..., Any]], PyroModule] | None = None,
         n_steps: int = 20,
         lr: float = 0.1,

@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_omics.guides import Amortized
 from pyro_omics.guides.laplace import Laplace
 from pyro_omics.inference.checks import (
     check_callable,
@@ -112,7 +111,7 @@ class SVIModule(pl.LightningModule):
             ("scheduler", scheduler, "torch.optim.lr_scheduler.CosineAnnealingLR in a functools.partial"),
         ):
             check_callable(argument, value, example)
-        self.bound = check_elbo(model.default_elbo() if elbo is None else elbo)
+        self.bound = check_elbo((model.default_elbo() or TraceELBO()) if elbo is None else elbo)
         self.n_obs = model.n_obs
         self.kl_warmup_epochs = kl_warmup_epochs
         self.noise_seed = noise_seed
@@ -136,7 +135,7 @@ class SVIModule(pl.LightningModule):
         """Make the guide and everything lazy in the pair, before an optimizer can miss it."""
         made = self._make_guide
         if made is None:
-            made = model.default_guide() or Amortized
+            made = model.default_guide()
         elif isinstance(made, type) and issubclass(made, AutoGuide):
             check_rows(made, model)
         with without_side_effects(model):

@@ -6,26 +6,23 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import pyro
-import torch
 from pyro.infer import ELBO
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_omics.batch import CellBatch
-from pyro_omics.inference.elbos.trace import TraceELBO
+from pyro_omics.guides.amortized import Amortized
+from pyro_omics.guides.guided_model import Guide
 from pyro_omics.layers import Encoder, log_counts
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.parts.priors import Prior
+from pyro_omics.parts.base import Part
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import PLATE
 from pyro_omics.sizes import Sizes
-
-Guide: TypeAlias = PyroModule
 
 
 class CountModel(FastPyroModule, RecordsArguments):
@@ -56,6 +53,8 @@ class CountModel(FastPyroModule, RecordsArguments):
         names of the reports in `tables` that its queries are enough for; `Posterior` offers each under the same name.
     starts
         name of a latent site -> where a guide should start it.
+    learning_rate
+        of the default optimizer.
     """
 
     local_sites: tuple[str, ...] = ()
@@ -63,12 +62,13 @@ class CountModel(FastPyroModule, RecordsArguments):
     axes: Mapping[str, tuple[str, ...]] = {}
     levels: Mapping[str, Sequence[str]] = {}
     tables: ClassVar[tuple[str, ...]] = ()
+    learning_rate: ClassVar[float] = 1e-3
     n_genes: int
 
     def __init__(self, n_obs: int) -> None:
         super().__init__()
         if n_obs < 1:
-            raise ValueError(f"n_obs is the number of training rows, at least 1, and is {n_obs}")
+            raise ValueError(f"n_obs must be the number of training rows, at least 1; got {n_obs}")
         self.n_obs = n_obs
         self.encoders = PyroModule[nn.ModuleDict]()
         self.starts: dict[str, Tensor] = {}
@@ -85,9 +85,7 @@ class CountModel(FastPyroModule, RecordsArguments):
             the constructor's other arguments.
         """
         if not hasattr(dm, "sizes"):
-            raise TypeError(
-                f"from_data takes a DataModule, such as CellDataModule(adata), and got a {type(dm).__name__}"
-            )
+            raise TypeError(f"from_data takes a DataModule, such as CellDataModule(adata); got a {type(dm).__name__}")
         wanted = inspect.signature(cls.__init__).parameters
         known = {"sizes": dm.sizes, **{field.name: getattr(dm.sizes, field.name) for field in fields(dm.sizes)}}
         known.pop("n_latent", None)
@@ -121,14 +119,17 @@ class CountModel(FastPyroModule, RecordsArguments):
         return pyro.plate(PLATE, self.n_obs, subsample=batch.index)
 
     def example_batch(self) -> Any:
-        """A tiny batch of the right shapes, for making what is made at the first call."""
+        """A tiny batch of the right shapes, for making what is made at the first call.
+
+        It is made of the model's ``sizes``, or, for cells alone, of its ``n_genes``.
+        """
         sizes = getattr(self, "sizes", None)
         if sizes is None and not hasattr(self, "n_genes"):
             raise NotImplementedError(
-                f"{type(self).__name__} has no n_genes to make an example batch from: set self.n_genes, or override "
-                "example_batch()"
+                f"{type(self).__name__} has neither sizes nor n_genes to make an example batch from: set self.sizes or "
+                "self.n_genes, or override example_batch()"
             )
-        return example_cells(sizes or Sizes(self.n_obs, self.n_genes))
+        return (sizes or Sizes(self.n_obs, self.n_genes)).example_batch()
 
     def encoder_inputs(self, batch: Any) -> Tensor:
         """What the encoder sees of a batch (n, n_in): log(1 + x)."""
@@ -177,7 +178,7 @@ class CountModel(FastPyroModule, RecordsArguments):
                 f"{'' if cov is None else f' and n_cov={cov.shape[-1]}'}"
             ) from error
         if not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
-            raise ValueError(f"the encoder of {site!r} must return a location and a scale, and returned {_shape(out)}")
+            raise ValueError(f"the encoder of {site!r} must return a location and a scale; got {_shape(out)}")
         return out
 
     def informed(self, site: str, batch: Any) -> Tensor | None:
@@ -203,7 +204,7 @@ class CountModel(FastPyroModule, RecordsArguments):
     def warm_start(self, guide: Guide, dm: Any) -> None:
         """Give the guide (or the model) a better start than its own, once, before training, from the data.
 
-        The base asks each `priors.Prior` of the model for its own.
+        The base asks each part of the model (`parts.base.Part`) for its own.
 
         Parameters
         ----------
@@ -213,42 +214,23 @@ class CountModel(FastPyroModule, RecordsArguments):
             the DataModule that is trained on: ``dm.data`` are its rows, ``dm.rows("training")`` those to use.
         """
         for module in self.modules():
-            if isinstance(module, Prior):
+            if isinstance(module, Part):
                 module.warm_start(self, dm)
 
-    def default_guide(self) -> Callable[[CountModel], Guide] | None:
-        """The guide that suits the model, a callable model -> guide; None is the `Amortized` guide."""
+    def default_guide(self) -> Callable[[CountModel], Guide]:
+        """The guide that suits the model, a callable model -> guide: `guides.Amortized` unless it says otherwise."""
+        return Amortized
+
+    def default_elbo(self) -> ELBO | None:
+        """The ELBO that suits the model, ``TraceEnum_ELBO(max_plate_nesting=1)`` where it sums discrete latents out.
+
+        None is `elbos.TraceELBO`.
+        """
         return None
 
-    def default_elbo(self) -> ELBO:
-        """The ELBO that suits the model: ``TraceEnum_ELBO(max_plate_nesting=1)`` where it sums discrete latents out."""
-        return TraceELBO()
-
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """The optimizer that suits the model, a callable parameters -> optimizer."""
-        return partial(ClippedAdam, lr=1e-3)
-
-
-def example_cells(sizes: Sizes) -> CellBatch:
-    """Two cells (one, if there is only one) with a count of 1 in each gene, at level 0 of each covariate.
-
-    Proteins are not measured in the first, so that what a program does without them is tried too.
-    """
-    n = min(2, sizes.n_obs)
-    rows = torch.arange(n)
-    zeros = torch.zeros_like(rows)
-    return CellBatch(
-        x=torch.ones(n, sizes.n_genes),
-        row=rows,
-        index=rows,
-        batch=zeros if sizes.n_batches > 1 else None,
-        label=zeros if sizes.n_labels > 1 else None,
-        categorical=torch.zeros(n, len(sizes.n_categories), dtype=torch.long) if sizes.n_categories else None,
-        continuous=torch.zeros(n, sizes.n_continuous) if sizes.n_continuous else None,
-        size_factor=torch.ones(n, 1),
-        y=torch.ones(n, sizes.n_proteins) if sizes.n_proteins else None,
-        measured=(rows > 0).unsqueeze(-1).expand(-1, sizes.n_proteins) if sizes.n_proteins else None,
-    )
+        """The optimizer that suits the model, a callable parameters -> optimizer: ClippedAdam at `learning_rate`."""
+        return partial(ClippedAdam, lr=self.learning_rate)
 
 
 def _shape(out: Any) -> str:

@@ -53,12 +53,12 @@ def bayesianize(model: M, *names: str, prior: Distribution | WeightPrior | None 
     """
     prior = dist.Normal(0.0, 1.0) if prior is None else prior
     if not isinstance(prior, Distribution | WeightPrior):
-        raise TypeError(f"prior must be a distribution, such as dist.Normal(0.0, 1.0), and is {prior!r}")
+        raise TypeError(f"prior must be a distribution, such as dist.Normal(0.0, 1.0); got {prior!r}")
     if isinstance(prior, Distribution) and not isinstance(prior, TorchDistributionMixin):
-        raise TypeError(f"prior must be one of pyro.distributions, and is torch's: dist.{type(prior).__name__}(...)")
+        raise TypeError(f"prior must be one of pyro.distributions; got torch's: use dist.{type(prior).__name__}(...)")
     if isinstance(prior, Distribution) and (prior.batch_shape or prior.event_shape):
         raise ValueError(
-            f"prior must be the distribution of one weight, and has the shape "
+            f"prior must be the distribution of one weight; got one of shape "
             f"{tuple(prior.batch_shape + prior.event_shape)}: pass numbers for its parameters"
         )
     if not names:

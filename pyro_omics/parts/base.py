@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -14,8 +14,39 @@ from pyro_omics.serialization.arguments import RecordsArguments
 P = TypeVar("P")
 
 
+class EncodingModel(Protocol):
+    """What a part may ask of the model that holds it: its encoders and what they see. `models.CountModel` is one.
+
+    Attributes
+    ----------
+    encoders
+        name of a local site -> its encoder, those that were made.
+    """
+
+    encoders: Any
+
+    @property
+    def latent_site(self) -> str:
+        """The local site that a prior over z is of."""
+
+    def example_batch(self) -> Any:
+        """A tiny batch of the right shapes."""
+
+    def encoder_inputs(self, batch: Any) -> Tensor:
+        """What the encoders see of a batch (n, n_in)."""
+
+    def encoder_covariates(self, batch: Any) -> Tensor | None:
+        """Covariates for the encoders' layers (n, n_cov), or None."""
+
+    def require_encoder(self, site: str, n_out: int) -> None:
+        """Make the encoder of a local site if there is none."""
+
+    def encoded(self, site: str, inputs: Tensor, cov: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the encoder of a local site makes of these inputs: location and scale."""
+
+
 class Part(FastPyroModule, RecordsArguments):
-    """A prior, likelihood, dispersion or library: made without sizes, and completed once, by its model."""
+    """A piece of a model that can be exchanged: made without sizes, and completed once by its model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,6 +67,17 @@ class Part(FastPyroModule, RecordsArguments):
             )
         self.built = True
 
+    def warm_start(self, model: EncodingModel, dm: Any) -> None:
+        """Take a start from the data, once, before training; by default there is none.
+
+        Parameters
+        ----------
+        model
+            holds the part.
+        dm
+            the DataModule that is trained on: ``dm.data`` are its rows, ``dm.rows("training")`` those to use.
+        """
+
 
 def check_part(argument: str, value: Any, kind: type[P]) -> P:
     """The value itself, if it is a part of that kind.
@@ -49,7 +91,7 @@ def check_part(argument: str, value: Any, kind: type[P]) -> P:
         return value
     if isinstance(value, type) and issubclass(value, kind):
         raise TypeError(f"{argument} is the class {value.__name__}: pass an instance of it, {value.__name__}()")
-    raise TypeError(f"{argument} must be a {kind.__name__}, an object, and is {value!r}")
+    raise TypeError(f"{argument} must be a {kind.__name__}, an object; got {value!r}")
 
 
 def check_unowned(argument: str, network: nn.Module) -> nn.Module:
@@ -71,11 +113,16 @@ def check_heads(argument: str, heads: Mapping[str, Tensor], names: Iterable[str]
     for name in names:
         if name not in heads or heads[name].shape[-1] != n:
             found = {head: tuple(value.shape) for head, value in heads.items()}
-            raise ValueError(f"the {argument} must return {name!r} of {width} in each row, and has {found}")
+            raise ValueError(f"the {argument} must return {name!r} of {width} in each row; got {found}")
 
 
 def check_positive(**numbers: int) -> None:
     """Raise a ValueError that names the first of these arguments that is no positive integer."""
+    check_at_least(1, **numbers)
+
+
+def check_at_least(minimum: int, **numbers: int) -> None:
+    """Raise a ValueError that names the first of these arguments that is no integer of at least ``minimum``."""
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, and is {value!r}")
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+            raise ValueError(f"{name} must be an integer of at least {minimum}; got {value!r}")

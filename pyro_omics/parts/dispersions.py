@@ -5,6 +5,8 @@ theta = exp(log_theta), with log_theta ~ Normal(0, 1) at the start, as in scVI.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -28,80 +30,44 @@ class Dispersion(Part):
         raise NotImplementedError(f"{type(self).__name__} must define forward(heads, batch)")
 
 
-class _Table(Dispersion):
-    """Dispersions that are a parameter, ``log_theta``.
+class PerGene(Dispersion):
+    """A parameter: one theta_g for each gene, or one for each gene in each batch or label.
 
     Parameters
     ----------
+    by
+        None shares theta_g among all rows; "batch" or "label" has one for each level of that as well.
     start
         log_theta at the start, for every entry; None draws each from Normal(0, 1), as scVI does. A few hundred steps at
         a small learning rate do not move far from there: on small data a constant fits better.
+
+    Raises
+    ------
+    ValueError
+        For any other ``by``.
     """
 
-    def __init__(self, start: float | None = None) -> None:
+    def __init__(self, by: Literal["batch", "label"] | None = None, start: float | None = None) -> None:
         super().__init__()
-        self.start = start
+        if by not in (None, "batch", "label"):
+            raise ValueError(
+                f'by must be None, "batch" or "label"; got {by!r}: for a theta of each cell use PerGeneCell()'
+            )
+        self.by, self.start = by, start
 
-    def _make(self, *shape: int) -> None:
+    def build(self, sizes: Sizes) -> None:
+        """Make log_theta, (g,) or (levels, g)."""
+        super().build(sizes)
+        levels = {None: (), "batch": (sizes.n_batches,), "label": (sizes.n_labels,)}[self.by]
+        shape = (*levels, sizes.n_genes)
         start = torch.randn(shape) if self.start is None else torch.full(shape, float(self.start))
         self.log_theta = nn.Parameter(start)
 
-
-class PerGene(_Table):
-    """One theta_g for each gene.
-
-    Parameters
-    ----------
-    start
-        log_theta at the start; None draws from Normal(0, 1).
-    """
-
-    def build(self, sizes: Sizes) -> None:
-        """Make log_theta (g,)."""
-        super().build(sizes)
-        self._make(sizes.n_genes)
-
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
-        """theta_g, (g,)."""
-        return _theta(self.log_theta)
-
-
-class PerGeneBatch(_Table):
-    """One theta_bg for each batch and gene.
-
-    Parameters
-    ----------
-    start
-        log_theta at the start; None draws from Normal(0, 1).
-    """
-
-    def build(self, sizes: Sizes) -> None:
-        """Make log_theta (batches, g)."""
-        super().build(sizes)
-        self._make(sizes.n_batches, sizes.n_genes)
-
-    def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
-        """The theta of each row's batch, (n, g)."""
-        return _theta(_rows(self.log_theta, getattr(batch, "batch", None)))
-
-
-class PerGeneLabel(_Table):
-    """One theta_lg for each label and gene.
-
-    Parameters
-    ----------
-    start
-        log_theta at the start; None draws from Normal(0, 1).
-    """
-
-    def build(self, sizes: Sizes) -> None:
-        """Make log_theta (labels, g)."""
-        super().build(sizes)
-        self._make(sizes.n_labels, sizes.n_genes)
-
-    def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
-        """The theta of each row's label, (n, g)."""
-        return _theta(_rows(self.log_theta, getattr(batch, "label", None)))
+        """theta_g, (g,), or that of each row's level, (n, g)."""
+        if self.by is None:
+            return _theta(self.log_theta)
+        return _theta(_rows(self.log_theta, getattr(batch, self.by, None)))
 
 
 class PerGeneCell(Dispersion):

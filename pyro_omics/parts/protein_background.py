@@ -173,7 +173,7 @@ class CellBackground(Background):
     def __init__(self, bound: float = 1.0, learned: bool = True, shared: bool = False) -> None:
         super().__init__(learned, shared)
         if bound <= 0:
-            raise ValueError(f"bound is of a log rate, above 0, and is {bound}: proteins.Background() has none")
+            raise ValueError(f"bound must be a log rate above 0; got {bound}: proteins.Background() has none")
         self.bound = bound
 
     def forward(self, u_nt: Tensor, codes_nt: Tensor, heads: Mapping[str, Tensor]) -> Tensor:

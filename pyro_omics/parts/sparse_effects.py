@@ -34,11 +34,11 @@ class SparseGamma(Part):
     def __init__(self, shape: float = 0.3, mean: float = 1.0, learned: Sequence[str] = ("shape", "mean")) -> None:
         super().__init__()
         if not 0 < shape < 1:
-            raise ValueError(f"shape must lie in (0, 1), and is {shape}: above 1 an effect near 0 would be unlikely")
+            raise ValueError(f"shape must lie in (0, 1); got {shape}: above 1 an effect near 0 would be unlikely")
         if not 0 < mean < math.inf:
-            raise ValueError(f"mean must be a number above 0, and is {mean}")
+            raise ValueError(f"mean must be a number above 0; got {mean}")
         if unknown := set(learned) - {"shape", "mean"}:
-            raise ValueError(f'learned may name "shape" and "mean", and names {sorted(unknown)}')
+            raise ValueError(f'learned must name "shape", "mean" or both; got {sorted(unknown)}')
         self.shape, self.mean, self.learned = float(shape), float(mean), tuple(learned)
 
     def build(self, sizes: Sizes | DELSizes) -> None:
@@ -54,6 +54,11 @@ class SparseGamma(Part):
     def forward(self) -> TorchDistribution:
         """Gamma(shape, shape / mean), of batch shape ()."""
         return dist.Gamma(self.concentration, self.rate)
+
+    @torch.no_grad()
+    def set_mean(self, mean: float) -> None:
+        """Go on from this mean."""
+        self.log_mean.fill_(math.log(mean))
 
     @property
     def concentration(self) -> Tensor:

@@ -110,7 +110,7 @@ class Horseshoe(WeightPrior):
 
 def _above_zero(argument: str, value: float) -> float:
     if not (isinstance(value, int | float) and 0 < value < math.inf):
-        raise ValueError(f"{argument} is a standard deviation, above 0, and is {value!r}")
+        raise ValueError(f"{argument} must be a standard deviation, above 0; got {value!r}")
     return float(value)
 
 

@@ -416,14 +416,18 @@ model:
       likelihood:
         class_path: pyro_omics.likelihoods.NegativeBinomial
         init_args:
-          dispersion: pyro_omics.dispersions.PerGeneBatch
+          dispersion:
+            class_path: pyro_omics.dispersions.PerGene
+            init_args:
+              by: batch
       library: pyro_omics.library_sizes.Latent
 """
     (folder / "parts.yaml").write_text(parts)
     fit("--config=parts.yaml", "--data.init_args.batch_key=donor")
     model = po.load("out/model").model
     names = [type(part).__name__ for part in (model.prior, model.likelihood.dispersion, model.library)]
-    assert names == ["LogisticNormal", "PerGeneBatch", "Latent"]
+    assert names == ["LogisticNormal", "PerGene", "Latent"]
+    assert model.likelihood.dispersion.by == "batch"
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

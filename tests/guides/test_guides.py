@@ -535,7 +535,6 @@ def wrapped(kind, *args, **options):
         partial(AutoLowRankMultivariateNormal, rank=30_000),
         AutoGaussian,
         AutoIAFNormal,
-        partial(AutoIAFNormal, hidden_dim=[100, 50_000]),
         AutoStructured,
     ],
 )

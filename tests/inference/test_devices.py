@@ -21,7 +21,6 @@ from scipy import stats
 import pyro_omics as po
 from pyro_omics.data import splits
 from pyro_omics.inference.keyed_noise import KeyedNoise, standard_normal
-from pyro_omics.models.base import example_cells
 
 TOGETHER = Path(__file__).parents[1] / "ddp_fits.py"
 
@@ -276,4 +275,4 @@ def test_any_bound_is_the_same_sum_over_parts_of_a_batch(elbo):
 
 
 def test_the_example_batch_has_an_index_to_key_by():
-    assert example_cells(po.sizes.Sizes(5, 3)).index.tolist() == [0, 1]
+    assert po.sizes.Sizes(5, 3).example_batch().index.tolist() == [0, 1]

@@ -213,7 +213,7 @@ def test_the_kl_of_globals_counts_once_whatever_the_batch_size(size):
     kl = float(torch.distributions.kl_divergence(dist.Normal(0.3, 0.5), dist.Normal(0.0, 1.0)))
     elbos = []
     for index in torch.arange(36).split(size):
-        batch = po.models.base.example_cells(po.sizes.Sizes(36, 1))._replace(x=x[index], row=index, index=index)
+        batch = po.sizes.Sizes(36, 1).example_batch()._replace(x=x[index], row=index, index=index)
         torch.manual_seed(0)  # the same draw of mu in each minibatch
         elbos.append(-TraceMeanField_ELBO().differentiable_loss(model, guide, batch).item())
     torch.manual_seed(0)
@@ -563,7 +563,7 @@ def test_the_exact_family_reaches_the_evidence():
     n = 30
     x = torch.randn(n, 1) + 1.0
     model, _ = exact_pair(n)
-    batch = po.models.base.example_cells(po.sizes.Sizes(n, 1))._replace(x=x, row=torch.arange(n), index=torch.arange(n))
+    batch = po.sizes.Sizes(n, 1).example_batch()._replace(x=x, row=torch.arange(n), index=torch.arange(n))
     svi = po.SVIModule(model)
     optimizer = torch.optim.Adam(svi.parameters(), lr=0.02)
     for _ in range(1500):
@@ -591,7 +591,7 @@ def test_mean_field_is_right_at_constrained_globals():
                 pyro.sample("x", dist.Poisson(mu).expand([len(batch.index), 1]).to_event(1), obs=batch.x)
 
     x = torch.tensor([[2.0], [1.0]])
-    batch = po.models.base.example_cells(po.sizes.Sizes(2, 1))._replace(x=x)
+    batch = po.sizes.Sizes(2, 1).example_batch()._replace(x=x)
     grid = torch.linspace(-6, 4, 20001)
     log_p = dist.Normal(0.0, 1.0).log_prob(grid) + dist.Poisson(grid.exp()).log_prob(x).sum(0)
     exact = float((grid * torch.softmax(log_p, 0)).sum())

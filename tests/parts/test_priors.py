@@ -586,11 +586,11 @@ def test_weight_priors_are_recorded_and_checked():
     assert decode(encode(priors.WeightNormal(3))).scale == 3.0
     assert list(found.parts("bias", torch.Size([3]))) == ["bias_global_scale", "bias_local_scale", "bias"]
     for wrong in (0.0, -1.0, float("nan"), "1"):
-        with pytest.raises(ValueError, match="scale is a standard deviation, above 0"):
+        with pytest.raises(ValueError, match="scale must be a standard deviation, above 0"):
             priors.Horseshoe(wrong)
-        with pytest.raises(ValueError, match="slab is a standard deviation, above 0"):
+        with pytest.raises(ValueError, match="slab must be a standard deviation, above 0"):
             priors.Horseshoe(slab=wrong)
-        with pytest.raises(ValueError, match="scale is a standard deviation, above 0"):
+        with pytest.raises(ValueError, match="scale must be a standard deviation, above 0"):
             priors.WeightNormal(wrong)
     with pytest.raises(NotImplementedError, match="must define parts"):
         priors.WeightPrior().parts("weight", torch.Size([1]))

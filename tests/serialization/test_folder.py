@@ -80,7 +80,7 @@ def edited(folder, change):
 
 CONFIGURATIONS = {
     "defaults": lambda: {},
-    "negative binomial by batch": lambda: {"likelihood": likelihoods.NegativeBinomial(dispersions.PerGeneBatch())},
+    "negative binomial by batch": lambda: {"likelihood": likelihoods.NegativeBinomial(dispersions.PerGene(by="batch"))},
     "dispersion by cell": lambda: {
         "likelihood": likelihoods.ZeroInflatedNegativeBinomial(dispersion=dispersions.PerGeneCell())
     },

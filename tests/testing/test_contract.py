@@ -2,6 +2,7 @@
 
 import inspect
 from functools import partial
+from typing import get_type_hints
 
 import anndata as ad
 import numpy as np
@@ -27,6 +28,12 @@ from wrong_programs import RIGHT, WRONG, GeneEffects, Programs, TableByPosition
 import pyro_omics as po
 
 
+def named(base, room):
+    """The classes of a kind that a folder names in its ``__all__``, without the kind itself."""
+    found = [getattr(room, name) for name in room.__all__]
+    return [cls for cls in found if isinstance(cls, type) and issubclass(cls, base) and cls is not base]
+
+
 def subclasses(base, module):
     """Public concrete classes of a module, whoever wrote them."""
     return [
@@ -36,16 +43,16 @@ def subclasses(base, module):
     ]
 
 
-PRIORS = [
-    cls for cls in (getattr(po.priors, name) for name in po.priors.__all__)
-    if isinstance(cls, type) and issubclass(cls, po.priors.Prior) and cls is not po.priors.Prior
-]  # fmt: skip
-LIKELIHOODS = subclasses(po.likelihoods.Likelihood, po.likelihoods)
-DISPERSIONS = subclasses(po.dispersions.Dispersion, po.dispersions)
+PRIORS = named(po.priors.Prior, po.priors)
+LIKELIHOODS = named(po.likelihoods.Likelihood, po.likelihoods)
+DISPERSIONS = [
+    *subclasses(po.dispersions.Dispersion, po.dispersions),
+    *(partial(po.dispersions.PerGene, by=by) for by in ("batch", "label")),
+]
 EFFICIENCIES = [po.proteins.Efficiency, *subclasses(po.proteins.Efficiency, po.proteins)]
 LIBRARIES = subclasses(po.library_sizes.Library, po.library_sizes)
 GUIDES = [getattr(po.guides, name) for name in po.guides.__all__]
-MODELS = [getattr(po.models, name) for name in po.models.__all__ if name != "CountModel"]
+MODELS = named(po.models.CountModel, po.models)
 AUTOGUIDES = [
     AutoNormal,
     AutoDelta,
@@ -65,7 +72,7 @@ def dm():
     obs = pd.DataFrame(
         {
             "donor": rng.choice(["a", "b"], n),
-            "type": rng.choice(["x", "y", "z"], n),
+            "type": rng.choice(["x", "y", "Unknown"], n),
             "lane": rng.choice(["1", "2"], n),
             "age": rng.normal(size=n),
             "size": rng.uniform(5, 20, n),
@@ -131,19 +138,22 @@ def test_registries_are_not_empty():
     assert all([PRIORS, LIKELIHOODS, DISPERSIONS, LIBRARIES, EFFICIENCIES, GUIDES, MODELS])
 
 
+def data_of(model, dm, library):
+    """The data that a model is for, by the sizes that it asks for."""
+    return library if get_type_hints(model.__init__).get("sizes") is po.sizes.DELSizes else dm
+
+
 @pytest.mark.parametrize("model", MODELS, ids=names(MODELS))
 def test_models(model, dm, library):
-    data = library if model in (po.DELCount, po.HierarchicalDEL) else dm
-    options = {"unlabeled_category": "y"} if model is po.SCANVI else {}
-    po.testing.check_model(model.from_data(data, **options), data)
+    data = data_of(model, dm, library)
+    po.testing.check_model(model.from_data(data), data)
 
 
 @pytest.mark.parametrize("bound", [po.elbos.RenyiELBO(0.5), po.elbos.ImportanceWeightedELBO()], ids=lambda b: b.alpha)
 @pytest.mark.parametrize("model", MODELS, ids=names(MODELS))
 def test_bounds_by_row(model, bound, dm, library):
-    data = library if model in (po.DELCount, po.HierarchicalDEL) else dm
-    options = {"unlabeled_category": "y"} if model is po.SCANVI else {}
-    po.testing.check_model(model.from_data(data, **options), data, elbo=bound)
+    data = data_of(model, dm, library)
+    po.testing.check_model(model.from_data(data), data, elbo=bound)
 
 
 @pytest.mark.parametrize("build", BUILDERS)

@@ -1,1 +1,9 @@
-"""Models of DNA-encoded libraries: counts from features, and counts as a superposition of products."""
+"""Models of DNA-encoded libraries: counts from features, and counts as a superposition of products.
+
+A new one is a file of its own that is named here.
+"""
+
+from pyro_omics.models.dna_encoded.count_regression import DELCount
+from pyro_omics.models.dna_encoded.hierarchical import HierarchicalDEL
+
+__all__ = ["DELCount", "HierarchicalDEL"]

@@ -3,22 +3,53 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_omics.models.base import Guide
 from pyro_omics.models.dna_encoded.superposition import ABUNDANCE, YIELD, Subset, amount, at, of_members
-
-if TYPE_CHECKING:
-    from pyro_omics.models.dna_encoded.hierarchical import HierarchicalDEL
+from pyro_omics.sizes import DELSizes
 
 Gammas = tuple[Tensor, Tensor]  # shape, rate
 LEAST = 0.05  # of a prior's mean: below, effects that are there could not come back
 BURN_IN = 20  # sweeps before the priors' means move
 CHUNK = 65_536  # rows read at once
+
+
+@dataclass(frozen=True)
+class GammaPrior:
+    """Gamma(shape, shape / mean); ``learned`` says whether the mean is to move to that of what it is a prior of."""
+
+    shape: float
+    mean: float
+    learned: bool
+
+
+@dataclass(frozen=True)
+class Superposition:
+    """The model whose optimum is sought.
+
+    Attributes
+    ----------
+    sizes
+        of the data.
+    effects
+        the truncates that are modelled, by the cycles that worked, and the name of the site of each one's effects.
+    priors
+        of the compounds' own effects ("own"), of matrix binding ("matrix", where there are controls), and of the
+        effects of truncates, by their number of building blocks ("1", "2", ...).
+    knows_abundance
+        whether any counts tell a building block's abundance from its binding.
+    """
+
+    sizes: DELSizes
+    effects: Mapping[Subset, str]
+    priors: Mapping[str, GammaPrior]
+    knows_abundance: bool
 
 
 class Tally:
@@ -78,14 +109,14 @@ class CoordinateAscent:
     Parameters
     ----------
     model
-        gives priors and sizes.
+        its sizes, effects and priors.
     tally
         the counts.
 
     Source: Gopalan et al. 2015, UAI, algorithm 1.
     """
 
-    def __init__(self, model: HierarchicalDEL, tally: Tally) -> None:
+    def __init__(self, model: Superposition, tally: Tally) -> None:
         self.model, self.tally, self.sizes = model, tally, model.sizes.n_synthons
         self.n_cycles = len(self.sizes)
         self.full = tuple(range(self.n_cycles))
@@ -96,14 +127,13 @@ class CoordinateAscent:
         if tally.yields is not None:
             self.yields = [self._mean_yield(i, y) for i, y in enumerate(tally.yields)]
         self.depths[0] = self._background()
-        self.means = {str(k): float(prior.mean) for k, prior in model.truncates.items()}
-        self.means |= {"own": model.own.mean, "matrix": 1.0 if model.matrix is None else model.matrix.mean}
+        self.means = {level: prior.mean for level, prior in model.priors.items()}
         self.own: Gammas = self._broad(0.1 * tally.x, "own")
         self.matrix: Gammas | None = None
-        if model.matrix is not None:
+        if "matrix" in model.priors:
             self.matrix = self._broad(0.1 * tally.control, "matrix")
         self.effects: dict[Subset, Gammas] = {}
-        for subset in model.subsets:
+        for subset in model.effects:
             counts = tally.by_member(tally.x, subset, self.sizes)
             exposure = of_members(subset, self._factors(subset)) * self.fill
             # Only what stands out: what all members share is the background's.
@@ -121,7 +151,8 @@ class CoordinateAscent:
 
     def _background(self) -> float:
         """Reads of a compound of which little binds: a low quantile of the means of the largest truncates' members."""
-        largest = [s for s in self.model.subsets if len(s) == self.model.order] or [(i,) for i in self.full]
+        order = max(map(len, self.model.effects), default=0)
+        largest = [s for s in self.model.effects if len(s) == order] or [(i,) for i in self.full]
         means = []
         for subset in largest:
             counts = self.tally.by_member(self.tally.x, subset, self.sizes)
@@ -134,8 +165,8 @@ class CoordinateAscent:
         return torch.where(number > 0, total / number.clamp(min=1), y.mean())
 
     def _prior(self, level: str) -> tuple[float, float]:
-        part = {"own": self.model.own, "matrix": self.model.matrix}.get(level) or self.model.truncates[level]
-        return part.shape, part.shape / self.means[level]
+        shape = self.model.priors[level].shape
+        return shape, shape / self.means[level]
 
     def _broad(self, counts: Tensor, level: str, exposure: Tensor | float = 1.0) -> Gammas:
         shape, rate = self._prior(level)
@@ -178,7 +209,7 @@ class CoordinateAscent:
 
     def row_amount(self, y: list[Tensor]) -> Tensor:
         """The share (k,) of the full product."""
-        if not self.model.subsets and self.tally.yields is None:
+        if not self.model.effects and self.tally.yields is None:
             return torch.ones_like(self.tally.x)
         return amount(self.full, y)
 
@@ -205,7 +236,7 @@ class CoordinateAscent:
 
     def _update_yields(self) -> None:
         """Newton steps on the logits of the yields, whose level is their prior's."""
-        if self.tally.yields is not None or not self.model.subsets:
+        if self.tally.yields is not None or not self.model.effects:
             return
         for i in self.full:
             worked, failed = self._yield_terms(i)
@@ -280,16 +311,45 @@ class CoordinateAscent:
         """The priors' means, where they are learned, to the mean of what they are priors of."""
         unseen = self.tally.n_rows - len(self.tally.x)
         for level, gammas in (("own", self.own), ("matrix", self.matrix)):
-            part = getattr(self.model, level)
-            if part is None or "mean" not in part.learned or gammas is None:
+            if gammas is None or not self.model.priors[level].learned:
                 continue
             shape, _ = self._prior(level)
             rest = unseen * shape / float(gammas[1].mean())  # of compounds without counts
             self.means[level] = max((float((gammas[0] / gammas[1]).sum()) + rest) / self.tally.n_rows, LEAST)
-        for level, prior in self.model.truncates.items():
-            if "mean" in prior.learned:
+        for level in {str(len(subset)) for subset in self.effects}:
+            if self.model.priors[level].learned:
                 means = [(g[0] / g[1]).flatten() for s, g in self.effects.items() if str(len(s)) == level]
                 self.means[level] = max(float(torch.cat(means).mean()), LEAST)
+
+    # What is found --------------------------------------------------------------------------------------------------
+
+    def learned_means(self) -> dict[str, float]:
+        """The means of the priors whose mean is learned, by level."""
+        return {level: self.means[level] for level, prior in self.model.priors.items() if prior.learned}
+
+    def starts(self) -> dict[str, dist.Gamma]:
+        """Where a guide's factors of the library's latents start, by site.
+
+        Not those of the yields: they take the place of what the Poisson model does not have, and training does not
+        bring them back.
+        """
+        model, tally = self.model, self.tally
+        found = {model.effects[s]: dist.Gamma(*(p.float() for p in g)) for s, g in self.effects.items()}
+        arms = zip(
+            ("depth", "control_depth", "pre_depth"), self.depths, (tally.x, tally.control, tally.pre), strict=True
+        )
+        for name, pooled, counts in arms:
+            known = torch.tensor(getattr(model.sizes, name))
+            if len(known):
+                share = known / known.sum()
+                concentration = (float(counts.sum()) * share).clamp(min=1.0)
+                found[name] = dist.Gamma(concentration, concentration / (pooled * share))
+        if model.knows_abundance:
+            everything = tally.x + tally.control + tally.pre
+            for i, cycle in enumerate(model.sizes.cycles):
+                counts = ABUNDANCE + tally.by_member(everything, (i,), self.sizes)
+                found[f"abundance_{cycle}"] = dist.Gamma(counts.float(), (counts / self.abundance[i]).float())
+        return found
 
 
 def _exp_log(gammas: Gammas) -> Tensor:
@@ -301,48 +361,3 @@ def _onto(table: Tensor, subset: Subset, i: int) -> Tensor:
     """Sums of a subset's table over all cycles but i."""
     others = [axis for axis, j in enumerate(subset) if j != i]
     return table.sum(others) if others else table
-
-
-def warm_start(model: HierarchicalDEL, guide: Guide, dm: Any, sweeps: int = 50) -> None:
-    """Set a guide's globals, and the means of the model's priors, to the optimum of `CoordinateAscent`."""
-    with torch.no_grad():
-        fit = CoordinateAscent(model, Tally(dm)).run(sweeps)
-        for level, prior in {**model.truncates, "own": model.own, "matrix": model.matrix}.items():
-            if prior is not None and "mean" in prior.learned:
-                prior.log_mean.fill_(math.log(fit.means[level]))
-        for site, start in starts(model, fit).items():
-            start_at(guide, site, start)
-
-
-def starts(model: HierarchicalDEL, fit: CoordinateAscent) -> dict[str, Any]:
-    """What the factors of the library's latents start at.
-
-    Not the yields: they take the place of what the Poisson model does not have, and training does not bring them back.
-    """
-    found: dict[str, Any] = {model.site(s): dist.Gamma(*(p.float() for p in g)) for s, g in fit.effects.items()}
-    arms = zip(("depth", "control_depth", "pre_depth"), fit.depths, ("x", "control", "pre"), strict=True)
-    for name, pooled, arm in arms:
-        known = torch.tensor(getattr(model.sizes, name))
-        if len(known):
-            total = float(getattr(fit.tally, arm).sum())
-            share = known / known.sum()
-            concentration = (total * share).clamp(min=1.0)
-            found[name] = dist.Gamma(concentration, concentration / (pooled * share))
-    everything = fit.tally.x + fit.tally.control + fit.tally.pre
-    for i, cycle in enumerate(model.sizes.cycles):
-        counts = ABUNDANCE + fit.tally.by_member(everything, (i,), model.sizes.n_synthons)
-        if model.knows_abundance:
-            found[f"abundance_{cycle}"] = dist.Gamma(counts.float(), (counts / fit.abundance[i]).float())
-    return found
-
-
-def start_at(guide: Any, site: str, start: dist.Gamma) -> None:
-    """Move one site's factor of a guide that has one there: `guides.GammaMeanField`, or an AutoNormal."""
-    guide = getattr(guide, "rest", guide)
-    if hasattr(guide, "factor"):
-        guide.factor(site).start_at(start)
-    elif hasattr(guide, "locs") and hasattr(guide, "scales"):
-        # As LogNormals with the same moments of the log; AutoStructured's are flat.
-        shape = getattr(guide.locs, site).shape
-        setattr(guide.locs, site, (torch.digamma(start.concentration) - start.rate.log()).reshape(shape))
-        setattr(guide.scales, site, torch.polygamma(1, start.concentration).sqrt().reshape(shape))

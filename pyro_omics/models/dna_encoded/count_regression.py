@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyro
@@ -12,15 +11,12 @@ import torch
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import Optimizer
 
 from pyro_omics.batch import DELBatch
 from pyro_omics.layers import GatedAttention, LayerNorm, ResidualMLP
 from pyro_omics.models.base import CountModel
-from pyro_omics.models.dna_encoded.hierarchical import example_compounds
 from pyro_omics.models.dna_encoded.selection_arm import SelectionArm
-from pyro_omics.optim import ClippedAdam
-from pyro_omics.parts.base import check_part, check_positive
+from pyro_omics.parts.base import check_at_least, check_part, check_positive
 from pyro_omics.parts.likelihoods import Likelihood, ZeroInflatedPoisson
 from pyro_omics.sizes import DELSizes
 
@@ -73,6 +69,7 @@ class DELCount(CountModel):
 
     queries: ClassVar[dict[str, str | tuple[str, ...]]] = {"log_enrichment": "scores", "matrix_binding": "scores"}
     tables: ClassVar[tuple[str, ...]] = ("enrichment", "hits", "synthons")
+    learning_rate = 3e-3
     axes: Mapping[str, tuple[str, ...]] = {
         "x": ("targets",),
         "x_control": ("controls",),
@@ -91,7 +88,8 @@ class DELCount(CountModel):
         latent_depth: bool = False,
     ) -> None:
         super().__init__(n_obs=sizes.n_obs)
-        check_positive(n_hidden=n_hidden, n_blocks=n_blocks + 1)
+        check_positive(n_hidden=n_hidden)
+        check_at_least(0, n_blocks=n_blocks)
         self.sizes, self.latent_depth = sizes, latent_depth
         chosen = check_part("likelihood", ZeroInflatedPoisson() if likelihood is None else likelihood, Likelihood)
         self.target = SelectionArm(chosen, sizes, sizes.n_target)
@@ -144,14 +142,6 @@ class DELCount(CountModel):
             return batch.features
         codes = zip(batch.synthons.unbind(-1), self.sizes.n_synthons, strict=True)
         return torch.cat([functional.one_hot(code, size) for code, size in codes], -1).to(batch.x.dtype)
-
-    def example_batch(self) -> DELBatch:
-        """Two compounds of the first building blocks."""
-        return example_compounds(self.sizes)
-
-    def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """ClippedAdam at learning rate 3e-3."""
-        return partial(ClippedAdam, lr=3e-3)
 
     @pyro_method
     def log_enrichment(self, batch: DELBatch, latents: dict[str, Tensor]) -> Tensor:

@@ -18,9 +18,12 @@ from torch.optim import Optimizer
 from pyro_omics.batch import DELBatch
 from pyro_omics.distributions import NegativeBinomial
 from pyro_omics.distributions.quadrature import Quadrature
-from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.models.dna_encoded.coordinate_ascent import warm_start
-from pyro_omics.models.dna_encoded.integration_grid import edges
+from pyro_omics.guides.conditional import Conditional
+from pyro_omics.guides.global_guide import start_at
+from pyro_omics.guides.guided_model import Guide
+from pyro_omics.models.base import CountModel
+from pyro_omics.models.dna_encoded.coordinate_ascent import CoordinateAscent, GammaPrior, Superposition, Tally
+from pyro_omics.models.dna_encoded.integration_grid import cell_edges
 from pyro_omics.models.dna_encoded.selection_arm import SelectionArm
 from pyro_omics.models.dna_encoded.superposition import ABUNDANCE, YIELD, amount, at, truncates
 from pyro_omics.optim import ClippedAdam
@@ -33,6 +36,7 @@ from pyro_omics.sizes import DELSizes
 
 Latents = dict[str, Tensor]
 SMALLEST = 1e-6
+SWEEPS = 50  # of coordinate ascent
 
 
 class HierarchicalDEL(CountModel):
@@ -90,6 +94,7 @@ class HierarchicalDEL(CountModel):
         "matrix_binding": "scores",
     }
     tables: ClassVar[tuple[str, ...]] = ("enrichment", "hits", "synthons")
+    learning_rate = 0.03
     # None where the data have no such arm.
     matrix: Any
     control: Any
@@ -109,20 +114,25 @@ class HierarchicalDEL(CountModel):
         n_cycles = len(sizes.cycles)
         order = min(2, n_cycles - 1) if order is None else order
         if not 0 <= order < n_cycles:
-            raise ValueError(f"order is a number of building blocks, from 0 to {n_cycles - 1} here, and is {order}")
+            raise ValueError(f"order must be a number of building blocks, from 0 to {n_cycles - 1} here; got {order}")
         self.sizes, self.order, self.starts_warm = sizes, order, warm_start
         self.subsets = [subset for subset in truncates(n_cycles) if len(subset) <= order]
         self.own = _sparse("own", own)
         self.truncates = PyroModule[nn.ModuleDict]({str(k): _sparse("truncate", truncate) for k in range(1, order + 1)})
         self.matrix = _sparse("matrix", matrix) if sizes.n_control else None
-        for part in (self.own, *self.truncates.values(), *([] if self.matrix is None else [self.matrix])):
-            part.build(sizes)
+        for prior in self._priors().values():
+            prior.build(sizes)
         self.local_sites = ("own",) if self.matrix is None else ("matrix", "own")
         chosen = check_part("likelihood", self._noise() if likelihood is None else likelihood, Likelihood)
         self.target = SelectionArm(chosen, sizes, sizes.n_target)
         self.control = SelectionArm(chosen, sizes, sizes.n_control) if sizes.n_control else None
         self.log_kappa = nn.Parameter(torch.tensor(3.0)) if sizes.n_pre else None
         self.axes = self._axes()
+
+    def _priors(self) -> dict[str, SparseGamma]:
+        """The sparse priors, by what they are of: own effects, matrix binding, truncates of 1, 2, ... blocks."""
+        matrix = {} if self.matrix is None else {"matrix": self.matrix}
+        return {"own": self.own, **matrix, **self.truncates}
 
     def _noise(self) -> Likelihood:
         # One replicate says nothing of the noise between replicates: its overdispersion would be fitted to the binders.
@@ -262,7 +272,7 @@ class HierarchicalDEL(CountModel):
         none = {**latents, "own": torch.zeros_like(batch.x[:, 0])}
         with torch.no_grad():
             unit = latents["depth"].sum() * self.exposure(batch, latents) * self.full_amount(batch, latents)
-            cells = edges([self._peak(self.target_counts(batch, none), batch.x, unit)], wide, narrow)
+            cells = cell_edges([self._peak(self.target_counts(batch, none), batch.x, unit)], wide, narrow)
         exposure_nr = latents["depth"] * self.exposure(batch, latents).unsqueeze(-1)
         beside, amount_n = self.beside(batch, latents), self.full_amount(batch, latents)
 
@@ -282,7 +292,7 @@ class HierarchicalDEL(CountModel):
             # All that the target's counts have above the rest may be matrix binding too.
             none["own"] = none["matrix"]
             of_target = self.target_counts(batch, none), batch.x, latents["depth"].sum() * exposure
-            cells = edges([self._peak(*of_control), self._peak(*of_target)], 8, 7)
+            cells = cell_edges([self._peak(*of_control), self._peak(*of_target)], 8, 7)
 
         def log_joint(matrix: Tensor) -> Tensor:
             given = {**latents, "matrix": matrix}
@@ -304,26 +314,35 @@ class HierarchicalDEL(CountModel):
 
     def default_guide(self) -> Callable[[CountModel], Guide]:
         """`guides.Conditional`: Gammas over the library's latents, each compound's summed out."""
-        from pyro_omics.guides import Conditional  # guides see models.base, whose package this is part of
-
         return Conditional
 
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """ClippedAdam at learning rate 0.03, which falls by 0.3% a step.
+        """ClippedAdam at `learning_rate`, which falls by 0.3% a step.
 
         A constant one leaves the means of a thousand factors where the last steps threw them: an error that no factor's
         own spread accounts for.
         """
-        return partial(ClippedAdam, lr=0.03, lrd=0.997)
+        return partial(ClippedAdam, lr=self.learning_rate, lrd=0.997)
 
     def warm_start(self, guide: Guide, dm: Any) -> None:
-        """Start the guide at the optimum of coordinate ascent in the Poisson model, if asked to."""
-        if self.starts_warm:
-            warm_start(self, guide, dm)
+        """Start guide and priors at the optimum of coordinate ascent in the Poisson model, if asked to."""
+        super().warm_start(guide, dm)
+        if not self.starts_warm:
+            return
+        optimum = CoordinateAscent(self.superposition(), Tally(dm)).run(SWEEPS)
+        for level, mean in optimum.learned_means().items():
+            self._priors()[level].set_mean(mean)
+        for site, start in optimum.starts().items():
+            start_at(guide, site, start)
 
-    def example_batch(self) -> DELBatch:
-        """Two compounds of the first building blocks."""
-        return example_compounds(self.sizes)
+    def superposition(self) -> Superposition:
+        """What coordinate ascent must know of the model."""
+        priors = {
+            level: GammaPrior(prior.shape, prior.mean, "mean" in prior.learned)
+            for level, prior in self._priors().items()
+        }
+        effects = {subset: self.site(subset) for subset in self.subsets}
+        return Superposition(self.sizes, effects, priors, self.knows_abundance)
 
     # Queries --------------------------------------------------------------------------------------------------------
 
@@ -342,7 +361,7 @@ class HierarchicalDEL(CountModel):
         those that draws of them carried too high would be chosen too often.
         """
         if threshold < 0:
-            raise ValueError(f"threshold is a log enrichment over the background, 0 or more, and is {threshold}")
+            raise ValueError(f"threshold must be a log enrichment over the background, 0 or more; got {threshold}")
         if self.matrix is None:
             p_n = self._own_given(batch, latents, 16, 17).cdf(math.expm1(threshold))
         else:
@@ -368,20 +387,3 @@ def _sparse(argument: str, prior: SparseGamma | None) -> SparseGamma:
         return SparseGamma(learned=("mean",)) if argument == "truncate" else SparseGamma()
     prior = check_part(argument, prior, SparseGamma)
     return SparseGamma(prior.shape, prior.mean, prior.learned)
-
-
-def example_compounds(sizes: DELSizes) -> DELBatch:
-    """Two compounds (one, if there is only one) with a count of 1 in each selection, of the first building blocks."""
-    n = min(2, sizes.n_obs)
-    rows = torch.arange(n)
-    return DELBatch(
-        x=torch.ones(n, sizes.n_target),
-        row=rows,
-        index=rows,
-        synthons=torch.zeros(n, len(sizes.cycles), dtype=torch.long),
-        control=torch.ones(n, sizes.n_control) if sizes.n_control else None,
-        pre=torch.ones(n, sizes.n_pre) if sizes.n_pre else None,
-        features=torch.ones(n, sizes.n_features) if sizes.n_features else None,
-        poses=torch.ones(n, *sizes.pose_shape) if sizes.pose_shape else None,
-        yields=torch.full((n, len(sizes.cycles)), 0.7) if sizes.known_yields else None,
-    )

@@ -12,7 +12,7 @@ LOWEST = 1e-3  # of an effect, in multiples of the background: below, counts do 
 
 
 @torch.no_grad()
-def edges(peaks: Sequence[tuple[Tensor, Tensor]], wide: int, narrow: int) -> Tensor:
+def cell_edges(peaks: Sequence[tuple[Tensor, Tensor]], wide: int, narrow: int) -> Tensor:
     """Ascending edges (..., K + 1) of cells from 0 on, K = wide + narrow for each peak.
 
     Parameters

@@ -68,7 +68,7 @@ class SCANVI(SCVI):
         if "prior" in options:
             raise ValueError("SCANVI's prior is the mixture of its labels, and prior= cannot replace it: use SCVI")
         if not 0 < label_error < 1:
-            raise ValueError(f"label_error is a share of wrong labels, in (0, 1), and is {label_error}")
+            raise ValueError(f"label_error must be a share of wrong labels, in (0, 1); got {label_error}")
         known = [name for name in labels if name != unlabeled_category]
         _check_labels(labels, known, unlabeled_category, sizes)
         super().__init__(sizes, prior=LabelMixture(len(known)), **options)
@@ -127,9 +127,9 @@ class SCANVI(SCVI):
 
 def _check_labels(labels: Sequence[str], known: Sequence[str], unlabeled: str | None, sizes: Sizes) -> None:
     if isinstance(labels, str) or len(labels) != sizes.n_labels:
-        raise ValueError(f"labels must name the {sizes.n_labels} levels of the label, and is {labels!r}")
+        raise ValueError(f"labels must name the {sizes.n_labels} levels of the label; got {labels!r}")
     if len(known) < 2:
-        raise ValueError(f"SCANVI needs two labels or more, and has {list(known)}: pass label_key= to CellDataModule")
+        raise ValueError(f"SCANVI needs two labels or more; got {list(known)}: pass label_key= to CellDataModule")
     if unlabeled is not None and unlabeled not in labels:
         raise ValueError(
             f"unlabeled_category={unlabeled!r} is no level of the label, which has {list(labels)[:10]}: name the one "

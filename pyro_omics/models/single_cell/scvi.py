@@ -17,7 +17,7 @@ from pyro_omics.batch import CellBatch
 from pyro_omics.layers import BatchNorm, Covariates, Decoder, Encoder
 from pyro_omics.models.base import CountModel
 from pyro_omics.optim import ClippedAdam
-from pyro_omics.parts.base import check_heads, check_part, check_positive, check_unowned
+from pyro_omics.parts.base import check_at_least, check_heads, check_part, check_positive, check_unowned
 from pyro_omics.parts.library_sizes import Library, Observed
 from pyro_omics.parts.likelihoods import Likelihood, ZeroInflatedNegativeBinomial
 from pyro_omics.parts.priors import Prior, StandardNormal
@@ -91,7 +91,8 @@ class SCVI(CountModel):
         encode_covariates: bool = False,
     ) -> None:
         super().__init__(n_obs=sizes.n_obs)
-        check_positive(n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers + 1)  # no hidden layer is allowed
+        check_positive(n_latent=n_latent, n_hidden=n_hidden)
+        check_at_least(0, n_layers=n_layers)
         self.sizes = replace(sizes, n_latent=n_latent)
         self.n_genes, self.n_latent = sizes.n_genes, n_latent
         self.encode_covariates = encode_covariates
@@ -161,8 +162,8 @@ class SCVI(CountModel):
         return 1e-8 if any(getattr(module, "_pyro_samples", ()) for module in self.modules()) else 0.01
 
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """ClippedAdam at learning rate 1e-3 with the field's eps of 0.01; of 1e-8 where weights are latent."""
-        return partial(ClippedAdam, lr=1e-3, eps=self.adam_eps)
+        """ClippedAdam at `learning_rate`, with the field's eps of 0.01; of 1e-8 where weights are latent."""
+        return partial(ClippedAdam, lr=self.learning_rate, eps=self.adam_eps)
 
     @pyro_method
     def normalized_expression(
@@ -202,7 +203,7 @@ class SCVI(CountModel):
     def _library_size(self, batch: CellBatch, latents: dict[str, Tensor], library_size: float | None) -> Tensor | float:
         """The size asked for, or each cell's own (n, 1)."""
         if library_size is not None and library_size <= 0:
-            raise ValueError(f"library_size is a number of counts, above 0, and is {library_size}")
+            raise ValueError(f"library_size must be a number of counts, above 0; got {library_size}")
         if library_size is not None:
             return library_size
         return latents["library"] if "library" in latents else self.library(batch)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar
 
 import pyro
@@ -14,14 +13,12 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import Optimizer
 
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch
 from pyro_omics.kernels.dense_rows import joined
 from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
 from pyro_omics.models.single_cell.scvi import SCVI
-from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.base import check_heads, check_part, check_unowned
 from pyro_omics.parts.dispersions import PerGene
 from pyro_omics.parts.likelihoods import Likelihood, NegativeBinomial, NegativeBinomialMixture
@@ -94,6 +91,7 @@ class TotalVI(SCVI):
         "background": ("proteins",),
         "efficiency": ("batch", "proteins"),
     }
+    learning_rate = 4e-3
     measured_bt: Tensor
     stand_in_bt: Tensor
 
@@ -138,7 +136,7 @@ class TotalVI(SCVI):
         missing = not bool(self.measured_bt.all())
         self.adversary = float(missing) if adversary is None else adversary
         if not (isinstance(self.adversary, int | float) and self.adversary >= 0):
-            raise ValueError(f"adversary is the weight of a penalty, 0 or more, and is {adversary!r}")
+            raise ValueError(f"adversary must be the weight of a penalty, 0 or more; got {adversary!r}")
         if self.adversary and sizes.n_batches == 1:
             raise ValueError(f"adversary={adversary} hides the batch, and the data have one batch only: leave it out")
         if self.adversary:
@@ -275,10 +273,6 @@ class TotalVI(SCVI):
         logits = self.classifier(self.prior.transform(latents["z"]))
         codes = self._codes(batch).expand(logits.shape[:-1])
         return self.adversary * functional.cross_entropy(logits.flatten(0, -2), codes.flatten())
-
-    def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """ClippedAdam at learning rate 4e-3 with the field's eps of 0.01; of 1e-8 where weights are latent."""
-        return partial(ClippedAdam, lr=4e-3, eps=self.adam_eps)
 
     # Queries --------------------------------------------------------------------------------------------------------
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.parts.base import Part, check_positive
+from pyro_omics.parts.base import EncodingModel, Part, check_positive
 from pyro_omics.sizes import Sizes
-
-if TYPE_CHECKING:
-    from pyro_omics.models.base import CountModel
 
 
 class Prior(Part):
@@ -43,24 +38,13 @@ class Prior(Part):
     def complete(self, n_latent: int) -> None:
         """Make parameters and buffers for ``n_latent`` dimensions."""
 
-    def attach(self, model: CountModel) -> None:
+    def attach(self, model: EncodingModel) -> None:
         """Take what the prior needs of its model's networks; the model calls it once it has them.
 
         Parameters
         ----------
         model
             holds the prior; ``model.encoder_inputs`` and ``model.require_encoder`` work.
-        """
-
-    def warm_start(self, model: CountModel, dm: Any) -> None:
-        """Take a start from the data, once, before training.
-
-        Parameters
-        ----------
-        model
-            holds the prior.
-        dm
-            the DataModule that is trained on: ``dm.data`` are its rows, ``dm.rows("training")`` those to use.
         """
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
-
-import torch
-from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
-from torch.distributions import constraints
+from torch import nn
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.distributions.flows import zuko
+from pyro_omics.distributions.flows import FlowDistribution, zuko
 from pyro_omics.parts.base import check_positive
 from pyro_omics.parts.priors.base import Prior
-
-
-class FlowDensity(ZukoToPyro):
-    """A flow as a Pyro distribution over real vectors, which ZukoToPyro alone does not say that it is."""
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.real_vector
-
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws, with their gradient."""
-        return self.dist.rsample(torch.Size(sample_shape))
-
-    def expand(self, batch_shape: Sequence[int]) -> FlowDensity:
-        """The flow for each of ``batch_shape`` rows."""
-        return FlowDensity(self.dist.expand(torch.Size(batch_shape)))
 
 
 class FlowPrior(Prior):
@@ -76,4 +55,4 @@ class FlowPrior(Prior):
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
         """The flow, event shape (k,)."""
-        return FlowDensity(self.flow())
+        return FlowDistribution(self.flow())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -10,12 +10,9 @@ from torch import Tensor, nn
 
 from pyro_omics.batch import CellBatch
 from pyro_omics.layers import eval_mode
-from pyro_omics.parts.base import check_positive
+from pyro_omics.parts.base import EncodingModel, check_positive
 from pyro_omics.parts.priors.base import Prior
 from pyro_omics.parts.priors.mixture import normal_mixture
-
-if TYPE_CHECKING:
-    from pyro_omics.models.base import CountModel
 
 SEED = 0  # of the rows that the pseudo-inputs start from
 
@@ -63,7 +60,7 @@ class VampPrior(Prior):
         self.logits = nn.Parameter(torch.zeros(self.n_components))
         self.register_buffer("started", torch.tensor(False))
 
-    def attach(self, model: CountModel) -> None:
+    def attach(self, model: EncodingModel) -> None:
         """Make the pseudo-inputs (c, n_in), scattered around an example's inputs, and the model's encoder."""
         assert self.n_latent is not None
         # Not registered: the encoder's parameters are the model's.
@@ -76,7 +73,7 @@ class VampPrior(Prior):
         self.register_buffer("cov", None if cov is None else cov[:1].detach().repeat(self.n_components, 1))
 
     @torch.no_grad()
-    def warm_start(self, model: CountModel, dm: Any) -> None:
+    def warm_start(self, model: EncodingModel, dm: Any) -> None:
         """Put the pseudo-inputs at random training rows, the same at each run; not twice, which would undo training."""
         if self.started:
             return

@@ -29,7 +29,7 @@ import pyro_omics as po
 from pyro_omics.inference.draws import drawing
 from pyro_omics.inference.kl_warmup import ScaleLatents
 from pyro_omics.layers import without_side_effects
-from pyro_omics.models.base import CountModel, example_cells
+from pyro_omics.models.base import CountModel
 from pyro_omics.sites import draw_enumerated, replayed
 
 MARGINAL = TraceEnum_ELBO(max_plate_nesting=1)
@@ -38,7 +38,7 @@ MARGINAL = TraceEnum_ELBO(max_plate_nesting=1)
 def rows(x, index=None, n=None):
     """A batch with these values as its one column."""
     index = torch.arange(len(x)) if index is None else index
-    return example_cells(po.sizes.Sizes(n or len(x), 1))._replace(x=x.reshape(-1, 1), row=index, index=index)
+    return po.sizes.Sizes(n or len(x), 1).example_batch()._replace(x=x.reshape(-1, 1), row=index, index=index)
 
 
 class NormalNormal(CountModel):

@@ -183,7 +183,7 @@ def test_coordinate_ascent_finds_what_binds_by_itself():
     adata, own, yields = truncated_library()
     dm = po.DELDataModule(adata)
     model = po.HierarchicalDEL.from_data(dm)
-    fit = CoordinateAscent(model, Tally(dm)).run(60)
+    fit = CoordinateAscent(model.superposition(), Tally(dm)).run(60)
     best = own >= np.quantile(own, 0.99)
     score = np.zeros(adata.n_obs)
     counted = np.asarray(adata.X.sum(1)).ravel() > 0
@@ -201,7 +201,7 @@ def test_coordinate_ascent_finds_what_binds_by_itself():
 def test_coordinate_ascent_splits_every_count():
     adata, *_ = truncated_library()
     dm = po.DELDataModule(adata)
-    fit = CoordinateAscent(po.HierarchicalDEL.from_data(dm), Tally(dm)).run(3)
+    fit = CoordinateAscent(po.HierarchicalDEL.from_data(dm).superposition(), Tally(dm)).run(3)
     fit._split()
     background = fit.tally.x.sum() - fit.own_counts.sum() - sum(counts.sum() for counts in fit.counts.values())
     assert 0 < float(background) < float(fit.tally.x.sum())
@@ -297,7 +297,7 @@ def test_held_out_compounds_are_asked_as_training_ones_are():
 def test_it_says_what_it_was_not_given():
     adata, _ = po.simulate.del_library(cycles=(4, 4, 4), seed=0)
     dm = po.DELDataModule(adata)
-    with pytest.raises(ValueError, match="order is a number of building blocks, from 0 to 2 here, and is 3"):
+    with pytest.raises(ValueError, match="order must be a number of building blocks, from 0 to 2 here; got 3"):
         po.HierarchicalDEL.from_data(dm, order=3)
     with pytest.raises(TypeError, match="own must be a SparseGamma"):
         po.HierarchicalDEL.from_data(dm, own="horseshoe")
@@ -305,7 +305,7 @@ def test_it_says_what_it_was_not_given():
         with pytest.raises(ValueError, match=next(iter(wrong))):
             po.effects.SparseGamma(**wrong)
     own = po.Posterior(po.SVIModule(po.HierarchicalDEL.from_data(dm)), dm)
-    with pytest.raises(ValueError, match="threshold is a log enrichment"):
+    with pytest.raises(ValueError, match="threshold must be a log enrichment"):
         own.enrichment(threshold=-1.0, num_samples=2)
 
 

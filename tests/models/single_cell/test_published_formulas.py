@@ -4,6 +4,7 @@ The decoder and the densities are written out here in float64 from the model's p
 """
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -17,12 +18,8 @@ from pyro_omics.sizes import Sizes
 N, G, K, B, L = 24, 15, 4, 2, 3
 LOG_LIBRARY = ((3.0, 0.3), (4.0, 0.6))
 SIZES = Sizes(n_obs=240, n_genes=G, n_batches=B, n_labels=L, log_library=LOG_LIBRARY)
-DISPERSIONS = [
-    dispersions.PerGene,
-    dispersions.PerGeneBatch,
-    dispersions.PerGeneLabel,
-    dispersions.PerGeneCell,
-]
+PER_BATCH, PER_LABEL = (partial(dispersions.PerGene, by=by) for by in ("batch", "label"))
+DISPERSIONS = [dispersions.PerGene, PER_BATCH, PER_LABEL, dispersions.PerGeneCell]
 MODES = [
     *((likelihoods.NegativeBinomial, d) for d in DISPERSIONS),
     *((likelihoods.ZeroInflatedNegativeBinomial, d) for d in DISPERSIONS),
@@ -126,9 +123,9 @@ def inverse_dispersion(model, dispersion, heads, batch):
     if dispersion is dispersions.PerGeneCell:
         return torch.exp(heads["log_theta"])
     theta = torch.exp(model.likelihood.dispersion.log_theta.detach().double())
-    if dispersion is dispersions.PerGeneBatch:
+    if dispersion is PER_BATCH:
         return one_hot(batch.batch, B) @ theta
-    if dispersion is dispersions.PerGeneLabel:
+    if dispersion is PER_LABEL:
         return one_hot(batch.label, L) @ theta
     return theta
 

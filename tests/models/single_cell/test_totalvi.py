@@ -329,7 +329,7 @@ def test_adversary_is_on_where_proteins_are_missing(dm, half):
     assert hasattr(totalvi(half), "classifier")
     assert not hasattr(totalvi(half, adversary=0.0), "classifier")
     assert hasattr(totalvi(dm, adversary=2.0), "classifier")
-    with pytest.raises(ValueError, match=r"adversary is the weight of a penalty, 0 or more, and is -1"):
+    with pytest.raises(ValueError, match=r"adversary must be the weight of a penalty, 0 or more; got -1"):
         totalvi(dm, adversary=-1.0)
     with pytest.raises(ValueError, match=r"adversary=1.0 hides the batch, and the data have one batch only"):
         totalvi(data(cells(), batch_key=None), adversary=1.0)
@@ -522,7 +522,7 @@ def test_shapes_of_networks_are_checked(dm):
 def test_wrong_parts_are_refused(options, error, message, dm):
     with pytest.raises(error, match=message):
         totalvi(dm, **options)
-    with pytest.raises(ValueError, match=r"bound is of a log rate, above 0, and is 0"):
+    with pytest.raises(ValueError, match=r"bound must be a log rate above 0; got 0"):
         CellBackground(bound=0)
 
 
@@ -597,7 +597,7 @@ def test_dispersions_of_partial_panels_are_those_of_a_batch_that_measured():
     adata = cells()
     d2 = (adata.obs["donor"] == "d2").to_numpy()
     adata.obsm["protein"].loc[d2, "CD3"] = np.nan
-    likelihood = po.likelihoods.NegativeBinomialMixture(po.dispersions.PerGeneBatch())
+    likelihood = po.likelihoods.NegativeBinomialMixture(po.dispersions.PerGene(by="batch"))
     dm = data(adata)
     model = totalvi(dm, protein_likelihood=likelihood).eval()
     batch = dm.data[dm.rows()]

@@ -1,0 +1,65 @@
+"""What a guide asks of the model that it is for, and what the two are called in annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TypeAlias
+
+import pyro
+from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+Guide: TypeAlias = PyroModule
+
+
+class GuidedModel(Protocol):
+    """A Pyro program over a batch that a guide can be made for; `models.CountModel` is one.
+
+    Attributes
+    ----------
+    n_obs
+        number of training rows: the plate's size.
+    local_sites
+        names of the latents that each row has its own of.
+    starts
+        name of a latent site -> where a guide should start it.
+    """
+
+    n_obs: int
+    local_sites: tuple[str, ...]
+    starts: dict[str, Tensor]
+
+    def __call__(self, batch: Any) -> Any:
+        """Run the program."""
+
+    def plate(self, batch: Any) -> pyro.plate:
+        """The plate over rows, at the size of the whole data."""
+
+    def example_batch(self) -> Any:
+        """A tiny batch of the right shapes."""
+
+    def informed(self, site: str, batch: Any) -> Tensor | None:
+        """Which entries of a local latent the batch's data say something of; None for all."""
+
+    def require_encoder(self, site: str, n_out: int) -> None:
+        """Make the encoder of a local site if there is none."""
+
+    def encode(self, batch: Any, site: str, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Location and scale of a local site's posterior from its encoder."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """The model and all modules in it."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The model's parameters."""
+
+    def buffers(self) -> Iterator[Tensor]:
+        """The model's buffers."""
+
+
+class ConditionedModel(GuidedModel, Protocol):
+    """A model that can work out its local latents' exact posterior given the global ones."""
+
+    def conditional(self, site: str, batch: Any, latents: dict[str, Tensor]) -> TorchDistribution:
+        """The posterior of one local site given the global latents and the local ones before it."""

@@ -67,7 +67,7 @@ def test_hits_keep_their_expected_rate(posterior):
         assert 1 - np.mean(longer) > fdr, "the list could be longer"
         np.testing.assert_allclose(table["fdr"], (1 - table["p_enriched"]).expanding().mean(), rtol=1e-5)
     assert set(lists[0.05].index) <= set(lists[0.2].index) <= set(lists[0.5].index)
-    with pytest.raises(ValueError, match="fdr must be a rate between 0 and 1.* got 10"):
+    with pytest.raises(ValueError, match=r"fdr must be a rate between 0 and 1, .* got 10"):
         posterior.hits(fdr=10)
 
 

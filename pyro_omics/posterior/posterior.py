@@ -69,13 +69,15 @@ class Posterior(LikelihoodScores, EnrichmentTables):
         def method(*args: Any, **options: Any) -> Any:
             return self.query(name, *args, **options)
 
-        own = getattr(self.model, name)
-        common = dict(inspect.signature(self.query).parameters)
-        *rest, columns = [parameter for key, parameter in common.items() if key != "name"]
-        options = list(inspect.signature(own).parameters.values())[2:]  # after batch and latents
-        added = [one.replace(kind=one.KEYWORD_ONLY) for one in options if one.name not in common]
-        named = [one for one in added if one.kind is one.KEYWORD_ONLY]
-        method.__signature__ = inspect.Signature([*rest, *named, columns])  # type: ignore[attr-defined]
+        own, common = getattr(self.model, name), inspect.signature(self.query).parameters
+        of_all = [one for key, one in common.items() if key != "name"]
+        of_own = [
+            one.replace(kind=one.KEYWORD_ONLY)
+            for one in list(inspect.signature(own).parameters.values())[2:]  # after batch and latents
+            if one.name not in common and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        ]
+        signature = inspect.Signature([*of_all[:-1], *of_own, of_all[-1]])  # the last is **options
+        method.__signature__ = signature  # type: ignore[attr-defined]
         method.__name__ = method.__qualname__ = name
         method.__doc__ = f"{inspect.getdoc(own) or name}\n\n{QUERY_DOC}\n\n{inspect.getdoc(Posterior.query)}"
         return method

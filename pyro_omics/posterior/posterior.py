@@ -22,9 +22,11 @@ from pyro_omics.posterior.query import ModelQuery, Summary, correlation, interva
 from pyro_omics.posterior.rows import check_draws
 from pyro_omics.sites import observed_sites
 
-QUERY_DOC = (
-    "As a method of a Posterior, ``batch`` and ``latents`` are filled in, from its rows and draws. It takes, besides:"
+# In the documentation of a query that is a method: between the model's own and that of `Posterior.query`, less "name".
+OWN_AND_COMMON = (
+    "As a method of a Posterior, ``batch`` and ``latents`` are those of its rows and draws. Common to all queries:"
 )
+OF_NAME = "name\n    one of ``model.queries``.\n"
 
 
 class Posterior(LikelihoodScores, EnrichmentTables):
@@ -79,7 +81,8 @@ class Posterior(LikelihoodScores, EnrichmentTables):
         signature = inspect.Signature([*of_all[:-1], *of_own, of_all[-1]])  # the last is **options
         method.__signature__ = signature  # type: ignore[attr-defined]
         method.__name__ = method.__qualname__ = name
-        method.__doc__ = f"{inspect.getdoc(own) or name}\n\n{QUERY_DOC}\n\n{inspect.getdoc(Posterior.query)}"
+        texts = (inspect.getdoc(own) or name, OWN_AND_COMMON, (inspect.getdoc(self.query) or "").replace(OF_NAME, ""))
+        method.__doc__ = "\n\n".join(texts)
         return method
 
     # Latents --------------------------------------------------------------------------------------------------------

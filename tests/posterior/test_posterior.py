@@ -435,6 +435,7 @@ def test_the_models_queries_are_methods(post):
     assert (parameters["num_samples"].default, parameters["library_size"].default) == (10, 1.0)
     text = pydoc.render_doc(post.normalized_expression, renderer=pydoc.plaintext)
     assert "normalized_expression(transform_batch" in text and "counts that each cell's expression sums to" in text
+    assert "e.g. 0.9" in text and "one of ``model.queries``" not in text
     expected = post.query("normalized_expression", "d2", 3, library_size=10.0)
     pd.testing.assert_frame_equal(post.normalized_expression("d2", 3, library_size=10.0), expected)
 

@@ -59,8 +59,9 @@ class Posterior(LikelihoodScores, EnrichmentTables):
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """The model's own query of that name, as a method: a model of one's own needs no Posterior of its own."""
-        # Asked of a copy that has no attributes yet, `self.model` would come back here without end.
-        queries = list(self.model.queries) if "svi" in self.__dict__ else []
+        # Not `self.model`: a copy that has no attributes yet would come back here without end.
+        model = self.__dict__.get("model")
+        queries = [] if model is None else list(model.queries)
         if name not in queries:
             raise AttributeError(f"Posterior has no {name!r}; the model's own queries are {queries}")
         return self._method(name)

@@ -59,7 +59,7 @@ def normalized_z_score(
     uniform; abundances are the same binomial with another p0.
     """
     if adata.n_obs < 2:
-        raise ValueError(f"adata has {adata.n_obs} row(s), and a share is one of several: pass the whole library")
+        raise ValueError(f"adata must have 2 rows or more; got {adata.n_obs}: pass the whole library")
     counts = pooled_counts(adata, "condition", condition)
     abundance = n_compounds(adata) if expected is None else _abundance(adata, expected)
     p0 = abundance / abundance.sum()
@@ -114,7 +114,7 @@ def enrichment_ratio(
     (sqrt(k + 1) -+ 1)^2 over the mean count, is one of a single selection. The limits at counts of 0 are ours.
     """
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence={confidence!r} is not between 0 and 1: 0.95 for an interval of 95%")
+        raise ValueError(f"confidence must be between 0 and 1, such as 0.95; got {confidence!r}")
     k1, k2 = pooled_counts(adata, "target", target), pooled_counts(adata, "control", control)
     per_rate = k2.sum() / k1.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -209,6 +209,6 @@ def _abundance(adata: AnnData, expected: np.ndarray | pd.Series) -> np.ndarray:
     abundance = np.asarray(expected, dtype=np.float64)
     if abundance.shape != (adata.n_obs,):
         raise ValueError(
-            f"expected must be {adata.n_obs} abundances, one for each row, and is of shape {abundance.shape}"
+            f"expected must be {adata.n_obs} abundances, one for each row; got an array of shape {abundance.shape}"
         )
     return check_positive(abundance, "expected")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from jsonargparse import ArgumentParser
 
 from pyro_omics import plots
 from pyro_omics.cli import dna_encoded_report
+from pyro_omics.cli.option_messages import option_errors, printed_notes
 from pyro_omics.data import DELDataModule, read_del
 from pyro_omics.data.anndata_io.reading import read_path
 from pyro_omics.evaluation.report import History, draw
@@ -116,29 +116,28 @@ def analyse(
         For input that is wrong: before any training.
     """
     _check(fdr, threshold, max_epochs)
-    folder, places = _places(out, table)
+    folder, paths = _paths(out, table)
     notes: list[str] = []
     reading = {"conditions": _mapping(conditions), "layout": layout, "counts": counts, "complete": complete}
-    with dna_encoded_report.noting(notes), _in_options():
-        adata = _read(table, reading, _list(synthon_keys))
-        dm = DELDataModule(adata, synthon_keys=_list(synthon_keys), seed=seed)
+    with printed_notes(notes), option_errors():
+        dm = _data(table, reading, _list(synthon_keys), seed)
     dna_encoded_report.print_selections(dm)
     folder.mkdir(parents=True, exist_ok=True)  # where it cannot be made, better now than after the training
     svi, history = _fitted(dm, max_epochs, seed)
     seconds, posterior = history.seconds, Posterior(svi, dm)
-    with dna_encoded_report.noting(notes):
-        found = dna_encoded_report.tables(posterior, fdr, math.log(threshold), seed)
-    figures = dna_encoded_report.figures(posterior, found, seed)
+    with printed_notes(notes):
+        tables = dna_encoded_report.tables(posterior, fdr, math.log(threshold), seed)
+    figures = dna_encoded_report.figures(posterior, tables, seed)
     figures["training_curve.png"] = plots.training_curve(history.curves)
     given = {"table": table, "fdr": fdr, "threshold": threshold, "epochs": max_epochs, "seed": seed}
-    fitted = dna_encoded_report.metrics(posterior, found, history.curves)
+    fitted = dna_encoded_report.metrics(posterior, tables, history.curves)
     metrics = {**given, **fitted, "seconds": seconds, "notes": notes}
-    paths = [_csv(path, found[name]) for name, path in places.items()]
-    paths.append(svi.save(folder / "model"))
-    paths += draw(figures, folder)
-    paths.append(atomic_write(folder / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=1))))
-    dna_encoded_report.print_hits(found, fdr, threshold, bool(dm.schema["controls"]))
-    print(f"\nThe results are in {folder}\n" + "\n".join(f"  {path}" for path in paths))
+    written = [_csv(path, tables[name]) for name, path in paths.items()]
+    written.append(svi.save(folder / "model"))
+    written += draw(figures, folder)
+    written.append(_json(folder / "metrics.json", metrics))
+    dna_encoded_report.print_hits(tables, fdr, threshold, bool(dm.schema["controls"]))
+    print(f"\nThe results are in {folder}\n" + "\n".join(f"  {path}" for path in written))
     return folder
 
 
@@ -147,27 +146,27 @@ def analyse(
 
 def _check(fdr: float, threshold: float, max_epochs: int) -> None:
     if not 0 < fdr < 1:
-        raise ValueError(f"fdr is a rate in (0, 1), such as 0.1, and is {fdr}")
+        raise ValueError(f"fdr must be a rate between 0 and 1, such as 0.1; got {fdr}")
     if not 1 <= threshold < math.inf:
-        raise ValueError(f"threshold is a fold enrichment over the background, 1 or more, and is {threshold}")
+        raise ValueError(f"threshold must be a fold enrichment over the background, 1 or more; got {threshold}")
     if max_epochs < 1:
-        raise ValueError(f"max_epochs is a number of passes over the compounds, at least 1, and is {max_epochs}")
+        raise ValueError(f"max_epochs must be a number of passes over the compounds, 1 or more; got {max_epochs}")
 
 
-def _places(out: str, table: str) -> tuple[Path, dict[str, Path]]:
+def _paths(out: str, table: str) -> tuple[Path, dict[str, Path]]:
     """The folder of the results, and the paths of the tables; nothing is made yet."""
     path = Path(out).expanduser()
     folder = path.with_suffix("") if path.suffix == ".csv" else path
-    places = {name: folder / f"{name}.csv" for name in ("hits", "compounds", "synthons", "disynthons")}
+    paths = {name: folder / f"{name}.csv" for name in ("hits", "compounds", "synthons", "disynthons")}
     if path.suffix == ".csv":
-        places["hits"] = path
-    if Path(table).resolve() in (place.resolve() for place in places.values()):
+        paths["hits"] = path
+    if Path(table).resolve() in (place.resolve() for place in paths.values()):
         raise ValueError(f"out={out!r}: the results would replace {table!r}, which they are made from: name another")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out={out!r}: {folder} is a file, and a folder is needed there: name another")
     if (model := folder / "model").exists() and not (model / "config.json").is_file():
         raise ValueError(f"out={out!r}: {model} exists and is no saved model: name another folder")
-    return folder, places
+    return folder, paths
 
 
 def _mapping(conditions: Mapping[str, str] | str | None) -> Mapping[str, str] | None:
@@ -183,13 +182,8 @@ def _list(keys: Sequence[str] | str | None) -> list[str] | None:
     return keys.split(",") if isinstance(keys, str) else None if keys is None else list(keys)
 
 
-@contextmanager
-def _in_options() -> Iterator[None]:
-    """Word errors as one types the mend here."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(dna_encoded_report.as_options(str(error))) from error
+def _data(table: str, reading: dict[str, Any], synthon_keys: list[str] | None, seed: int) -> DELDataModule:
+    return DELDataModule(_read(table, reading, synthon_keys), synthon_keys=synthon_keys, seed=seed)
 
 
 def _read(table: str, reading: dict[str, Any], synthon_keys: list[str] | None) -> AnnData:
@@ -214,6 +208,10 @@ def _fitted(dm: DELDataModule, max_epochs: int, seed: int) -> tuple[SVIModule, H
     with dna_encoded_report.without_lightning():
         pl.Trainer(max_epochs=max_epochs, accelerator="cpu", callbacks=[history], **quiet).fit(svi, dm)
     return svi, history
+
+
+def _json(path: Path, metrics: dict[str, Any]) -> Path:
+    return atomic_write(path, lambda fresh: fresh.write_text(json.dumps(metrics, indent=1)))
 
 
 def _csv(path: Path, table: pd.DataFrame) -> Path:

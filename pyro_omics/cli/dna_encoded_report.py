@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
-import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,7 +99,7 @@ def figures(posterior: Posterior, found: dict[str, pd.DataFrame], seed: int) -> 
     posterior
         of a DEL model.
     found
-        what `tables` gives.
+        the tables of `tables`.
     seed
         of the predictions that the calibration is judged by.
     """
@@ -128,7 +126,7 @@ def metrics(posterior: Posterior, found: dict[str, pd.DataFrame], curves: dict[s
     posterior
         of a DEL model.
     found
-        what `tables` gives.
+        the tables of `tables`.
     curves
         what was logged in training.
     """
@@ -149,63 +147,9 @@ def _selections(dm: Any) -> dict[str, int]:
     return dm.adata.var["condition"].astype(str).value_counts(sort=False).to_dict()
 
 
-class _Notes(logging.Handler):
-    """Collects what the package's log says."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.found: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take one message."""
-        self.found.append(record.getMessage())
-
-
-@contextmanager
-def noting(notes: list[str]) -> Iterator[None]:
-    """Say in plain words what the package logs and warns of, and keep it."""
-    log, handler = logging.getLogger("pyro_omics"), _Notes()
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        # Other categories are of what the package is built on, and nothing that its user can mend.
-        found = handler.found + [str(warning.message) for warning in caught if warning.category is UserWarning]
-        notes += map(as_options, found)
-        # Also where an error ends it: they may say why.
-        print("".join(f"Note: {as_options(note)}\n" for note in found), end="")
-
-
-def as_options(message: str) -> str:
-    """A message about Python's arguments of `read_del` as one types them on the command line."""
-    message = re.sub(r"read_del\(\.\.\., (complete=\w+)\)", r"\1", message)
-    message = re.sub(r"\bconditions=\{(.*?)\}", _conditions, message)
-    message = re.sub(r"\bconditions\['(.*?)'\]='(.*?)'", _conditions, message)
-    message = message.replace("synthon_keys=[...]", "--synthon_keys COLUMN,...")
-    message = re.sub(r"\bsynthon_keys=\[(.*?)\]", lambda found: f"--synthon_keys {_columns(found[1])}", message)
-    message = re.sub(r"\b(?<!-)(layout|counts)='(\w+)'", r"--\1=\2", message)
-    return re.sub(r"\bcomplete=(True|False)", lambda found: f"--complete={found[1].lower()}", message)
-
-
-def _conditions(found: re.Match[str]) -> str:
-    pairs = re.findall(r"'(.*?)': '(.*?)'", found[1]) or [found.groups()]
-    more = ["..."] if found[1].endswith("...") else []
-    return f"--conditions {shlex.quote(','.join([*map('='.join, pairs), *more]))}"
-
-
-def _columns(names: str) -> str:
-    return shlex.quote(",".join(re.findall(r"'(.*?)'", names)))
-
-
 @contextmanager
 def without_lightning() -> Iterator[None]:
-    """Leave out what Lightning tells about devices, loaders and products."""
+    """Leave out Lightning's messages about devices, loaders and products."""
     log = logging.getLogger("pytorch_lightning")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -107,7 +107,9 @@ class LocalGuide(FastPyroModule, RecordsArguments):
 
     def distribution(self, name: str, batch: Any, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """The distribution of a local site at these locations and scales (n, d), mapped to its support."""
-        base = masked(self.posterior(name, loc, scale), self.model.informed(name, batch))
+        base, informed = self.posterior(name, loc, scale), self.model.informed(name, batch)
+        if informed is not None:
+            base = masked(base, informed)
         support = self._supports[name][0]
         return base if _is_real(support) else dist.TransformedDistribution(base, [biject_to(support)])
 

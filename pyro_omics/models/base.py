@@ -50,7 +50,7 @@ class CountModel(FastPyroModule, RecordsArguments):
     levels
         name of an axis -> the names along it, for axes of the model's own that the data's description lacks.
     tables
-        names of the reports in `tables` that its queries are enough for; `Posterior` offers each under the same name.
+        names of methods of `Posterior` whose tables a fit's report writes, such as ``"enrichment"``.
     starts
         name of a latent site -> where a guide should start it.
     learning_rate

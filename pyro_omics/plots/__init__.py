@@ -1,10 +1,12 @@
-"""Figures of data, of a training and of a posterior. Each function returns a matplotlib Figure and shows nothing."""
+"""Figures of data, of a training and of a posterior. Each function returns a matplotlib Figure, and shows nothing."""
 
 from pyro_omics.plots.calibration import calibration
 from pyro_omics.plots.comparison import comparison
-from pyro_omics.plots.enrichment import cube, synthon_forest
+from pyro_omics.plots.cube import cube
 from pyro_omics.plots.selections import replicate_agreement, target_against_control
-from pyro_omics.plots.training import training_curve, umap
+from pyro_omics.plots.synthon_forest import synthon_forest
+from pyro_omics.plots.training_curve import training_curve
+from pyro_omics.plots.umap import umap
 
 __all__ = [
     "calibration",

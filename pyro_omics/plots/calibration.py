@@ -29,7 +29,7 @@ def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: in
     predictions are too narrow; a hump, that they are too wide. The band is of predictions that have not seen the
     counts. Those of a fit to the same counts have: u is then more central than uniform, by a hump that is no fault, and
     a histogram within the band is less of a test. Where most counts are 0 by either, u is nearly uniform by its v
-    alone: rows of high counts are then told better by themselves,
+    alone: rows of high counts are then better judged by themselves,
     ``calibration(adata[rows], draws.sel(obs=adata.obs_names[rows]))``, chosen by anything but these counts.
 
     Parameters
@@ -55,10 +55,10 @@ def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: in
     """
     if not isinstance(draws, xr.DataArray):
         raise TypeError(
-            f"draws must be one DataArray, and is a {type(draws).__name__}: of several sites pass one, draws['x']"
+            f"draws must be a DataArray; got a {type(draws).__name__}: of several sites pass one, draws['x']"
         )
     if bins < 2:
-        raise ValueError(f"bins is a number of bars, at least 2, and is {bins}")
+        raise ValueError(f"bins must be a number of bars, 2 or more; got {bins}")
     names, x_nr = _observed(observed, draws)
     rng = np.random.default_rng(seed)
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -78,15 +78,15 @@ def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: in
 def _observed(observed: AnnData, draws: xr.DataArray) -> tuple[list[str], np.ndarray]:
     """The names of the selections drawn, and their counts (n, r)."""
     if draws.ndim != 3 or draws.dims[:2] != ("sample", "obs"):
-        raise ValueError(f"draws must have the dimensions (sample, obs, selection), and has {draws.dims}")
+        raise ValueError(f"draws must have the dimensions (sample, obs, selection); got {draws.dims}")
     for axis in draws.dims[1:]:
         if axis not in draws.coords:
-            raise ValueError(f"draws has no names along {axis!r}: pass what Posterior.predictive() gives")
+            raise ValueError(f"draws must have names along {axis!r}; got none: pass Posterior.predictive()")
     rows, columns = (draws.coords[axis].values for axis in draws.dims[1:])
     for known, names in ((observed.obs_names, rows), (observed.var_names, columns)):
         if (unknown := known.get_indexer(names) < 0).any():
             raise ValueError(
-                f"draws has {str(names[unknown][0])!r}, which is not in observed: pass the data it predicts"
+                f"draws must be of names in observed; got {str(names[unknown][0])!r}: pass the data that it predicts"
             )
     at = observed.obs_names.get_indexer(rows), observed.var_names.get_indexer(columns)
     return [str(name) for name in columns], dense(observed.X[at[0]][:, at[1]])

@@ -116,8 +116,8 @@ def positions(adata: AnnData, table: pd.DataFrame) -> np.ndarray:
     rows = adata.obs_names.get_indexer(table.index)
     if (rows < 0).any():
         raise ValueError(
-            f"table has {int((rows < 0).sum())} compounds that are not in adata.obs_names, such as "
-            f"{table.index[rows < 0][0]!r}: pass the AnnData that the table was made of, and the compounds as its index"
+            f"table must have compounds of adata.obs_names as its index; got {int((rows < 0).sum())} others, such as "
+            f"{table.index[rows < 0][0]!r}: pass the AnnData that the table was made of"
         )
     return rows
 

@@ -1,4 +1,4 @@
-"""Questions to a trained model, answered in AnnData's order and with its labels."""
+"""Queries of a fitted model, with rows in AnnData's order and labelled."""
 
 from pyro_omics.posterior.posterior import Posterior
 

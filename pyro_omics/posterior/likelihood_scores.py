@@ -7,8 +7,7 @@ import pandas as pd
 import torch
 
 from pyro_omics.inference.draws import drawing
-from pyro_omics.posterior.intervals import check_draws
-from pyro_omics.posterior.rows import PosteriorRows
+from pyro_omics.posterior.rows import PosteriorRows, check_draws
 
 
 class LikelihoodScores(PosteriorRows):

@@ -1,9 +1,8 @@
-"""`Posterior`: questions to a trained model, answered in AnnData's order and with its labels."""
+"""`Posterior`: queries of a fitted model, with rows in AnnData's order and labelled."""
 
 from __future__ import annotations
 
-import functools
-import types
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,18 +16,24 @@ from torch import Tensor
 
 from pyro_omics.inference.draws import drawing
 from pyro_omics.posterior.axis_labels import dimension
-from pyro_omics.posterior.enrichment import REPORTS
-from pyro_omics.posterior.intervals import Summary, check_draws, correlation, interval_bounds, summarise
+from pyro_omics.posterior.enrichment import EnrichmentTables
 from pyro_omics.posterior.likelihood_scores import LikelihoodScores
-from pyro_omics.posterior.query import ModelQuery
+from pyro_omics.posterior.query import ModelQuery, Summary, correlation, interval_bounds, summarise
+from pyro_omics.posterior.rows import check_draws
 from pyro_omics.sites import observed_sites
 
+# In the documentation of a query that is a method: between the model's own and that of `Posterior.query`, less "name".
+OWN_AND_COMMON = (
+    "As a method of a Posterior, ``batch`` and ``latents`` are those of its rows and draws. Common to all queries:"
+)
+OF_NAME = "name\n    one of ``model.queries``.\n"
 
-class Posterior(LikelihoodScores):
-    """The posterior of a trained model over the rows of a DataModule: those it was trained on, or new ones.
 
-    New data are aligned by name: the model's genes in the model's order, extra genes left out. What the model itself
-    can be asked (`models.CountModel.queries`, such as `normalized_expression`) is offered under its own name.
+class Posterior(LikelihoodScores, EnrichmentTables):
+    """The posterior of a fitted model over the rows of a DataModule: those it was trained on, or new ones.
+
+    New data are aligned by name: the model's genes in the model's order, extra genes left out. The model's own queries
+    (`models.CountModel.queries`, such as `normalized_expression`) are methods of the posterior under the same names.
 
     Every Monte Carlo query takes ``seed`` and leaves the session's random state as it was; every query takes
     ``split``: ``"all"``, ``"training"`` or ``"validation"`` rows of the DataModule.
@@ -49,19 +54,37 @@ class Posterior(LikelihoodScores):
     """
 
     def __dir__(self) -> list[str]:
-        """Methods, and the model's own queries."""
-        return [*super().__dir__(), *self.model.queries, *self.model.tables]
+        """Methods and attributes, and the model's own queries."""
+        return [*super().__dir__(), *self.model.queries]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """The model's query or table of that name, as a method: see `query` for what all queries take."""
-        if "svi" in self.__dict__ and name in self.model.tables:
-            return types.MethodType(REPORTS[name], self)
-        if name.startswith("__") or "svi" not in self.__dict__ or name not in self.model.queries:
-            offered = list(self.model.queries) if "svi" in self.__dict__ else []
-            raise AttributeError(f"Posterior has no {name!r}; the model's own queries are {offered}")
-        bound = functools.partial(self.query, name)
-        bound.__doc__ = f"{getattr(type(self.model), name).__doc__}\n\n{Posterior.query.__doc__}"
-        return bound
+        """The model's own query of that name, as a method: a model of one's own needs no Posterior of its own."""
+        # Not `self.model`: a copy that has no attributes yet would come back here without end.
+        model = self.__dict__.get("model")
+        queries = [] if model is None else list(model.queries)
+        if name not in queries:
+            raise AttributeError(f"Posterior has no {name!r}; the model's own queries are {queries}")
+        return self._method(name)
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        """`query` for one of the model's queries, with the signature and the documentation of both."""
+
+        def method(*args: Any, **options: Any) -> Any:
+            return self.query(name, *args, **options)
+
+        own, common = getattr(self.model, name), inspect.signature(self.query).parameters
+        of_all = [one for key, one in common.items() if key != "name"]
+        of_own = [
+            one.replace(kind=one.KEYWORD_ONLY)
+            for one in list(inspect.signature(own).parameters.values())[2:]  # after batch and latents
+            if one.name not in common and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        ]
+        signature = inspect.Signature([*of_all[:-1], *of_own, of_all[-1]])  # the last is **options
+        method.__signature__ = signature  # type: ignore[attr-defined]
+        method.__name__ = method.__qualname__ = name
+        texts = (inspect.getdoc(own) or name, OWN_AND_COMMON, (inspect.getdoc(self.query) or "").replace(OF_NAME, ""))
+        method.__doc__ = "\n\n".join(texts)
+        return method
 
     # Latents --------------------------------------------------------------------------------------------------------
 
@@ -251,19 +274,16 @@ class Posterior(LikelihoodScores):
         """
         check_draws("num_samples", num_samples)
         bounds = interval_bounds(credible_interval, num_samples)
-        ask = self._question(name, transform_batch, options)
+        query = self._query(name, transform_batch, options)
         parts: list[list[Tensor]] = []
         with drawing(self.svi, seed) as draws:
             n_kept = num_samples if bounds else 1
-            for batch in self._batches(split, num_samples * ask.n_passes, name, n_kept):
-                answers = (torch.cat(ask(draws, batch, s), -1) for s in range(num_samples))
-                parts.append(summarise(answers, num_samples, bounds))
-        wholes = [torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)]
-        results: list[pd.DataFrame | Summary] = []
-        for start, labels in ask.blocks():
-            at = slice(start, start + len(labels))
-            frames = [pd.DataFrame(whole[:, at], index=self._names(split), columns=labels) for whole in wholes]
-            results.append(frames[0] if credible_interval is None else Summary(*frames))
+            for batch in self._batches(split, num_samples * len(query.codes), name, n_kept):
+                values = (query.draw(draws, batch, s) for s in range(num_samples))
+                parts.append(summarise(values, num_samples, bounds))
+        statistics = [torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True)]
+        frames = [query.frames(values, self._names(split)) for values in statistics]
+        results = [one[0] if bounds is None else Summary(*one) for one in zip(*frames, strict=True)]
         return results[0] if isinstance(self.model.queries[name], str) else tuple(results)
 
     def correlations(
@@ -276,9 +296,10 @@ class Posterior(LikelihoodScores):
         seed: int = 0,
         **options: Any,
     ) -> pd.DataFrame:
-        """Correlations over the rows between the columns of one of the model's own quantities, of all kinds at once.
+        """Correlations, over the rows, between all columns of one of the model's own quantities.
 
-        With ``"denoised_samples"``, of what lies beneath the counts: the correlation of each draw, averaged over draws.
+        They are taken of each draw and averaged over the draws. Of ``"denoised_samples"`` they are those of the rates
+        beneath the counts.
 
         Parameters
         ----------
@@ -298,20 +319,20 @@ class Posterior(LikelihoodScores):
         """
         check_draws("num_samples", num_samples)
         if method not in ("spearman", "pearson"):
-            raise ValueError(f"method={method!r} is neither 'spearman' nor 'pearson'")
-        ask = self._question(name, transform_batch, options)
+            raise ValueError(f"method must be 'spearman' or 'pearson'; got {method!r}")
+        query = self._query(name, transform_batch, options)
         total: Any = 0.0
         with drawing(self.svi, seed) as draws:
             for s in range(num_samples):
-                batches = self._batches(split, ask.n_passes, name)
-                values = [torch.cat(ask(draws, batch, s), -1).cpu().numpy() for batch in batches]
+                batches = self._batches(split, len(query.codes), name)
+                values = [query.draw(draws, batch, s).cpu().numpy() for batch in batches]
                 total = total + correlation(np.concatenate(values), method)
-        index = ask.index(several=not isinstance(self.model.queries[name], str))
+        index = query.index(several=not isinstance(self.model.queries[name], str))
         return pd.DataFrame(total / num_samples, index=index, columns=index)
 
-    def _question(self, name: str, transform_batch: Any, options: dict[str, Any]) -> ModelQuery:
+    def _query(self, name: str, transform_batch: Any, options: dict[str, Any]) -> ModelQuery:
         if name not in self.model.queries:
-            raise ValueError(f"{name!r} is no query of the model: it has {list(self.model.queries)}")
+            raise ValueError(f"name must be one of the model's queries, {list(self.model.queries)}; got {name!r}")
         kinds = self.model.queries[name]
         axes = (kinds,) if isinstance(kinds, str) else kinds
         options = dict(options)
@@ -324,8 +345,9 @@ class Posterior(LikelihoodScores):
         levels = self.schema["levels"]["batch"]
         several = isinstance(transform_batch, Sequence) and not isinstance(transform_batch, str)
         wanted = [str(name) for name in (transform_batch if several else [transform_batch])]
-        if not wanted or (unknown := [name for name in wanted if name not in levels]):
-            raise ValueError(f"transform_batch={unknown if wanted else wanted} is not among the batches {levels}")
+        if not wanted or not set(wanted) <= set(levels):
+            unknown = [name for name in wanted if name not in levels]
+            raise ValueError(f"transform_batch must be among the batches {levels}; got {unknown}")
         return [levels.index(name) if len(levels) > 1 else None for name in wanted]
 
     # Writing --------------------------------------------------------------------------------------------------------

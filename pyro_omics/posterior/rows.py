@@ -1,4 +1,4 @@
-"""Passes over the rows of a DataModule with a trained pair: what every posterior query goes through."""
+"""The rows of a DataModule as a fitted model sees them: the base of every posterior query."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel
 from pyro_omics.posterior.axis_labels import AxisLabels
 
-HELD = 2**26  # numbers that a query holds for one minibatch: 256 MB
-LONG = 200  # passes over minibatches from which a query shows a progress bar
+MAX_HELD = 2**26  # numbers that a query holds for one minibatch: 256 MB
+LONG = 200  # evaluations of minibatches from which a query shows a progress bar
 
 
 class PosteriorRows:
-    """A trained pair and the rows of a DataModule, as its model must see them.
+    """A fitted model and guide, and the rows of a DataModule in minibatches, aligned to the model.
 
     Parameters
     ----------
@@ -39,42 +39,48 @@ class PosteriorRows:
     def __init__(self, svi: SVIModule, dm: Any, batch_size: int = 512) -> None:
         if not isinstance(svi, SVIModule) or not hasattr(dm, "schema"):
             raise TypeError(
-                "Posterior takes an SVIModule and a DataModule, Posterior(svi, dm), and got a "
+                "Posterior(svi, dm) must be given an SVIModule and a DataModule; got a "
                 f"{type(svi).__name__} and a {type(dm).__name__}"
             )
         if batch_size < 1:
-            raise ValueError(f"batch_size is a number of rows, at least 1, and is {batch_size}")
+            raise ValueError(f"batch_size must be a number of rows, 1 or more; got {batch_size}")
         self.svi, self.dm, self.batch_size = svi, dm, batch_size
+        self.model: CountModel = svi.model
         self.schema: dict[str, Any] = svi.schema or dm.schema
         self.own_data = svi.schema is None or (svi.schema == dm.schema and svi.n_obs == dm.n_obs)
         self.data = dm.data if self.own_data else dm.aligned(self.schema)
         genes = self.schema.get("genes")
-        n_genes = getattr(svi.model, "n_genes", None)
+        n_genes = getattr(self.model, "n_genes", None)
         if genes is not None and n_genes not in (None, len(genes)):
             raise ValueError(
                 f"the model has {n_genes} genes and the data {len(genes)}, and the model was not trained on a "
                 "DataModule whose gene names could align them"
             )
         self.width = len(genes or self.schema.get("targets", ())) or 1
-        self.labels = AxisLabels(self.schema, svi.model.axes, svi.model.levels)
+        self.labels = AxisLabels(self.schema, self.model.axes, self.model.levels)
 
-    @property
-    def model(self) -> CountModel:
-        """The model."""
-        return self.svi.model
+    def _batches(self, split: str, n_evaluations: int, what: str, n_kept: int = 1) -> Iterator[Any]:
+        """Minibatches on the model's device and in its precision.
 
-    def _batches(self, split: str, n_passes: int, what: str, n_kept: int = 1) -> Iterator[Any]:
-        """Minibatches on the model's device, with a progress bar when it will be long.
-
-        They are smaller than ``batch_size`` where ``n_kept`` numbers for each gene (or selection) are held at once.
+        Parameters
+        ----------
+        split
+            which rows.
+        n_evaluations
+            how often each minibatch is evaluated; a progress bar shows where that is often.
+        what
+            the name at the progress bar.
+        n_kept
+            numbers that are kept for each gene (or selection) of a row: minibatches are smaller where they are many.
         """
         rows = self.dm.rows(split)
         if not len(rows):
             raise ValueError(f"split={split!r} has no rows in this DataModule")
-        size = max(1, min(self.batch_size, HELD // (n_kept * self.width)))
+        size = max(1, min(self.batch_size, MAX_HELD // (n_kept * self.width)))
         total = math.ceil(len(rows) / size)
         batches = self.data.batches(rows, size)
-        for batch in tqdm(batches, total=total, desc=what, disable=total * n_passes < LONG, delay=2, leave=False):
+        short = total * n_evaluations < LONG
+        for batch in tqdm(batches, total=total, desc=what, disable=short, delay=2, leave=False):
             yield self._placed(batch)
 
     def _placed(self, batch: Any) -> Any:
@@ -93,3 +99,9 @@ class PosteriorRows:
 
     def _names(self, split: str) -> pd.Index:
         return self.dm.adata.obs_names[self.dm.rows(split)]
+
+
+def check_draws(name: str, value: int) -> None:
+    """Raise where a number of draws is not positive."""
+    if value < 1:
+        raise ValueError(f"{name} must be a number of draws, 1 or more; got {value}")

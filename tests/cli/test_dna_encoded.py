@@ -1,6 +1,7 @@
 """DNA-encoded libraries from the command line: `pyro-omics del`, and `pyro-omics fit` with their models."""
 
 import json
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from helpers import quiet_trainer
 
 import pyro_omics as po
 from pyro_omics import cli
-from pyro_omics.cli import dna_encoded_report
+from pyro_omics.cli.option_messages import as_option
+from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
 
 CONFIGS = Path(po.__file__).parents[1] / "configs"
 FIGURES = ["calibration.png", "cube.png", "replicates.png", "synthons.png", "target_against_control.png",
@@ -267,9 +269,9 @@ def refused(folder, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--fdr=1.5", "pyro-omics: error: fdr is a rate in (0, 1), such as 0.1, and is 1.5"),
-        ("--threshold=0.5", "threshold is a fold enrichment over the background, 1 or more, and is 0.5"),
-        ("--max_epochs=0", "max_epochs is a number of passes over the compounds, at least 1, and is 0"),
+        ("--fdr=1.5", "pyro-omics: error: fdr must be a rate between 0 and 1, such as 0.1; got 1.5"),
+        ("--threshold=0.5", "threshold must be a fold enrichment over the background, 1 or more; got 0.5"),
+        ("--max_epochs=0", "max_epochs must be a number of passes over the compounds, 1 or more; got 0"),
         ("--conditions=target_1", "write COLUMN=CONDITION,COLUMN=CONDITION"),
         ("--conditions=nowhere=target", "conditions names 'nowhere'"),
         ("--conditions.target_1=Target", "--conditions target_1=Target: write 'target'"),
@@ -319,21 +321,27 @@ def test_doubts_are_said_where_an_error_ends_it(refused):
 
 
 @pytest.mark.parametrize(
-    ("message", "expected"),
+    ("argument", "python", "option"),
     [
-        ("say, conditions={'S1': 'target'}; or", "say, --conditions S1=target; or"),
-        ("conditions={'S1': 'target', 'b c': 'control'}", "--conditions 'S1=target,b c=control'"),
-        ("conditions={'S1': 'competitor', ...}", "--conditions S1=competitor,..."),
-        ("conditions['S1']='traget': write", "--conditions S1=traget: write"),
-        ("name them, synthon_keys=[...]", "name them, --synthon_keys COLUMN,..."),
-        ("say which, synthon_keys=['A', 'B']", "say which, --synthon_keys A,B"),
-        ("layout='deli', counts='raw'", "--layout=deli, --counts=raw"),
-        ("(read_del(..., complete=False)), complete=True", "(--complete=false), --complete=true"),
-        ("the accounts='raw' of df.groupby(['A'])", "the accounts='raw' of df.groupby(['A'])"),
+        (Argument("conditions", {"S1": "target"}), "conditions={'S1': 'target'}", "--conditions S1=target"),
+        (Argument("conditions", {"S1": "target", "b c": "control"}), "conditions={'S1': 'target', 'b c': 'control'}",
+         "--conditions 'S1=target,b c=control'"),
+        (Argument("conditions", {"S1": "competitor"}, more=True), "conditions={'S1': 'competitor', ...}",
+         "--conditions S1=competitor,..."),
+        (Argument("conditions", {"}": "target"}, more=True), "conditions={'}': 'target', ...}",
+         "--conditions '}=target,...'"),
+        (Argument("synthon_keys", ...), "synthon_keys=[...]", "--synthon_keys COLUMN,..."),
+        (Argument("synthon_keys", ["A", "B"]), "synthon_keys=['A', 'B']", "--synthon_keys A,B"),
+        (Argument("layout", "deli"), "layout='deli'", "--layout=deli"),
+        (Argument("counts", "raw"), "counts='raw'", "--counts=raw"),
+        (Argument("complete", False), "complete=False", "--complete=false"),
     ],
-)
-def test_mends_are_worded_as_options(message, expected):
-    assert dna_encoded_report.as_options(message) == expected
+)  # fmt: skip
+def test_an_argument_is_worded_in_python_and_as_an_option(argument, python, option):
+    error = ArgumentError("say which, ", argument, "; the column \"counts='raw'\" stays")
+    assert str(error) == f"say which, {python}; the column \"counts='raw'\" stays"
+    assert error.worded(as_option) == f"say which, {option}; the column \"counts='raw'\" stays"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_a_table_is_completed_as_asked(folder):

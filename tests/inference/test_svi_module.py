@@ -705,7 +705,7 @@ def test_wrong_parts_are_named(dm):
         po.SVIModule(dm)
     with pytest.raises(TypeError, match="from_data takes a DataModule"):
         po.SCVI.from_data(dm.adata)
-    with pytest.raises(TypeError, match="Posterior takes an SVIModule"):
+    with pytest.raises(TypeError, match=r"Posterior\(svi, dm\) must be given an SVIModule and a DataModule; got"):
         po.Posterior(scvi(dm), dm)
     with pytest.raises(ValueError, match="n_latent must be an integer"):
         po.SCVI.from_data(dm, n_latent=0)

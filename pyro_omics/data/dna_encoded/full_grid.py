@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from pyro_omics.data.anndata_io.reading import check_keys
+from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
 
 SEPARATOR = "-"
 
@@ -65,10 +66,12 @@ def complete_grid(
     shape = tuple(len(block.categories) for block in blocks)
     size = math.prod(shape)
     if size > max_compounds:
-        raise ValueError(
+        raise ArgumentError(
             f"the full grid has {' x '.join(map(str, shape))} = {size:,} compounds, above max_compounds="
-            f"{max_compounds:,}: raise it where memory allows (complete_grid(adata, max_compounds={size})), or keep "
-            "the observed compounds alone (read_del(..., complete=False)), whose counts are then truncated at zero"
+            f"{max_compounds:,}: raise it where memory allows (complete_grid(adata, max_compounds={size})), or read "
+            "the observed compounds alone (",
+            Argument("complete", False),
+            "), whose counts are then truncated at zero",
         )
     position = np.ravel_multi_index([block.codes.astype(np.int64) for block in blocks], shape)
     source = np.full(size, -1, dtype=np.int64)  # the row of adata that each compound of the grid comes from

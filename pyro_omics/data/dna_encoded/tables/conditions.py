@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
+
 CONDITIONS = ("target", "control", "pre-selection")
 KNOWN = (*CONDITIONS, "competitor")
 EITHER = "target or control"  # stands for a condition that only the caller knows
@@ -48,13 +50,14 @@ def labelled(found: list[Selection], others: Sequence[str], conditions: Mapping[
 
 
 def _check_condition(column: str, condition: str) -> None:
+    given = Argument("conditions", {column: condition})
     if not isinstance(condition, str) or not condition:
-        raise ValueError(f"conditions[{column!r}]={condition!r}: pass one of {', '.join(map(repr, CONDITIONS))}")
+        raise ArgumentError(given, f": pass one of {', '.join(map(repr, CONDITIONS))}")
     if condition == EITHER:
-        raise ValueError(f"conditions[{column!r}]={condition!r}: write which of them it is")
+        raise ArgumentError(given, ": write which of them it is")
     meant = difflib.get_close_matches(condition.lower(), KNOWN, 1, ALIKE)
     if meant and meant[0] != condition:
-        raise ValueError(f"conditions[{column!r}]={condition!r}: write {meant[0]!r}")
+        raise ArgumentError(given, f": write {meant[0]!r}")
 
 
 def _check_one_protein(unlabelled: list[Selection]) -> None:
@@ -62,9 +65,10 @@ def _check_one_protein(unlabelled: list[Selection]) -> None:
     proteins = {one.protein: one.column for one in unlabelled if one.protein is not None}
     if len(proteins) > 1:
         last = list(proteins.values())[-1]
-        raise ValueError(
+        raise ArgumentError(
             f"the selections are on several proteins, {', '.join(map(str, proteins))}, and one is the target: drop the "
-            f"columns of the others, or say what each is, conditions={{{last!r}: 'competitor', ...}}"
+            "columns of the others, or say what each is, ",
+            Argument("conditions", {last: "competitor"}, more=True),
         )
 
 
@@ -76,9 +80,9 @@ def assumed(selections: list[Selection], conditions: Mapping[str, str]) -> list[
     return [one.name for one in targets] if ours and len(stems) > 1 else []
 
 
-def example(names: Sequence[str]) -> str:
+def example(names: Sequence[str]) -> Argument:
     """How to pass ``conditions`` for these columns."""
-    return f"conditions={{{names[0]!r}: {EITHER!r}{', ...' if len(names) > 1 else ''}}}"
+    return Argument("conditions", {names[0]: EITHER}, more=len(names) > 1)
 
 
 def numbered(selections: list[Selection]) -> list[Selection]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
 from pyro_omics.data.dna_encoded.tables.conditions import KNOWN, Selection, assumed, example, labelled, numbered, some
 
 IDS = ("DEL_ID", "molecule_hash", "compound_id", "compound", "id", "Unnamed: 0")  # the last: an index, as CSV
@@ -124,7 +125,8 @@ def recognise(
     if layout is None:
         layout = _only(fitting, names, head, conditions)
     elif layout not in fitting and layout != "plain":
-        raise ValueError(f"layout={layout!r} is known by {LAYOUTS[layout].needs}, and the columns are {some(names)}")
+        needs = LAYOUTS[layout].needs
+        raise ArgumentError(Argument("layout", layout), f" is known by {needs}, and the columns are {some(names)}")
     blocks = _synthons(head, LAYOUTS[layout].synthons, synthon_keys, conditions)
     found = _selections(free, layout, UMI if counts == "umi" else READS)
     # Of DELi's, the other columns are sums, or the same samples' reads.
@@ -133,8 +135,10 @@ def recognise(
     others = [] if layout == "deli" else free
     selections = labelled(found, others, conditions)
     if not selections or any(selection.condition is None for selection in selections):
-        raise ValueError(
-            f"layout={layout!r}: the names of the counts do not say what they were selected on. {_how(head, blocks)}"
+        raise ArgumentError(
+            Argument("layout", layout),
+            ": the names of the counts do not say what they were selected on. ",
+            *_how(head, blocks),
         )
     if both := [one.column for one in selections if one.column in blocks.values()]:
         raise ValueError(f"{both[0]!r} is among the building blocks and among the counts: it is one or the other")
@@ -174,11 +178,11 @@ def _only(fitting: list[str], names: list[str], head: pd.DataFrame, conditions: 
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise ValueError(f"several layouts fit the columns: {', '.join(fitting)}; say which, layout={fitting[0]!r}")
+        which = Argument("layout", fitting[0])
+        raise ArgumentError(f"several layouts fit the columns: {', '.join(fitting)}; say which, ", which)
     sought = "; ".join(f"{name}: {layout.needs}" for name, layout in LAYOUTS.items())
-    raise ValueError(
-        f"no layout fits the columns {some(names)}. Looked for {sought}. {_how(head, _synthons(head, None, None, {}))}"
-    )
+    how = _how(head, _synthons(head, None, None, {}))
+    raise ArgumentError(f"no layout fits the columns {some(names)}. Looked for {sought}. ", *how)
 
 
 def _selections(names: list[str], layout: str, kind: str) -> list[Selection]:
@@ -191,9 +195,12 @@ def _selections(names: list[str], layout: str, kind: str) -> list[Selection]:
                 name, replicate, protein = (groups.get(one) for one in ("name", "replicate", "protein"))
                 found[column] = Selection(column, name or column, condition, replicate, protein)
     if layout == "deli" and not found:
-        raise ValueError(
-            f"no column begins with '{kind}_': DELi calls UMI counts '{UMI}_<selection>' (counts='umi') and reads "
-            f"'{READS}_<selection>' (counts='raw')"
+        raise ArgumentError(
+            f"no column begins with '{kind}_': DELi calls UMI counts '{UMI}_<selection>' (",
+            Argument("counts", "umi"),
+            f") and reads '{READS}_<selection>' (",
+            Argument("counts", "raw"),
+            ")",
         )
     return [found[name] for name in names if name in found]
 
@@ -212,9 +219,9 @@ def _synthons(
     for patterns in ((pattern,),) if pattern else (FAMILIES, STRUCTURES):
         families = families or [family for one in patterns if len(family := _family(head[free], one)) > 1]
     if len(families) > 1:
-        raise ValueError(
-            f"building blocks could be the columns {' or '.join(map(str, families))}: say which, "
-            f"synthon_keys={families[0]}"
+        which = Argument("synthon_keys", families[0])
+        raise ArgumentError(
+            f"building blocks could be the columns {' or '.join(map(str, families))}: say which, ", which
         )
     return {chr(ord("A") + i): name for i, name in enumerate(families[0])} if families else {}
 
@@ -265,9 +272,9 @@ def _is_text(values: pd.Series) -> bool:
     return pd.api.types.infer_dtype(values, skipna=True) in ("string", "categorical")
 
 
-def _how(head: pd.DataFrame, blocks: Mapping[str, str]) -> str:
+def _how(head: pd.DataFrame, blocks: Mapping[str, str]) -> tuple[str | Argument, ...]:
     """How to pass ``conditions``, with the columns that look like counts."""
     like = _like_counts(head, {*blocks.values()})
     if not like:
-        return "No column holds whole numbers, as counts would be"
-    return f"Columns that look like counts: {some(like)}; say what each was selected on, {example(like)}"
+        return ("No column holds whole numbers, as counts would be",)
+    return f"Columns that look like counts: {some(like)}; say what each was selected on, ", example(like)

@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from pyro_omics.data.anndata_io.reading import check_keys
+from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError, ArgumentWarning
 from pyro_omics.data.dna_encoded.full_grid import (
     SEPARATOR,
     check_distinct,
@@ -29,11 +30,16 @@ from pyro_omics.data.dna_encoded.tables.files import opened
 from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS, Columns, recognise
 
 LARGEST = 2**24  # float32 does not count exactly above
-FILTERED = (
+INCOMPLETE, COMPLETE = Argument("complete", False), Argument("complete", True)
+FILTERED = ArgumentWarning(
     "the table looks filtered: each of its compounds has two counts or more, as after a threshold. Compounds below it "
-    "are added with zeros, which is less than they had: pass the table as it was before the filter, or complete=False "
-    "(complete=True says that nothing was filtered)"
+    "are added with zeros, which is less than they had: pass the table as it was before the filter, or ",
+    INCOMPLETE,
+    " (",
+    COMPLETE,
+    " says that nothing was filtered)",
 )
+NAME_BLOCKS = Argument("synthon_keys", ...)
 READS = r"(?:^|[^a-z])(?:raw|reads?|read_?counts?)(?:[^a-z]|$)"
 
 logger = logging.getLogger("pyro_omics")
@@ -122,60 +128,66 @@ def read_del(
     columns = recognise(load(None), layout, conditions, synthon_keys, counts)
     _warn_of_reads(columns.counts(), counts)
     for doubt in _doubts(columns, named=synthon_keys is not None):
-        warnings.warn(doubt, UserWarning, stacklevel=2)
+        warnings.warn(doubt, stacklevel=2)
     adata = _adata(load((columns.text(), columns.counts())), columns)
     if complete is None:
         complete = _omits_zeros(adata, list(columns.synthons))
         if complete and adata.X.sum(1).min() > 1:
-            warnings.warn(FILTERED, UserWarning, stacklevel=2)
+            warnings.warn(FILTERED, stacklevel=2)
     if not complete:
         return adata
     if not columns.synthons:
-        raise ValueError("complete=True needs the building blocks: name their columns, synthon_keys=[...]")
+        raise ArgumentError(COMPLETE, " needs the building blocks: name their columns, ", NAME_BLOCKS)
     full = complete_grid(adata, list(columns.synthons))
     logger.info(
         "read_del: %s of the %s compounds in the full grid are not in the table and are taken to have no count: added "
-        "with zeros (complete=False leaves them out)",
+        "with zeros (%s leaves them out)",
         f"{full.n_obs - adata.n_obs:,}",
         f"{full.n_obs:,}",
+        INCOMPLETE,
     )
     return full
 
 
 def _warn_of_reads(columns: list[str], counts: str) -> None:
     like = [name for name in columns if re.search(READS, name.lower())]
-    if counts == "raw":
-        which = "counts='raw': these are reads"
-    elif like:
-        which = f"the column {like[0]!r} looks like reads by its name"
-    else:
+    if counts != "raw" and not like:
         return
+    said = Argument("counts", "raw") if counts == "raw" else f"the column {like[0]!r}"
     warnings.warn(
-        f"{which}, not UMI counts: each molecule is read many times over, so that they are not Poisson. Pass UMI "
-        "counts where there are any, or use a likelihood with overdispersion (negative binomial)",
-        UserWarning,
+        ArgumentWarning(
+            said,
+            ": these are reads" if counts == "raw" else " looks like reads by its name",
+            ", not UMI counts: each molecule is read many times over, so that they are not Poisson. Pass UMI counts "
+            "where there are any, or use a likelihood with overdispersion (negative binomial)",
+        ),
         stacklevel=3,
     )
 
 
-def _doubts(columns: Columns, named: bool) -> Iterator[str]:
+def _doubts(columns: Columns, named: bool) -> Iterator[ArgumentWarning]:
     """What may have been taken wrongly; ``named``: the caller said which columns are building blocks."""
     if names := columns.unnamed:
-        yield (
+        yield ArgumentWarning(
             f"the columns {some(names)} look like counts, and are left out, since neither their names nor conditions "
-            f"say what they are: if they are selections, say of what, {example(names)}; if they are building blocks, "
-            "name the columns of all cycles, synthon_keys=[...]; if neither, drop them from the table"
+            "say what they are: if they are selections, say of what, ",
+            example(names),
+            "; if they are building blocks, name the columns of all cycles, ",
+            NAME_BLOCKS,
+            "; if neither, drop them from the table",
         )
     if names := columns.assumed:
-        yield (
+        yield ArgumentWarning(
             f"the selections {some(names)} are all taken as targets, and their names differ by more than a "
-            f"replicate's number: DELi's columns do not say what was selected on; say it of each, {example(names)}"
+            "replicate's number: DELi's columns do not say what was selected on; say it of each, ",
+            example(names),
         )
     if not columns.synthons and not named and (columns.id or columns.smiles):
         text = f"columns of text are {some(columns.candidates)}" if columns.candidates else "no other column is text"
-        yield (
-            "no building blocks are recognised among the columns, and the DEL models need them: name their columns, "
-            f"synthon_keys=[...]; {text}"
+        yield ArgumentWarning(
+            "no building blocks are recognised among the columns, and the DEL models need them: name their columns, ",
+            NAME_BLOCKS,
+            f"; {text}",
         )
 
 
@@ -253,9 +265,10 @@ def _ids(table: pd.DataFrame, obs: pd.DataFrame, columns: Columns, counts: list[
         parts = [obs[key].astype(object) for key in columns.synthons]
         names = functools.reduce(lambda left, right: left + SEPARATOR + right, parts)
     else:
-        raise ValueError(
-            f"nothing tells the compounds apart: name the columns of building blocks, synthon_keys=[...], or have a "
-            f"column 'compound_id' or 'smiles'; the table's are {some(columns.names)}"
+        raise ArgumentError(
+            "nothing tells the compounds apart: name the columns of building blocks, ",
+            NAME_BLOCKS,
+            f", or have a column 'compound_id' or 'smiles'; the table's are {some(columns.names)}",
         )
     ids = pd.Index(names.to_numpy(), dtype=object)
     if not ids.is_unique:
@@ -281,7 +294,8 @@ def _omits_zeros(adata: AnnData, keys: list[str]) -> bool:
     if zeros:
         logger.info(
             "read_del: %s of the %s combinations of building blocks are in the table, %s of them without a count: the "
-            "others are taken as not made (complete=True adds them with zeros)",
+            "others are taken as not made (%s adds them with zeros)",
             *(f"{number:,}" for number in (adata.n_obs, size, zeros)),
+            COMPLETE,
         )
     return not zeros

@@ -316,7 +316,7 @@ def test_no_layout_says_what_was_looked_for_and_what_looks_like_counts():
     ("options", "message"),
     [
         ({"conditions": {"tarjet_1": "target"}}, "'tarjet_1', which is not a column of counts: there are 'target_1'"),
-        ({"conditions": {"target_1": "Target"}}, r"\['target_1'\]='Target': write 'target'"),
+        ({"conditions": {"target_1": "Target"}}, r"\{'target_1': 'Target'\}: write 'target'"),
         ({"conditions": {"target_1": "preselection"}}, "write 'pre-selection'"),
         ({"conditions": {"target_1": "traget"}}, "write 'target'"),
         ({"conditions": {"control_1": "controls"}}, "write 'control'"),

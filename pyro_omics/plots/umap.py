@@ -1,37 +1,13 @@
-"""Figures of a training, and of the latent that came of it."""
+"""UMAP of a latent."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from anndata import AnnData
 from matplotlib.figure import Figure
-
-
-def training_curve(history: Mapping[str, Sequence[float]]) -> Figure:
-    """ELBO per observation (nats) by epoch.
-
-    Parameters
-    ----------
-    history
-        name of a curve (``"train_elbo"``, ``"val_elbo"``) -> its value after each epoch.
-    """
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    names = {"train_elbo": "training", "val_elbo": "validation"}
-    for name, values in history.items():
-        axes.plot(np.arange(1, len(values) + 1), values, label=names.get(name, name))
-    later = [value for values in history.values() for value in values[min(2, len(values) - 1) :]]
-    if later:
-        # The first epochs are far below the rest, and would flatten it.
-        margin = 0.1 * (max(later) - min(later)) + 1e-6
-        axes.set_ylim(min(later) - margin, max(later) + margin)
-    axes.set(xlabel="epoch", ylabel="ELBO per observation (nats; higher is better)")
-    axes.legend(frameon=False)
-    return figure
 
 
 def umap(adata: AnnData, basis: str, color: str | None = None, max_cells: int = 20_000, seed: int = 0) -> Figure:
@@ -60,9 +36,9 @@ def umap(adata: AnnData, basis: str, color: str | None = None, max_cells: int = 
     import scanpy as sc  # takes seconds, and most sessions draw no UMAP
 
     if basis not in adata.obsm:
-        raise ValueError(f"basis={basis!r} is not in adata.obsm: there are {list(adata.obsm)}")
+        raise ValueError(f"basis must be a key of adata.obsm, {list(adata.obsm)}; got {basis!r}")
     if color is not None and color not in adata.obs:
-        raise ValueError(f"color={color!r} is not a column of adata.obs: there are {list(adata.obs.columns)}")
+        raise ValueError(f"color must be a column of adata.obs, {list(adata.obs.columns)}; got {color!r}")
     rows = np.arange(adata.n_obs)
     if adata.n_obs > max_cells:
         rows = np.sort(np.random.default_rng(seed).permutation(adata.n_obs)[:max_cells])

@@ -1,4 +1,4 @@
-"""Figures of what is enriched: where hits lie in the library's cube, and which building blocks they are made of."""
+"""Hits in the cube of a library's building blocks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,6 @@ from pyro_omics.plots.selections import positions
 # Building blocks of a cycle up to which an axis has their names, by the number of cycles; above, their numbers.
 NAMED = {2: 60, 3: 12}
 UPRIGHT = 12  # names beside each other up to which they fit as they are
-FOREST = (
-    "log enrichment of the tags over the background (natural log), 90% interval;\n"
-    "compare building blocks with each other"
-)
 STEMS = 100  # compounds up to which each stands on a line from the floor
 
 
@@ -52,11 +48,11 @@ def cube(adata: AnnData, table: pd.DataFrame, synthon_keys: Sequence[str] | None
     keys = synthon_columns(adata, synthon_keys)
     if len(keys) > 3:
         raise ValueError(
-            f"cube draws two or three cycles, and synthon_keys has {len(keys)}, {list(keys)}: name three of them, such "
-            f"as synthon_keys={list(keys[:3])}"
+            f"synthon_keys must be two or three cycles; got {len(keys)}, {list(keys)}: name three of them, such as "
+            f"synthon_keys={list(keys[:3])}"
         )
     if "log_enrichment" not in table:
-        raise ValueError(f"table has no column 'log_enrichment': pass Posterior.hits(); it has {list(table.columns)}")
+        raise ValueError(f"table must have a column 'log_enrichment'; got {list(table.columns)}: pass Posterior.hits()")
     # The strongest are drawn last, on top.
     table = table.sort_values("log_enrichment", kind="stable")
     obs = adata.obs.iloc[positions(adata, table)]
@@ -80,60 +76,6 @@ def cube(adata: AnnData, table: pd.DataFrame, synthon_keys: Sequence[str] | None
         figure.colorbar(points, ax=axes, label="log enrichment (natural)", shrink=0.7)
     axes.set_title(f"{len(table):,} hits" if len(table) else "no hits")
     return figure
-
-
-def synthon_forest(table: pd.DataFrame, top: int = 20) -> Figure:
-    """The most enriched building blocks, or pairs of them, with their 90% intervals: the best on top.
-
-    The scale is the natural log of what a building block's tags bring over the background. The level of the background
-    is told badly by counts (see ``Posterior.synthons``), so that building blocks are to be compared with each other: a
-    thin line marks the median of the estimates of each cycle, in its colour, or of all pairs.
-
-    Parameters
-    ----------
-    table
-        as ``Posterior.synthons()`` gives it: ``log_enrichment``, ``lower`` and ``upper``, the names in the index.
-    top
-        how many.
-
-    Raises
-    ------
-    ValueError
-        Where a column is missing, there is no row, or ``top`` is not positive.
-    """
-    needed = ["log_enrichment", "lower", "upper"]
-    if not set(needed) <= set(table.columns) or table.empty:
-        raise ValueError(
-            f"table must have rows, and the columns {needed}, as Posterior.synthons() gives it; it has {len(table)} "
-            f"rows and {list(table.columns)}"
-        )
-    if top < 1:
-        raise ValueError(f"top is a number of building blocks, at least 1, and is {top}")
-    best = table.sort_values("log_enrichment", ascending=False, kind="stable").head(top)
-    figure = Figure(figsize=(6, 1 + 0.27 * len(best)), layout="constrained")
-    axes = figure.subplots()
-    y = np.arange(len(best))
-    # Not errorbar: the mean of a skewed posterior may lie outside its interval.
-    axes.hlines(y, best["lower"], best["upper"], color="0.5")
-    cycles = _cycles(table)
-    colours = {cycle: f"C{i % 10}" for i, cycle in enumerate(cycles.unique())}
-    axes.scatter(best["log_enrichment"], y, color=[colours[cycle] for cycle in _cycles(best)], zorder=3)
-    for cycle, median in table.groupby(cycles.to_numpy(), sort=False)["log_enrichment"].median().items():
-        axes.axvline(median, color=colours[cycle], linewidth=0.8, zorder=0, label=f"median of {cycle}")
-    axes.legend(frameon=False, loc="lower right")
-    axes.set_yticks(y, [" ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in best.index])
-    axes.invert_yaxis()
-    axes.set_xlabel(FOREST)
-    shown = f"the best {len(best)} of {len(table):,}" if len(best) < len(table) else f"all {len(table):,}"
-    axes.set_title(f"{' and '.join(map(str, table.index.names))}: {shown}")
-    return figure
-
-
-def _cycles(table: pd.DataFrame) -> pd.Index:
-    """The cycle of each building block; of pairs one name for all."""
-    if list(table.index.names) == ["cycle", "synthon"]:
-        return table.index.get_level_values("cycle").astype(str)
-    return pd.Index(["all"] * len(table))
 
 
 def _cycle(axes: Any, name: str, key: str, levels: list[str], named: int) -> None:

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from pyro_omics.evaluation.identity import UntoldError, identity
 
 import pyro_omics as po
 from pyro_omics import cli
 from pyro_omics.evaluation import comparison
-from pyro_omics.evaluation.identity import UntoldError, identity
 
 
 @pytest.fixture(scope="module")

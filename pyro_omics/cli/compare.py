@@ -15,7 +15,7 @@ from pyro_omics.evaluation.fingerprint import fingerprint, same_fit
 from pyro_omics.evaluation.report import draw
 from pyro_omics.serialization.atomic_write import atomic_write
 
-MARK = ".compared"
+FINGERPRINT = ".compared"
 DESCRIPTION = """Fit several configuration files, each as `pyro-omics fit --config FILE` does, and compare them on the
 held-out rows, which must be the same, of the same counts. What is fitted already, by the same file and options, from
 the same data and with the same code of your own classes, is not fitted again.
@@ -83,16 +83,16 @@ def _fitted(file: Path, options: list[str], folder: Path, fit: Callable[..., Non
         # The trainer's settings are in the file; of its callbacks, own classes' code is not.
         settings = {"file and options": text, "callbacks": [type(callback) for callback in trainer.callbacks]}
         current.update(fingerprint(svi, dm, settings))
-        if same_fit(folder, _read(folder / MARK), current):
+        if same_fit(folder, _read(folder / FINGERPRINT), current):
             raise FittedAlreadyError
-        (folder / MARK).unlink(missing_ok=True)
+        (folder / FINGERPRINT).unlink(missing_ok=True)
 
     try:
         fit(["fit", "--config", str(file), *options, "--out", str(folder)], check)
     except FittedAlreadyError:
         print(f"is fitted already, in {folder}", flush=True)
     else:
-        atomic_write(folder / MARK, lambda path: path.write_text(json.dumps(current, indent=1)))
+        atomic_write(folder / FINGERPRINT, lambda path: path.write_text(json.dumps(current, indent=1)))
     return current
 
 

@@ -139,11 +139,12 @@ def _encode_distribution(value: Distribution | Transform) -> dict[str, Any]:
 
 
 def _encode_partial(value: functools.partial[Any]) -> dict[str, Any]:
-    cls, positional = value.func, value.args
-    if str(getattr(cls, "__module__", "")).partition(".")[0] == "jsonargparse":  # which hides the class among arguments
-        (cls,), positional = [item for item in value.args if isinstance(item, type)], ()
-    if not isinstance(cls, type) or positional:
+    # jsonargparse hides the class among the arguments of its own partial.
+    is_hidden = str(getattr(value.func, "__module__", "")).partition(".")[0] == "jsonargparse"
+    classes = [item for item in value.args if isinstance(item, type)] if is_hidden else [value.func, *value.args]
+    if len(classes) != 1 or not isinstance(classes[0], type):
         return {"unknown": repr(value.func)}
+    cls = classes[0]
     # jsonargparse fills in every default; those that are as the class has them need no writing.
     defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
     chosen = {

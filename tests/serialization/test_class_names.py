@@ -65,7 +65,7 @@ def test_names_are_those_that_users_write():
 def public(module, kind, but=()):
     """Name -> class, of the classes of a public module of that kind."""
     found = {name: value for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, kind)}
-    return {name: cls for name, cls in found.items() if class_name(cls).startswith("pyro_omics.") and cls not in but}
+    return {name: cls for name, cls in found.items() if cls in public_classes().values() and cls not in but}
 
 
 PRIORS = public(po.priors, po.priors.Prior, but=[po.priors.Prior])

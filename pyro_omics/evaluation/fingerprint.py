@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,8 @@ def _describe(value: Any) -> Any:
         return [_describe(item) for item in value]
     if isinstance(value, Mapping):
         return {"mapping": {str(name): _describe(item) for name, item in value.items()}}
+    if isinstance(value, Enum):
+        return {"class": class_name(type(value)), "name": value.name}
     described = encode(value)
     holds_settings = isinstance(value, ELBO | pl.Callback) or type(value).__module__.startswith(f"{PACKAGE}.")
     if UNKNOWN in (described if isinstance(described, dict) else ()) and holds_settings:

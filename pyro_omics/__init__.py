@@ -5,7 +5,7 @@ import pyro as _pyro
 # Before any PyroModule is built: parameters live in their modules, and two models in one session share nothing.
 _pyro.settings.set(module_local_params=True)
 
-from pyro_omics import baselines, distributions, guides, kernels, layers, models, plots, testing  # noqa: E402
+from pyro_omics import baselines, distributions, guides, kernels, layers, models, plots, sizes, testing  # noqa: E402
 from pyro_omics.data import (  # noqa: E402
     CellDataModule,
     DELDataModule,
@@ -19,7 +19,7 @@ from pyro_omics.data import (  # noqa: E402
 from pyro_omics.evaluation import report  # noqa: E402
 from pyro_omics.evaluation.comparison import compare  # noqa: E402
 from pyro_omics.inference import elbos  # noqa: E402
-from pyro_omics.inference.saving import load  # noqa: E402
+from pyro_omics.inference.loading import load  # noqa: E402
 from pyro_omics.inference.svi_module import SVIModule  # noqa: E402
 from pyro_omics.models.bayesianize import bayesianize  # noqa: E402
 from pyro_omics.models.dna_encoded import *  # noqa: E402, F403
@@ -60,6 +60,7 @@ __all__ = [
     "read_del",
     "report",
     "simulate",
+    "sizes",
     "testing",
 ]
 __all__ += models.single_cell.__all__

@@ -11,11 +11,11 @@ from typing import Any
 
 from pyro_omics import plots
 from pyro_omics.evaluation import comparison
-from pyro_omics.evaluation.described import described_data, described_pair, is_kept, told
+from pyro_omics.evaluation.fingerprint import fingerprint, same_fit
 from pyro_omics.evaluation.report import draw
 from pyro_omics.serialization.atomic_write import atomic_write
 
-MARK = ".compared"
+FINGERPRINT = ".compared"
 DESCRIPTION = """Fit several configuration files, each as `pyro-omics fit --config FILE` does, and compare them on the
 held-out rows, which must be the same, of the same counts. What is fitted already, by the same file and options, from
 the same data and with the same code of your own classes, is not fitted again.
@@ -23,7 +23,7 @@ the same data and with the same code of your own classes, is not fitted again.
   pyro-omics compare configs/a.yaml configs/b.yaml --out runs/compare --trainer.max_epochs=50"""
 
 
-class KeptError(Exception):
+class FittedAlreadyError(Exception):
     """The same fit is there already."""
 
 
@@ -36,7 +36,7 @@ def main(args: list[str], fit: Callable[[list[str], Callable[[Any, Any, Any], No
         of the command line: files, ``--out FOLDER``, ``--reference NAME``, and options that are passed on to each fit.
     fit
         runs ``pyro-omics`` with arguments, and calls its second one with the SVIModule, the DataModule and the Trainer
-        before training, which raises `KeptError` where there is nothing to train.
+        before training, which raises `FittedAlreadyError` where there is nothing to train.
 
     Raises
     ------
@@ -75,32 +75,32 @@ def main(args: list[str], fit: Callable[[list[str], Callable[[Any, Any, Any], No
 
 
 def _fitted(file: Path, options: list[str], folder: Path, fit: Callable[..., None]) -> dict[str, Any]:
-    """What the fit in the folder is of, after it was made where it is not there already."""
+    """The fingerprint of the fit in the folder, after it was made where it is not there already."""
     text = hashlib.sha256("\n".join([file.read_text(), *options]).encode()).hexdigest()
-    mark: dict[str, Any] = {"file and options": text}
+    current: dict[str, Any] = {}
 
     def check(svi: Any, dm: Any, trainer: Any) -> None:
-        mark.update({**described_pair(svi), "data": described_data(dm)})
-        mark["callbacks"] = told([type(callback) for callback in trainer.callbacks])
-        mark.update(json.loads(json.dumps(mark)))
-        if is_kept(folder, _read(folder / MARK), mark):
-            raise KeptError
-        (folder / MARK).unlink(missing_ok=True)
+        # The trainer's settings are in the file; of its callbacks, own classes' code is not.
+        settings = {"file and options": text, "callbacks": [type(callback) for callback in trainer.callbacks]}
+        current.update(fingerprint(svi, dm, settings))
+        if same_fit(folder, _read(folder / FINGERPRINT), current):
+            raise FittedAlreadyError
+        (folder / FINGERPRINT).unlink(missing_ok=True)
 
     try:
         fit(["fit", "--config", str(file), *options, "--out", str(folder)], check)
-    except KeptError:
+    except FittedAlreadyError:
         print(f"is fitted already, in {folder}", flush=True)
     else:
-        atomic_write(folder / MARK, lambda path: path.write_text(json.dumps(mark, indent=1)))
-    return mark
+        atomic_write(folder / FINGERPRINT, lambda path: path.write_text(json.dumps(current, indent=1)))
+    return current
 
 
-def _read(mark: Path) -> dict[str, Any] | None:
-    if not mark.is_file():
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
         return None
     try:
-        return json.loads(mark.read_text())
+        return json.loads(path.read_text())
     except ValueError:  # of an earlier version
         return {}
 

@@ -1,1 +1,1 @@
-"""What a finished fit leaves in its folder, and several fits in one table."""
+"""The files of a finished fit, and the comparison of several fits in one table."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 
-from pyro_omics.evaluation.described import described_data, described_pair, is_kept, told
+from pyro_omics.evaluation.fingerprint import fingerprint, same_fit
 from pyro_omics.evaluation.report import SCORES, History, scores
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.posterior import Posterior
-from pyro_omics.serialization.arguments import encode
 from pyro_omics.serialization.atomic_write import atomic_write
 
 METRICS, MODEL = "metrics.json", "model"
@@ -25,7 +23,7 @@ METRICS, MODEL = "metrics.json", "model"
 
 @dataclass
 class Fit:
-    """What a comparison keeps of one fit: scores of the held-out rows, and what it cost."""
+    """One fit in a comparison: scores of the held-out rows, and what it cost."""
 
     scores: pd.DataFrame
     seconds: float
@@ -47,16 +45,16 @@ def compare(
     Parameters
     ----------
     configurations
-        name -> what makes the pair, such as ``lambda: po.SVIModule(po.SCVI.from_data(dm, prior=...))``.
+        name -> a callable that makes the pair, such as ``lambda: po.SVIModule(po.SCVI.from_data(dm, prior=...))``.
     dm
         a DataModule with held-out rows (``validation_size``).
     max_epochs
         of each training.
     folder
-        where each fit is kept, under its name: one that is there already, of the same configuration, data, epochs and
-        seed, is read and not repeated, so that a comparison that was cut off goes on. The same configuration is one
-        that is made with the same settings, code and starting values (`identity.identity`); where that cannot be told
-        it is fitted again, and a line of the log says what differs. None keeps nothing.
+        where each fit is saved, under its name. One that is there already is read and not repeated, so that a
+        comparison that was cut off goes on, where its `fingerprint.fingerprint` is the same: settings, starting values
+        and code of your own classes, data, epochs and seed. Else it is fitted again, as is one with a part that cannot
+        be compared, such as a lambda, and a line of the log says what differs. None saves nothing.
     num_particles
         of the importance-weighted log-likelihood.
     seed
@@ -87,7 +85,7 @@ def compare(
     check_reference(reference, names)
     place = None if folder is None else Path(folder).expanduser()
     for taken in [] if place is None else [place / name for name in names if (place / name).exists()]:
-        if "description" not in _metrics(taken):  # another's, or one of `pyro-omics fit`, which would be lost
+        if "fingerprint" not in _metrics(taken):  # another's, or one of `pyro-omics fit`, which would be lost
             raise FileExistsError(f"{taken} exists and is no fit of a comparison: choose another folder")
     run = _Run(dm, {"max_epochs": max_epochs, "num_particles": num_particles, "seed": seed}, trainer)
     return table({name: run(name, make, place) for name, make in configurations.items()}, reference)
@@ -151,7 +149,7 @@ def table(fits: Mapping[str, Fit], reference: str | None = None) -> pd.DataFrame
 
 
 def read(folder: Path) -> Fit:
-    """The fit that a folder keeps: a comparison's, or one of ``pyro-omics fit``.
+    """Read a fit from its folder: one of a comparison, or of ``pyro-omics fit``.
 
     Raises
     ------
@@ -166,7 +164,7 @@ def read(folder: Path) -> Fit:
 
 
 class _Run:
-    """Fits configurations to a DataModule, or reads them where they were kept."""
+    """Fits configurations to a DataModule, or reads fits that were saved."""
 
     def __init__(self, dm: Any, options: dict[str, Any], trainer: dict[str, Any]) -> None:
         self.dm, self.options = dm, options
@@ -181,9 +179,10 @@ class _Run:
                 f"the configuration {name!r} must make an SVIModule, as in {{{name!r}: lambda: po.SVIModule(model)}}, "
                 f"and made a {type(svi).__name__}"
             )
-        described = self._description(svi)
-        if place is not None and is_kept(place / name, _metrics(place / name).get("description"), described):
-            return read(place / name)
+        if place is not None:
+            current = fingerprint(svi, self.dm, {**self.trainer, **self.options})  # before it is trained
+            if same_fit(place / name, _metrics(place / name).get("fingerprint"), current):
+                return read(place / name)
         history, given = History(), copy.deepcopy(self.trainer.get("callbacks") or [])  # they remember the last fit
         callbacks = [history, *(given if isinstance(given, list) else [given])]
         trainer = {**self.trainer, "max_epochs": self.options["max_epochs"], "callbacks": callbacks}
@@ -191,34 +190,22 @@ class _Run:
         found = scores(Posterior(svi, self.dm), self.options["num_particles"], self.options["seed"])
         fit = Fit(found, history.seconds, sum(p.numel() for p in svi.parameters()))
         if place is not None:
-            _keep(place / name, svi, fit, described)
+            _save(place / name, svi, fit, current)
         return fit
-
-    def _description(self, svi: SVIModule) -> dict[str, Any]:
-        """What must be the same for a fit not to be repeated."""
-        trainer = {name: value for name, value in self.trainer.items() if name != "callbacks"}
-        described = {
-            **described_pair(svi),
-            "data": described_data(self.dm),
-            "trainer": {**told(self.trainer), "options": encode(trainer)},
-            **self.options,
-        }
-        return json.loads(json.dumps(described))
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
     return json.loads((folder / METRICS).read_text()) if (folder / METRICS).is_file() else {}
 
 
-def _keep(folder: Path, svi: SVIModule, fit: Fit, described: dict[str, Any]) -> None:
-    """Write a fit beside its place, then rename."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
-        fresh = Path(beside) / folder.name
+def _save(folder: Path, svi: SVIModule, fit: Fit, current: dict[str, Any]) -> None:
+    """Write what `read` reads, whole or not at all."""
+    metrics = {"seconds": fit.seconds, "parameters": fit.parameters, "fingerprint": current}
+
+    def write(fresh: Path) -> None:
         svi.save(fresh / MODEL)
         fit.scores.to_csv(fresh / SCORES)
-        metrics = {"seconds": fit.seconds, "parameters": fit.parameters, "description": described}
-        atomic_write(fresh / METRICS, lambda path: path.write_text(json.dumps(metrics, indent=1)))
-        if folder.exists():
-            folder.rename(Path(beside) / "old")
-        fresh.rename(folder)
+        (fresh / METRICS).write_text(json.dumps(metrics, indent=1))
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder, write)

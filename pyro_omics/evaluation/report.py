@@ -1,10 +1,11 @@
-"""What a finished fit leaves in its folder: model, latent, metrics and pictures."""
+"""The files of a finished fit: model, latent, tables, metrics and figures."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ SCORES = "validation_scores.csv"
 
 
 class History(pl.Callback):
-    """Follows a training: the figures of each epoch, and the time."""
+    """Records the ELBOs of each epoch of a training, and the time that it takes."""
 
     def __init__(self) -> None:
         self.history: dict[str, list[float]] = {"train_elbo": [], "val_elbo": []}
@@ -31,12 +32,12 @@ class History(pl.Callback):
 
     @property
     def curves(self) -> dict[str, list[float]]:
-        """The figures that were logged: name -> its value after each epoch."""
+        """Name -> value after each epoch, of what was logged."""
         return {name: values for name, values in self.history.items() if values}
 
     @property
     def seconds(self) -> float:
-        """Since the training started."""
+        """Seconds since the training started."""
         return round(time.monotonic() - self.started, 2)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -44,23 +45,23 @@ class History(pl.Callback):
         self.started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the epoch's figures."""
+        """Record the epoch's values."""
         for name, values in self.history.items():
             if name in trainer.callback_metrics:
                 values.append(float(trainer.callback_metrics[name]))
 
 
 class Report(History):
-    """Follows a training, and writes what came of it.
+    """Records a training, and writes its results to a folder.
 
     Parameters
     ----------
     color
-        column of obs that the UMAP is coloured by; None for one colour.
+        column of obs by which the UMAP is coloured; None for one colour.
     umap
         whether to draw a UMAP of the latent, where it has two dimensions or more.
     num_particles
-        of the importance-weighted log-likelihood of the held-out rows; 0 leaves it out.
+        number of importance samples of the held-out rows' log-likelihood; 0 leaves it out.
     """
 
     def __init__(self, color: str | None = None, umap: bool = True, num_particles: int = 25) -> None:
@@ -68,20 +69,19 @@ class Report(History):
         self.color, self.umap, self.num_particles = color, umap, num_particles
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a column that does not exist, before the training and not after."""
+        """Raise a ValueError for a column that does not exist, before the training and not after."""
         obs = getattr(getattr(getattr(trainer, "datamodule", None), "adata", None), "obs", None)
         if self.color is not None and obs is not None and self.color not in obs:
             raise ValueError(f"report.color={self.color!r} is not a column of adata.obs: there are {list(obs.columns)}")
 
     def write(self, svi: SVIModule, dm: Any, trainer: pl.Trainer, folder: Path) -> list[Path]:
-        """Write the saved model, an .h5ad with the latent, the model's tables, metrics and pictures.
+        """Write the saved model, an .h5ad with the latent, the model's tables, metrics and figures.
 
-        What a model does not have is left out: the latent and the UMAP of one without local sites, the UMAP of one
-        whose latent is a single number.
+        A model without local sites has no latent and no UMAP, and one whose latent has a single dimension no UMAP.
 
         Returns
         -------
-        Their paths.
+        The paths of the files.
         """
         seconds = self.seconds
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def scores(posterior: Posterior, num_particles: int, seed: int = 0) -> pd.DataFr
     posterior
         of a fit whose DataModule holds rows out.
     num_particles
-        of the latter.
+        number of importance samples of the log-likelihood.
     seed
         of the draws.
     """
@@ -146,8 +146,5 @@ def scores(posterior: Posterior, num_particles: int, seed: int = 0) -> pd.DataFr
 
 
 def draw(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write figures into a folder, by name; returns their paths."""
-    return [
-        atomic_write(folder / name, lambda path, figure=figure: figure.savefig(path, dpi=150))
-        for name, figure in figures.items()
-    ]
+    """Write figures to a folder, by file name; returns their paths."""
+    return [atomic_write(folder / name, partial(figure.savefig, dpi=150)) for name, figure in figures.items()]

@@ -40,11 +40,13 @@ from pyro_omics.inference.elbos import RenyiELBO, TraceELBO
 from pyro_omics.inference.elbos.renyi import enumerates
 from pyro_omics.inference.keyed_noise import KeyedNoise
 from pyro_omics.inference.kl_warmup import LatentValues, ScaleLatents
-from pyro_omics.inference.saving import save
 from pyro_omics.layers import eval_mode, without_side_effects
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.optim import warn_of_two_decays
+from pyro_omics.serialization.arguments import encode, encode_factory
+from pyro_omics.serialization.folder import write_folder
 from pyro_omics.sites import latent_sites
+from pyro_omics.version import __version__
 
 
 class SVIModule(pl.LightningModule):
@@ -368,5 +370,18 @@ class SVIModule(pl.LightningModule):
             check_schema(self.schema, dm.schema, tuple(self.schema))
 
     def save(self, path: str | Path) -> Path:
-        """Write weights (safetensors), configuration and the data's description (JSON) to a folder; see `load`."""
-        return save(self, path)
+        """Write weights (safetensors), configuration and the data's description (JSON) to a folder; see `load`.
+
+        Raises
+        ------
+        FileExistsError
+            Where ``path`` exists and is no saved model.
+        """
+        config = {
+            "pyro_omics": __version__,
+            "model": encode(self.model),
+            "guide": encode_factory(self.guide),
+            "kl_warmup_epochs": self.kl_warmup_epochs,
+            "schema": self.schema,
+        }
+        return write_folder(path, self.elbo.state_dict(), config)

@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Transform, biject_to
 
 from pyro_omics.models.base import CountModel
 from pyro_omics.parts.weight_priors import WeightPrior
-from pyro_omics.serialization.arguments import EDITS
+from pyro_omics.serialization.arguments import EDITS, record_edit
 
 M = TypeVar("M", bound=CountModel)
 
@@ -73,8 +73,7 @@ def bayesianize(model: M, *names: str, prior: Distribution | WeightPrior | None 
             _check_start(path, starts[path], prior)
         _make_latent(owner, name, prior)
     model.starts = starts
-    edits = [*getattr(model, "constructor_edits", ()), {"edit": "bayesianize", "names": list(names), "prior": prior}]
-    object.__setattr__(model, "constructor_edits", edits)
+    record_edit(model, "bayesianize", names=list(names), prior=prior)
     return model
 
 

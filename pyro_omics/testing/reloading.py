@@ -11,9 +11,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_omics.inference.saving import load
+from pyro_omics.inference.loading import load
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel, Guide
+from pyro_omics.serialization.arguments import PARTS, classes_of
 from pyro_omics.sites import latent_values
 from pyro_omics.testing.required import require
 from pyro_omics.testing.rows import terms_of
@@ -26,7 +27,8 @@ def check_reloading(svi: SVIModule, batch: Any, guide: Callable[[CountModel], Gu
     with tempfile.TemporaryDirectory() as folder:
         path = svi.save(Path(folder) / "model")
         torch.manual_seed(123)  # not that of the model's making, which would make its random numbers again
-        loaded = load(path, model=type(svi.model), guide=guide, elbo=svi.bound).eval()
+        classes = [cls for cls in classes_of([svi.model, svi.guide]) if issubclass(cls, PARTS)]
+        loaded = load(path, guide=guide, classes=classes, elbo=svi.bound).eval()
     draws = [_draws(pair, batch) for pair in (svi, loaded)]
     differ = [name for name, value in draws[0].items() if not torch.equal(value, draws[1][name])]
     require(not differ, f"a saved and loaded model draws other {differ}: {STATE}")

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import io
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from types import MethodType
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
 import torch
 import yaml
@@ -19,7 +21,7 @@ import yaml
 import pyro_omics as po
 from pyro_omics import cli
 from pyro_omics.evaluation import comparison
-from pyro_omics.evaluation.identity import UntoldError, identity
+from pyro_omics.evaluation.fingerprint import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +152,22 @@ class Own(CountModel):
 """
 
 
-def own(prior="1.0", rate="0.5", more=""):
-    """A class as a file of one's own has it, at one state of the file."""
-    space = {"__name__": "own"}
-    exec(OWN.replace("PRIOR", prior).replace("(RATE", f"({rate}") + more, space)
-    return space["Own"]
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Imports a class from a file of one's own, as it is at one state of the file and of another that it imports."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def imported(prior="1.0", rate="0.5", more="", factor="1.0"):
+        text = OWN.replace("PRIOR", prior).replace("(RATE", f"(own_helper.FACTOR * {rate}")
+        (tmp_path / "own_of_fits.py").write_text(f"import own_helper\n{text}{more}")
+        (tmp_path / "own_helper.py").write_text(f"FACTOR = {factor}\n")
+        for name in ("own_of_fits", "own_helper"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return importlib.import_module("own_of_fits").Own
+
+    return imported
 
 
 def changed_encoder(svi):
@@ -174,11 +187,16 @@ CHANGES = {
     "encoder": changed_encoder,
     "values": changed_values,
     "frozen": lambda svi: svi.model.decoder.requires_grad_(False),
-    "penalty": changed_penalty,
     "noise": lambda svi: setattr(svi, "noise_seed", 3),
     "warm-up": lambda svi: setattr(svi, "kl_warmup_epochs", 3),
     "attribute": lambda svi: setattr(svi.model, "offset", torch.ones(3)),
 }
+
+
+SAID = {
+    "encoder": "start", "values": "start", "frozen": "start", "noise": "noise_seed", "warm-up": "kl_warmup_epochs",
+    "attribute": "attributes",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -195,62 +213,107 @@ def test_what_looks_the_same_and_is_not_is_fitted_anew(dm, change, tmp_path, tra
         for make, fits in ((plain, 1), (plain, 1), (other, 2), (other, 2), (plain, 3)):
             po.compare({"a": make}, dm, max_epochs=1, folder=tmp_path, num_particles=2)
             assert len(trained) == fits
-    assert "is fitted again: it was fitted with other" in caplog.text and "code, settings and start" in caplog.text
+    assert f"is fitted again: it was fitted with other {SAID[change]}" in caplog.text
 
 
-def test_code_of_ones_own_is_part_of_a_fit(dm, tmp_path, trained):
+def test_code_of_ones_own_is_part_of_a_fit(dm, tmp_path, trained, own, caplog):
     def compared(cls):
         make = {"own": lambda: po.SVIModule(cls.from_data(dm))}
-        return po.compare(make, dm, max_epochs=1, folder=tmp_path, num_particles=2).loc["own", "val_elbo"]
+        return po.compare(make, dm, max_epochs=1, folder=tmp_path / "fits", num_particles=2).loc["own", "val_elbo"]
 
     first = compared(own())
     assert compared(own(more="# a comment")) == first and len(trained) == 1
     assert compared(own(prior="2.0")) != first and len(trained) == 2, "forward was edited"
     compared(own())
     assert compared(own(rate="0.1")) != first and len(trained) == 4, "what forward calls was edited"
+    compared(own())
+    with caplog.at_level(logging.INFO):
+        assert compared(own(factor="0.1")) != first and len(trained) == 6, "another file was edited, which this imports"
+    assert "it was fitted with other code" in caplog.text
 
 
-def test_identity_is_of_values_settings_and_code():
-    one, same = own(), own(more="\nclass Base(Own):\n    pass\n")
-    assert identity(one) == identity(same) != identity(own(prior="2.0"))
-    factors = [lambda x, k=k: k * x for k in (1, 1, 2)]
-    assert identity(factors[0]) == identity(factors[1]) != identity(factors[2])
-    weights = torch.ones(2)
-    assert identity([weights, weights]) != identity([weights, weights.clone()]), "shared is not the same as equal"
-    assert identity({"a", "b", "c"}) == identity({"c", "b", "a"}) != identity({"a", "b"})
-    assert identity(True) != identity(1) != identity(1.0) != identity("1.0")
-    days = np.array(["2024-01-01", "2024-01-02"], dtype="datetime64[D]")
-    assert identity(days) == identity(days.copy()) != identity(days + 1)
-    assert (
-        identity(np.random.default_rng(1)) == identity(np.random.default_rng(1)) != identity(np.random.default_rng(2))
-    )
-    with open(__file__) as file, pytest.raises(UntoldError, match="TextIOWrapper"):
-        identity({"file": file})
-    deep = []
-    for _ in range(5000):
-        deep = [deep]
-    with pytest.raises(UntoldError, match="too deeply"):
-        identity(deep)
+def test_a_file_that_is_edited_and_not_imported_again_is_not_the_code_that_runs(dm, own):
+    cls = own()
+    before = described(po.SVIModule(cls.from_data(dm)), dm)["code"]
+    edited = own(prior="2.0")
+    assert described(po.SVIModule(cls.from_data(dm)), dm)["code"] == before
+    assert described(po.SVIModule(edited.from_data(dm)), dm)["code"] != before
 
 
-def test_a_replaced_method_of_an_installed_class_is_seen(monkeypatch):
-    before = identity(po.SCVI)
-    monkeypatch.setattr(po.SCVI, "penalty", lambda self, batch, latents: 0.0)
-    assert identity(po.SCVI) != before
+def described(svi, dm, **trainer):
+    """The fingerprint of a pair from one seed."""
+    return fingerprint(svi, dm, trainer)
+
+
+def test_code_that_cannot_be_read_is_fitted_again(dm, tmp_path, trained, caplog):
+    """As of a class that was typed in."""
+    space = {"__name__": "typed_in"}
+    exec(OWN.replace("PRIOR", "1.0").replace("(RATE", "(0.5"), space)
+    make = {"own": lambda: po.SVIModule(space["Own"].from_data(dm))}
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            po.compare(make, dm, max_epochs=1, folder=tmp_path, num_particles=2)
+    assert len(trained) == 2
+    assert "what cannot be compared is part of its code (a class Own, whose source file cannot be read)" in caplog.text
+
+
+def test_a_fingerprint_says_what_a_fit_is_made_of(dm):
+    def made(**options):
+        torch.manual_seed(0)
+        return po.SVIModule(po.SCVI.from_data(dm, n_latent=2, n_hidden=4), **options)
+
+    one = described(made(), dm, max_epochs=1)
+    assert one == described(made(), dm, max_epochs=1)
+    assert one["model"]["class"] == "pyro_omics.SCVI" and one["guide"] == {
+        "partial": "pyro_omics.guides.Amortized", "arguments": {},
+    }  # fmt: skip
+    for part, other in (
+        ("trainer", described(made(), dm, max_epochs=2)),
+        ("guide", described(made(guide=po.guides.SemiAmortized), dm, max_epochs=1)),
+        ("elbo", described(made(elbo=po.elbos.RenyiELBO(0.5, 2)), dm, max_epochs=1)),
+        ("elbo", described(made(elbo=pyro.infer.TraceMeanField_ELBO(num_particles=2)), dm, max_epochs=1)),
+        ("optimizer", described(made(optimizer=functools.partial(torch.optim.Adam, lr=0.1)), dm, max_epochs=1)),
+        ("scheduler", described(made(scheduler=STEPS), dm, max_epochs=1)),
+        ("data", described(made(), po.CellDataModule(dm.adata, batch_size=30, validation_size=0.25), max_epochs=1)),
+    ):
+        assert part in {name for name in one if one[name] != other[name]}
+
+
+STEPS = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=2)
+
+
+def test_settings_that_are_objects_are_compared(dm):
+    """Pyro's own ELBOs and Lightning's callbacks record no arguments: their attributes are compared."""
+    means = [pyro.infer.TraceMeanField_ELBO(num_particles=k) for k in (1, 1, 2)]
+    stops = [comparison.pl.callbacks.EarlyStopping("val_elbo", patience=k) for k in (1, 1, 2)]
+    for values, ask in ((means, lambda value: {"elbo": value}), (stops, lambda value: {"callbacks": [value]})):
+        found = []
+        for value in values:
+            torch.manual_seed(0)
+            pair = ask(value)
+            svi = po.SVIModule(po.SCVI.from_data(dm, n_latent=2, n_hidden=4), elbo=pair.get("elbo"))
+            found.append(described(svi, dm, **{k: v for k, v in pair.items() if k != "elbo"}))
+        assert found[0] == found[1] != found[2]
+        assert "unknown" not in json.dumps(found)
 
 
 PRINTS = """
+import hashlib, json
 import torch
+from functools import partial
 import pyro_omics as po
-from pyro_omics.batch import Sizes
-from pyro_omics.evaluation.identity import identity
+from pyro_omics.evaluation.fingerprint import fingerprint
 torch.manual_seed(0)
-model = po.bayesianize(po.SCVI(sizes=Sizes(n_obs=20, n_genes=5), n_latent=2, n_hidden=4), "decoder")
-print(identity(po.SVIModule(model, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3 if "x" in {"x", "y"} else 1.0))))
+dm = po.CellDataModule(po.simulate.cells(n_obs=20, n_genes=5, seed=0)[0], validation_size=0.25)
+model = po.bayesianize(po.SCVI.from_data(dm, n_latent=2, n_hidden=4), "decoder")
+svi = po.SVIModule(model, guide=po.guides.PerObservation, optimizer=partial(torch.optim.Adam, lr=1e-3))
+found = fingerprint(svi, dm, {"max_epochs": 2})
+assert "unknown" not in json.dumps(found), found
+print(hashlib.sha256(json.dumps(found).encode()).hexdigest())
 """
 
 
-def test_another_process_has_the_same_identity():
+def test_another_process_has_the_same_fingerprint():
     def printed(seed):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         return subprocess.run([sys.executable, "-c", PRINTS], env=environment, capture_output=True, check=True).stdout
@@ -259,17 +322,69 @@ def test_another_process_has_the_same_identity():
     assert len(first) > 60 and printed("2") == first
 
 
-def test_what_cannot_be_told_is_fitted_again_and_said(dm, tmp_path, trained, caplog):
+def streaming(svi):
+    object.__setattr__(svi.model, "stream", (i for i in range(3)))
+
+
+def reading(svi):
+    svi.model.file = io.StringIO()
+
+
+def with_a_lambda(svi):
+    svi.make_optimizer = lambda parameters: torch.optim.Adam(parameters, lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (streaming, "attributes (a builtins.generator)"),
+        (reading, "attributes (a _io.StringIO)"),
+        (changed_penalty, "attributes (a builtins.method)"),
+        (with_a_lambda, "optimizer (a builtins.function)"),
+    ],
+)
+def test_what_cannot_be_compared_is_fitted_again_and_said(dm, change, part, tmp_path, trained, caplog):
     def make():
         svi = po.SVIModule(po.SCVI.from_data(dm, n_latent=2, n_hidden=4))
-        object.__setattr__(svi.model, "stream", (i for i in range(3)))
+        change(svi)
         return svi
 
     with caplog.at_level(logging.INFO):
         for _ in range(2):
             po.compare({"a": make}, dm, max_epochs=1, folder=tmp_path, num_particles=2)
     assert len(trained) == 2
-    assert "cannot be told from others" in caplog.text and "generator" in caplog.text
+    assert f"is fitted again: what cannot be compared is part of its {part}" in caplog.text
+
+
+def test_a_model_without_an_example_batch_is_compared_too(dm, tmp_path, trained):
+    class NoExample(po.SCVI):
+        def example_batch(self):
+            raise NotImplementedError
+
+    def make(n_hidden=4):
+        return po.SVIModule(NoExample.from_data(dm, n_latent=2, n_hidden=n_hidden))
+
+    for n_hidden, fits in ((4, 1), (4, 1), (5, 2)):
+        po.compare({"a": lambda n=n_hidden: make(n)}, dm, max_epochs=1, folder=tmp_path, num_particles=2)
+        assert len(trained) == fits
+
+
+def test_other_models_are_read_again(tmp_path, trained):
+    """Their bounds, guides and parts are all described."""
+    cite, _ = po.simulate.citeseq(n_obs=40, n_genes=6, n_proteins=4, n_batches=2, seed=0)
+    cite.obs["type"] = np.random.default_rng(0).choice(["B", "T", "Unknown"], 40)
+    library, _ = po.simulate.del_library(cycles=(4, 4, 3), seed=0)
+    options = {"batch_key": "batch", "batch_size": 20, "validation_size": 0.2}
+    data = {
+        "TotalVI": po.CellDataModule(cite, protein_obsm_key="protein_counts", **options),
+        "SCANVI": po.CellDataModule(cite, label_key="type", **options),
+        "DELCount": po.DELDataModule(library, batch_size=24, validation_size=0.2),
+    }
+    for name, dm in data.items():
+        for _ in range(2):
+            make = {name: lambda name=name, dm=dm: po.SVIModule(getattr(po, name).from_data(dm, n_hidden=4))}
+            po.compare(make, dm, max_epochs=1, folder=tmp_path, num_particles=2)
+    assert len(trained) == len(data)
 
 
 def test_other_data_of_the_same_counts_are_other_fits(tmp_path, trained):

@@ -1,0 +1,180 @@
+"""Fingerprint of model, data and trainer, saved with a fit: it says whether another fit would be the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pytorch_lightning as pl
+import torch
+from pyro.infer import ELBO
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from pyro_omics.data.module import RowDataModule, digest
+from pyro_omics.evaluation.source import source_digest
+from pyro_omics.inference.svi_module import SVIModule
+from pyro_omics.models.base import CountModel
+from pyro_omics.serialization.arguments import RecordsArguments, classes_of, encode, encode_factory
+from pyro_omics.serialization.class_names import PACKAGE, class_name
+from pyro_omics.version import __version__
+
+UNKNOWN = "unknown"  # of `encode`: what cannot be made from plain data, nor compared
+
+
+def fingerprint(svi: SVIModule, dm: Any, trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same for a fit not to be repeated, as plain JSON data.
+
+    Parameters
+    ----------
+    svi
+        freshly made: its present parameters are where the fit starts.
+    dm
+        the DataModule.
+    trainer
+        name -> value, of all other settings of the fit, such as the Trainer's arguments.
+
+    Returns
+    -------
+    name of a part -> its settings or a digest; what cannot be described stands in it as ``{"unknown": CLASS}``.
+    """
+    pair, model, guide = _parts(svi)
+    found = {
+        "model": encode(model),
+        "guide": guide,
+        "elbo": _describe(svi.bound),
+        "optimizer": encode(svi.make_optimizer),
+        "scheduler": encode(svi.make_scheduler),
+        "kl_warmup_epochs": svi.kl_warmup_epochs,
+        "noise_seed": svi.noise_seed,
+        "start": _state_digest(pair),
+        "attributes": _attributes(pair),
+        "data": _describe_data(dm),
+        "trainer": {name: _describe(value) for name, value in trainer.items()},
+        "versions": {"pyro_omics": __version__, "torch": torch.__version__, "pyro": pyro.__version__},
+        "code": _code([svi, *pair.modules(), svi.bound, svi.make_optimizer, svi.make_scheduler, dm, dict(trainer)]),
+    }
+    return json.loads(json.dumps(found))
+
+
+def _parts(svi: SVIModule) -> tuple[nn.Module, CountModel, Any]:
+    """The pair, its model, and how its guide is made; a model without an example batch has no guide before a fit."""
+    if svi._unmade is not None:
+        (model,) = svi._unmade
+        return model, model, encode(svi._make_guide)
+    return svi.elbo, svi.model, encode_factory(svi.guide)
+
+
+def same_fit(folder: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
+    """Whether two fingerprints are of the same fit; where not, the log says what differs.
+
+    Parameters
+    ----------
+    folder
+        where the earlier fit is, for the log.
+    before
+        the fingerprint saved with it; None where there is none.
+    now
+        that of the fit that is asked for.
+    """
+    if before is None:
+        return False
+    unknown = [f"{name} (a {what})" for name, part in now.items() for what in _unknown(part)]
+    differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if unknown:
+        rank_zero_info(f"{folder} is fitted again: what cannot be compared is part of its {', '.join(unknown)}")
+    elif differ:
+        rank_zero_info(f"{folder} is fitted again: it was fitted with other {', '.join(differ)}")
+    return not (unknown or differ)
+
+
+def _unknown(part: Any) -> Iterator[str]:
+    """The names of what could not be described in a part of a fingerprint."""
+    if isinstance(part, dict):
+        if part.keys() == {UNKNOWN}:
+            yield part[UNKNOWN]
+        part = list(part.values())
+    for item in part if isinstance(part, list) else ():
+        yield from _unknown(item)
+
+
+def _describe(value: Any) -> Any:
+    """As `encode` does, and more: digests of tensors, and the attributes of objects that hold settings."""
+    if isinstance(value, Tensor | np.ndarray):
+        return {"digest": _digest({"": torch.as_tensor(value)})}
+    if isinstance(value, nn.Module):
+        return {"class": class_name(type(value)), "digest": _state_digest(value)}
+    if isinstance(value, list | tuple):
+        return [_describe(item) for item in value]
+    if isinstance(value, Mapping):
+        return {"mapping": {str(name): _describe(item) for name, item in value.items()}}
+    if isinstance(value, Enum):
+        return {"class": class_name(type(value)), "name": value.name}
+    described = encode(value)
+    holds_settings = isinstance(value, ELBO | pl.Callback) or type(value).__module__.startswith(f"{PACKAGE}.")
+    if UNKNOWN in (described if isinstance(described, dict) else ()) and holds_settings:
+        return {"class": class_name(type(value)), "attributes": {k: _describe(v) for k, v in _settings(value).items()}}
+    return described
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    """Attributes by name, but private ones."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {name: item for name, item in vars(value).items() if not name.startswith("_")}
+
+
+def _attributes(pair: nn.Module) -> dict[str, Any]:
+    """Of each module that records its arguments, what else was set on it: no parameter, and not what records these."""
+    usual = {*vars(nn.Module()), "constructor_arguments", "constructor_edits"}
+    return {
+        f"{path}.{name}": _describe(value)
+        for path, module in pair.named_modules()
+        if isinstance(module, RecordsArguments)
+        for name, value in _settings(module).items()
+        if name not in usual
+    }
+
+
+def _state_digest(module: nn.Module) -> str:
+    """A hash of parameters and buffers, and of which are trained."""
+    trained = {f"trained {name}": torch.tensor(p.requires_grad) for name, p in module.named_parameters()}
+    return _digest({**module.state_dict(), **trained})
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    code = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        value = value.detach().cpu().contiguous()
+        code.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        code.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return code.hexdigest()
+
+
+def _describe_data(dm: Any) -> dict[str, Any]:
+    """The rows of each split, the counts, and all else that a minibatch is made of."""
+    if not isinstance(dm, RowDataModule):
+        return {UNKNOWN: f"{type(dm).__name__}, no DataModule of this package"}
+    fields = {name: getattr(field, "digest", None) or _describe(field) for name, field in dm.data.fields.items()}
+    rest = {"index": dm.data.index, "schema": dm.schema, "batch_size": dm.batch_size, "seed": dm.seed}
+    return {
+        **{split: digest(dm.adata.obs_names[dm.rows(split)]) for split in ("training", "validation")},
+        "counts": dm.data.counts.digest,
+        "fields": fields,
+        **{name: _describe(value) for name, value in rest.items()},
+        "blocks": _describe(dm.blocks),
+    }
+
+
+def _code(objects: list[Any]) -> dict[str, Any]:
+    """Class -> a digest of its source, of classes that are not of installed packages."""
+    classes = {base for cls in classes_of(objects) for base in cls.__mro__}
+    found = {class_name(cls): source_digest(cls) for cls in classes}
+    return dict(sorted((name, code) for name, code in found.items() if code is not None))

@@ -1,0 +1,52 @@
+"""A digest of the code of one's own classes."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from pyro_omics.serialization.class_names import PACKAGE
+
+
+@functools.cache  # by class: a file that is edited later, and not imported again, is not the code that runs
+def source_digest(cls: type) -> str | dict[str, str] | None:
+    """A digest of the files that a class and what its module imports are written in, but for comments and layout.
+
+    Returns
+    -------
+    ``{"unknown": ...}`` where the source cannot be read, and None for a class of an installed package or of this one.
+    """
+    if _is_installed(cls.__module__):
+        return None
+    try:
+        files = {inspect.getsourcefile(cls), *map(inspect.getsourcefile, _own_modules(sys.modules[cls.__module__]))}
+        code = [ast.dump(ast.parse(Path(str(file)).read_bytes())) for file in sorted(map(str, files))]
+    except (KeyError, TypeError, OSError, SyntaxError):
+        return {"unknown": f"class {cls.__name__}, whose source file cannot be read"}
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()
+
+
+def _own_modules(module: ModuleType, seen: set[str] | None = None) -> Iterator[ModuleType]:
+    """A module, and those of its kind that it has names of."""
+    seen = set() if seen is None else seen
+    seen.add(module.__name__)
+    yield module
+    for value in list(vars(module).values()):
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name in sys.modules and name not in seen and not _is_installed(name):
+            yield from _own_modules(sys.modules[name], seen)
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module is of Python, of this package, or of another that was installed."""
+    root = module.partition(".")[0]
+    if root == PACKAGE or root in sys.builtin_module_names or root in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(root), "__file__", None) or ""
+    return bool({"site-packages", "dist-packages"} & set(Path(file).parts))

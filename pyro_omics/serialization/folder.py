@@ -1,0 +1,74 @@
+"""Folders of weights and a configuration: safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pyro_omics.serialization.atomic_write import atomic_write
+
+WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+
+
+def write_folder(path: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
+    """Write a folder with ``weights.safetensors`` and ``config.json``; the one that was there is replaced whole.
+
+    Parameters
+    ----------
+    path
+        of the folder; its parents are made.
+    weights
+        name -> tensor, of any device.
+    config
+        plain data, as JSON has them.
+
+    Raises
+    ------
+    FileExistsError
+        Where ``path`` exists and is not such a folder.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and not (path / CONFIG).is_file():
+        raise FileExistsError(f"{path} exists and is no saved model: choose a path that does not exist")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(fresh: Path) -> None:
+        fresh.mkdir()
+        # safetensors refuses shared memory; a copy each is small.
+        save_file({name: value.detach().cpu().clone() for name, value in weights.items()}, fresh / WEIGHTS)
+        os.chmod(fresh / WEIGHTS, 0o644)  # safetensors' own is for its user alone
+        (fresh / CONFIG).write_text(json.dumps(config, indent=1))
+
+    return atomic_write(path, write)
+
+
+def read_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights (on the CPU) and the configuration that `write_folder` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the folder or one of its files is missing.
+    ValueError
+        Where a file cannot be read.
+    """
+    path = Path(path).expanduser()
+    for name in (WEIGHTS, CONFIG):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} has no {name}: it is not a folder that svi.save(path) wrote")
+    try:
+        config = json.loads((path / CONFIG).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path / CONFIG} is not JSON ({error}): it is not as svi.save(path) wrote it") from error
+    try:
+        weights = load_file(path / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{path / WEIGHTS} cannot be read ({error}): it is not as svi.save(path) wrote it") from error
+    return weights, config

@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch
-from pyro_omics.kernels.dense_rows import joined
 from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
 from pyro_omics.models.single_cell.scvi import SCVI
 from pyro_omics.optim import ClippedAdam
@@ -225,7 +224,7 @@ class TotalVI(SCVI):
 
     def encoder_inputs(self, batch: CellBatch) -> Tensor:
         """log(1 + x / (1 + mean x)) of RNA and of the proteins measured, side by side (n, g + t)."""
-        return joined(log_normalised(batch.x), log_normalised(self._counts(batch), batch.measured))
+        return torch.cat([log_normalised(batch.x), log_normalised(self._counts(batch), batch.measured)], -1)
 
     def _counts(self, batch: CellBatch) -> Tensor:
         if batch.y is None:

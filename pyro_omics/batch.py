@@ -100,7 +100,7 @@ class DELBatch(NamedTuple):
 def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
     """The batch, a NamedTuple, with ``function`` applied to each field that is a tensor."""
     fields = (function(field) if isinstance(field, Tensor) else field for field in batch)
-    return batch._make(fields)  # type: ignore[attr-defined, no-any-return]
+    return batch._make(fields)  # type: ignore[attr-defined]
 
 
 def take_rows(batch: Batch, rows: Tensor) -> Batch:

@@ -51,7 +51,7 @@ COMPILED = ["mixture", "nb", "zinb"]
 
 
 @pytest.fixture(autouse=True)
-def _even_for_few(monkeypatch):
+def _even_on_small_matrices(monkeypatch):
     """Small matrices, on which no kernel pays, are what is tested."""
     monkeypatch.setattr(kernels.dispatch, "MIN_ENTRIES", 0)
     monkeypatch.setattr(kernels.dispatch, "MIN_COLUMNS", 0)
@@ -493,7 +493,7 @@ def test_a_class_with_a_log_prob_of_its_own_has_no_kernel(asked):
     assert torch.isfinite(torch.autograd.grad(once.sum(), values[:1])[0]).all()
 
 
-def test_plain_is_a_way_back(asked):
+def test_reference_switches_the_kernels_off(asked):
     values, x = parameters("zinb"), draw()
 
     def fail():
@@ -510,7 +510,7 @@ def test_plain_is_a_way_back(asked):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func's own
-def test_others_at_work_see_the_plain_forms(asked):
+def test_transforms_see_the_elementwise_formulas(asked):
     values, x = parameters("nb"), draw()
     given = [v.detach() for v in values]
 

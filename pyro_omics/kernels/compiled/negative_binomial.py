@@ -4,7 +4,7 @@ Logarithms and exponentials are polynomials here, those of Cephes: the compiler 
 once, which a call of the mathematical library would prevent. The module is imported when a kernel is first used; numba
 compiles it in a second or two, and keeps the machine code on disk for the next process.
 
-Source: Moshier, Cephes Mathematical Library (expf, logf); the formulas of `likelihood.densities` and `likelihood.stirling`.
+Source: Moshier, Cephes Mathematical Library (expf, logf); the formulas of `densities` and `stirling`.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def _number(typing: Any, address: Any) -> Any:
 
 @compiled()
 def row_range(threads: Any, n: Any) -> Any:
-    """This thread's share of n rows: the first, and one past the last."""
+    """The rows of this thread among n: the first, and one past the last."""
     if threads[0] == 1:
         return 0, n
     step = -(-n // _number(threads[3]))

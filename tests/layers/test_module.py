@@ -67,16 +67,21 @@ def test_a_handler_of_one_s_own_hears_of_every_parameter(heard, validation):
     assert sorted(heard) == NAMES
 
 
-def test_lifted_parameters_are_drawn_and_used():
+@pytest.mark.parametrize("validation", [True, False])
+def test_lifted_parameters_are_drawn_and_used(validation):
     net = Net()
-    lifted = poutine.lift(net, prior=dist.Normal(5.0, 1.0))
-    trace = poutine.trace(lifted).get_trace()
-    drawn = {name: site["value"] for name, site in trace.nodes.items() if site["type"] == "sample"}
-    assert sorted(drawn) == NAMES
-    hidden = drawn["linear.weight"] @ torch.ones(2) + drawn["linear.bias"]
-    expected = drawn["plain$$$weight"] @ hidden + drawn["plain$$$bias"]
-    torch.testing.assert_close(trace.nodes["_RETURN"]["value"], expected)
-    assert not torch.allclose(expected, net())
+    prior = {"linear.weight": dist.Normal(5.0, 1.0).expand([2, 2]).to_event(), "linear.bias": dist.Delta(torch.ones(2))}
+    found = []
+    with pyro.validation_enabled(validation):
+        for module in (net, Reference(net)):
+            torch.manual_seed(1)
+            trace = poutine.trace(poutine.lift(module, prior=prior)).get_trace()
+            found.append({name: site["value"] for name, site in trace.nodes.items() if site["type"] != "args"})
+    ours, theirs = found
+    assert {"linear.weight", "linear.bias"} < set(ours)
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value)
+    assert not torch.allclose(ours["_RETURN"], net())
 
 
 @pytest.mark.parametrize("outer", [False, True])

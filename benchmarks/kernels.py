@@ -17,7 +17,6 @@ from paired import keep
 import pyro_omics as po
 from pyro_omics import distributions as counts
 from pyro_omics import kernels
-from pyro_omics.kernels import nonzero
 
 
 def cases():
@@ -55,7 +54,6 @@ def simulated(n, g, zeros, family, names):
 def likelihood_run(n, g, zeros, family, names):
     """A run of log_prob and gradient, and the share of zeros that there is."""
     values, x = simulated(n, g, zeros, family, names)
-    nonzero.positions(x)  # as the DataModule hands it over
 
     def run():
         log_prob = family(*values, validate_args=False).to_event(1).log_prob(x)
@@ -69,7 +67,7 @@ def step_run(n=128, g=4000):
     _, x = simulated(n, g, 0.91, counts.ZeroInflatedNegativeBinomial, ("mu", "theta", "logits"))
     sizes = po.sizes.Sizes(n_obs=n, n_genes=g)
     svi = po.SVIModule(po.SCVI(sizes)).train()
-    batch = sizes.example_batch()._replace(x=nonzero.note(x, nonzero.positions(x)), row=torch.arange(n))
+    batch = sizes.example_batch()._replace(x=x, row=torch.arange(n))
     batch = batch._replace(index=batch.row, size_factor=None)
     optimizer = svi.configure_optimizers()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
 
 class CellBatch(NamedTuple):
@@ -92,3 +95,19 @@ class DELBatch(NamedTuple):
     features: Tensor | None = None
     poses: Tensor | None = None
     yields: Tensor | None = None
+
+
+def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch, a NamedTuple, with ``function`` applied to each field that is a tensor."""
+    fields = (function(field) if isinstance(field, Tensor) else field for field in batch)
+    return batch._make(fields)  # type: ignore[attr-defined]
+
+
+def take_rows(batch: Batch, rows: Tensor) -> Batch:
+    """These rows of a batch: ``rows`` are booleans (n,), or positions."""
+    return map_tensors(batch, lambda field: field[rows])
+
+
+def move_like(batch: Batch, like: Tensor) -> Batch:
+    """The batch on the device of ``like``, and its floating-point fields in the dtype of ``like``."""
+    return map_tensors(batch, lambda field: field.to(like if field.is_floating_point() else like.device))

@@ -1,4 +1,4 @@
-"""Pyro's ClippedAdam in one fused pass over the parameters."""
+"""Pyro's ClippedAdam by torch's fused kernel."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from pyro.optim import clipped_adam
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-
-from pyro_omics.kernels.compiled.run import run
 
 FUSED = ("cpu", "cuda")  # where torch has the kernel
 
@@ -29,10 +26,10 @@ class ClippedAdam(clipped_adam.ClippedAdam):
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g^2 \\
         w &\leftarrow w - \eta_t \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m_t}{\sqrt{v_t} + \epsilon}
 
-    Same trajectory, same state and same arguments, so that a checkpoint of either goes on in the other: torch's kernel,
-    whose epsilon stands beside the corrected root of v, is given epsilon divided by sqrt(1 - beta_2^t). A sparse
-    gradient is made dense. What the kernel has not (a centred variance, strided or complex parameters, other devices)
-    takes Pyro's own step.
+    It has the trajectory, the state and the arguments of Pyro's, and a checkpoint of either can be resumed in the
+    other. (Torch adds its epsilon to the bias-corrected root of v, and is given epsilon / sqrt(1 - beta_2^t).) A sparse
+    gradient is made dense. What the kernel does not support (a centred variance, strided or complex parameters, other
+    devices) is left to Pyro's own step.
 
     Parameters
     ----------
@@ -84,7 +81,7 @@ class ClippedAdam(clipped_adam.ClippedAdam):
             if p.grad.is_sparse:
                 p.grad = p.grad.to_dense()
         if not all(self._fits(group, params) for group, params in zip(self.param_groups, trained, strict=True)):
-            inspect.unwrap(clipped_adam.ClippedAdam.step)(self)  # torch runs its hooks around this step already
+            inspect.unwrap(clipped_adam.ClippedAdam.step)(self)  # torch has run its hooks around this step
             return loss
         for group, params in zip(self.param_groups, trained, strict=True):
             group["lr"] *= group["lrd"]
@@ -101,10 +98,7 @@ class ClippedAdam(clipped_adam.ClippedAdam):
             state["step"] += 1
             alike[p.device, p.dtype, state["step"]].append(p)
         beta1, beta2 = group["betas"]
-        for (device, dtype, step), some in alike.items():
-            if device.type == "cpu" and dtype == torch.float32:
-                self._compiled(group, some, step)
-                continue
+        for (device, _, step), some in alike.items():
             grads = [p.grad for p in some if p.grad is not None]
             for grad in grads:
                 grad.clamp_(-group["clip_norm"], group["clip_norm"])
@@ -126,7 +120,7 @@ class ClippedAdam(clipped_adam.ClippedAdam):
             )
 
     def _fits(self, group: dict[str, Any], params: list[Tensor]) -> bool:
-        """Whether the kernel serves these parameters: it walks through memory, entry by entry."""
+        """Whether the kernel supports these parameters: it reads contiguous memory."""
         if group["centered_variance"]:
             return False
         for p in params:
@@ -137,18 +131,6 @@ class ClippedAdam(clipped_adam.ClippedAdam):
                 if tensor is not None and not (tensor.is_contiguous() and _is_alike(tensor, p)):
                     return False
         return True
-
-    def _compiled(self, group: dict[str, Any], params: list[Tensor], step: int) -> None:
-        rows = []
-        for p in params:
-            state = self.state[p]
-            where = (p, p.grad, state["exp_avg"], state["exp_avg_sq"])
-            rows.append((p.numel(), *(t.data_ptr() for t in where if t is not None)))
-        beta1, beta2 = group["betas"]
-        rate = group["lr"] * math.sqrt(1 - beta2**step) / (1 - beta1**step)
-        means = (beta1, 1 - beta1, beta2, 1 - beta2)  # 1 - 0.999 has lost five digits in float32
-        numbers = (rate, *means, group["eps"], group["weight_decay"], group["clip_norm"])
-        run("adam.adam", np.array(rows), tuple(map(np.float32, numbers)))
 
 
 def _is_alike(tensor: Tensor, p: Tensor) -> bool:

@@ -10,6 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from pyro_omics.batch import take_rows
 from pyro_omics.guides.base import LocalGuide, Offsets
 from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.guides.refinement import Refinement
@@ -92,8 +93,7 @@ class PerObservation(LocalGuide):
         held_out = batch.index >= self.model.n_obs
         if not bool(held_out.any()):
             return {}
-        own = batch._make(field[held_out] if isinstance(field, Tensor) else field for field in batch)
-        found = self.refinement(self, own)
+        found = self.refinement(self, take_rows(batch, held_out))
         return {
             name: (_placed(shift, held_out), _placed(stretch, held_out)) for name, (shift, stretch) in found.items()
         }

@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_omics.batch import map_tensors
 from pyro_omics.guides.base import LocalGuide, Offsets
 from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.parts.base import check_positive
@@ -62,7 +63,7 @@ class Refinement:
         if known is None:
             with _apart(guide, batch):
                 # Tensors made in inference mode, such as Lightning's validation batches, cannot be differentiated.
-                batch = batch._make(field.clone() if isinstance(field, Tensor) else field for field in batch)
+                batch = map_tensors(batch, Tensor.clone)
                 known = self._sought(guide, batch)
                 self._memory.keep(guide, batch, known)
         return known

@@ -1,7 +1,15 @@
-"""Fast log-probabilities of rows of counts, behind the distributions of `distributions`.
+"""Kernels: fast operations on matrices of counts, most of which are zero.
 
-``fn.to_event(1).log_prob(x)`` uses them where they are valid and faster (`dispatch.serve`); `reference` switches them
-off.
+- `likelihood`: log-probabilities of rows of counts and their derivatives, which the distributions of
+  `pyro_omics.distributions` use in ``fn.to_event(1).log_prob(x)``; in torch operations for any device, and as
+  compiled loops for float32 on a processor.
+- `sparse_product`: counts times weights, the first product of an encoder.
+- `dense_rows`: minibatches made dense, and log(1 + x) of them.
+- `compiled`: the loops, in numba, which run in torch's own threads.
+
+Kernels are used where they are valid and faster (`dispatch.can_use_kernel`), find by themselves where counts are not
+zero, and give the values and gradients of the elementwise formulas up to rounding. ``with po.kernels.reference():``
+switches them off.
 """
 
 from pyro_omics.kernels.dispatch import reference

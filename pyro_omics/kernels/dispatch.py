@@ -1,4 +1,4 @@
-"""Where the kernels stand in for the plain forms: decided here alone."""
+"""When a kernel is used in the place of the elementwise formula: decided here alone."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-HALVES = (torch.bfloat16, torch.float16)
-FEW_ENTRIES = 2**14  # a kernel's hundred operations on fewer cost more than they spare
-FEW_COLUMNS = 64  # and what is found by row, on shorter rows
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+MIN_ENTRIES = 2**14  # a kernel's hundred torch operations cost more than they save on fewer entries
+MIN_COLUMNS = 64  # or on shorter rows, of which each has an overhead
 
 _switched_off: ContextVar[bool] = ContextVar("pyro_omics_reference", default=False)
 
 
 @contextmanager
 def reference() -> Iterator[None]:
-    """Within it, log-probabilities are taken in their plain forms, entry by entry, and differentiated by autograd.
+    """Switch the kernels off: log-probabilities are elementwise torch formulas, differentiated by autograd.
 
-    For a comparison, or where a kernel is suspected::
+    For a comparison, or where a kernel is suspected of an error::
 
         with po.kernels.reference():
             trainer.fit(svi, dm)
@@ -33,32 +33,42 @@ def reference() -> Iterator[None]:
         _switched_off.reset(before)
 
 
-def full(x: Tensor) -> Tensor:
-    """What came of networks in 16 bits (``Trainer(precision="bf16-mixed")``), in 32 for what is made of it."""
-    return x.float() if x.dtype in HALVES else x
+def to_float32(x: Tensor) -> Tensor:
+    """A network's output in float32 where it came in 16 bits, as with ``Trainer(precision="bf16-mixed")``."""
+    return x.float() if x.dtype in HALF_PRECISION else x
 
 
-def serve(value: Tensor, *parameters: Tensor, enough: tuple[int, int] | None = None) -> bool:
-    """Whether a kernel can take these counts and parameters.
+def can_use_kernel(value: Tensor, *parameters: Tensor, smallest: tuple[int, int] | None = None) -> bool:
+    """Whether a kernel can be used on these counts and parameters, and is worth its overhead.
 
-    Enough of them for it to pay; all of one floating dtype, float32 or float64, on one device; counts without gradient;
-    and no one else at work on the operations: forward-mode derivatives, `torch.func`, tracing, compilation and the
-    capture of a CUDA graph see the plain forms. ``enough`` says how many entries and columns pay.
+    All must be of one dtype, float32 or float64, and on one device; the counts must need no gradient. Forward-mode
+    derivatives, `torch.func` transforms, tracing, compilation and the capture of a CUDA graph get the elementwise
+    formulas, which they can see into.
+
+    Parameters
+    ----------
+    value
+        counts.
+    parameters
+        of their distribution, or whatever else the kernel reads.
+    smallest
+        the number of entries and of columns from which the kernel is faster; (MIN_ENTRIES, MIN_COLUMNS) when None.
     """
     given = (value, *parameters)
     if _switched_off.get() or value.ndim == 0 or value.requires_grad:
         return False
-    entries, columns = (FEW_ENTRIES, FEW_COLUMNS) if enough is None else enough
+    entries, columns = (MIN_ENTRIES, MIN_COLUMNS) if smallest is None else smallest
     if max(t.numel() for t in given) < entries or max(t.shape[-1] for t in given if t.ndim) < columns:
         return False
     if value.dtype not in (torch.float32, torch.float64) or any(p.dtype != value.dtype for p in parameters):
         return False
     if any(t.device != value.device or not t.numel() for t in given):
         return False
-    return not _others_at_work(value)
+    return not _is_transformed(value)
 
 
-def _others_at_work(value: Tensor) -> bool:
+def _is_transformed(value: Tensor) -> bool:
+    """Whether the operations are being traced, transformed or recorded, and not just run."""
     return (
         torch.jit.is_tracing()
         or torch.compiler.is_compiling()

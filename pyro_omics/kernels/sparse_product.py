@@ -9,40 +9,38 @@ from torch import Tensor
 
 from pyro_omics.kernels import nonzero
 from pyro_omics.kernels.compiled.run import run
-from pyro_omics.kernels.dispatch import serve
+from pyro_omics.kernels.dispatch import can_use_kernel
 
 MOSTLY_ZERO = 0.15  # of the entries are not zero: with more, the dense product is faster
 
 
-def product(x: Tensor, weight_dh: Tensor) -> Tensor:
-    """``x @ weight``, through the entries of ``x`` that are not zero, where it is known that these are few.
-
-    That is of a matrix (n, d) with a note (`stored.note`), on a processor; elsewhere it is the dense product.
-    """
-    position = nonzero.known(x)
-    few = position is not None and len(position) <= MOSTLY_ZERO * x.numel()
-    if not few or x.ndim != 2 or x.device.type != "cpu" or weight_dh.ndim != 2 or not serve(x, weight_dh):
-        return x @ weight_dh
-    out: Tensor = _Product.apply(x, position, weight_dh)
+def product(x: Tensor, weight_gh: Tensor) -> Tensor:
+    """``x @ weight``: on a processor, through the entries of ``x`` (n, g) that are not zero, where these are few."""
+    if x.ndim != 2 or x.device.type != "cpu" or weight_gh.ndim != 2 or not can_use_kernel(x, weight_gh):
+        return x @ weight_gh
+    x = x.contiguous()
+    bounds = nonzero.row_bounds(x)
+    if bounds[-1] > MOSTLY_ZERO * x.numel():
+        return x @ weight_gh
+    out: Tensor = _Product.apply(x, nonzero.row_positions(x, bounds), bounds, weight_gh)
     return out
 
 
 class _Product(torch.autograd.Function):
-    """x W of x (n, d), whose own gradient nobody asks for, and W (d, h)."""
+    """x W of x (n, g), which needs no gradient, and W (g, h)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, position: Tensor, weight_dh: Tensor) -> Tensor:
-        out = weight_dh.new_empty(len(x), weight_dh.shape[1])
-        bounds = nonzero.bounds(x)
-        run("sparse_rows.product", x, position, bounds, weight_dh, out)
-        ctx.save_for_backward(x, position, bounds)
+    def forward(ctx: Any, x: Tensor, positions: Tensor, bounds: Tensor, weight_gh: Tensor) -> Tensor:
+        out = weight_gh.new_empty(len(x), weight_gh.shape[1])
+        run("sparse_rows.product", x, positions, bounds, weight_gh, out)
+        ctx.save_for_backward(x, positions, bounds)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad_nh: Tensor) -> tuple[None, None, Tensor]:
-        x, position, bounds = ctx.saved_tensors
+    def backward(ctx: Any, grad_nh: Tensor) -> tuple[None, None, None, Tensor]:
+        x, positions, bounds = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return None, None, x.t() @ grad_nh  # to be differentiated once more
-        grad_dh = grad_nh.new_empty(x.shape[1], grad_nh.shape[1])
-        run("sparse_rows.outer_product", x, position, bounds, grad_nh, grad_dh)
-        return None, None, grad_dh
+            return None, None, None, x.t() @ grad_nh  # to be differentiated once more
+        grad_gh = grad_nh.new_empty(x.shape[1], grad_nh.shape[1])
+        run("sparse_rows.outer_product", x, positions, bounds, grad_nh, grad_gh)
+        return None, None, None, grad_gh

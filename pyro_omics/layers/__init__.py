@@ -1,7 +1,7 @@
-"""The shared layers: every network of every model is put together from these PyroModules.
+"""The layers and networks of which the models are made.
 
-All are PyroModules down to the last Linear, so that any parameter can be made a latent variable, and all accept
-leading sample dimensions in front of the rows.
+All are PyroModules down to the last Linear, so that any weight can be made a latent variable, and all accept sample
+dimensions in front of the rows.
 """
 
 from pyro_omics.layers.basic import BatchNorm, Dropout, LayerNorm, Linear, SparseLinear

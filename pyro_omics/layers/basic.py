@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_omics.kernels import sparse_product
-from pyro_omics.kernels.dropout import dropout
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
 
@@ -16,11 +15,7 @@ class Linear(nn.Linear, FastPyroModule):
 
 
 class Dropout(nn.Dropout, FastPyroModule):
-    """``nn.Dropout`` as a PyroModule: a plain module's parameters are looked for at each read of it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop entries of x in training."""
-        return dropout(x, self.p) if self.training else x
+    """``nn.Dropout`` as a PyroModule, which is faster to read: Pyro looks for the parameters of a plain module."""
 
 
 class BatchNorm(nn.BatchNorm1d, FastPyroModule):
@@ -54,9 +49,9 @@ class LayerNorm(nn.LayerNorm, FastPyroModule):
 
 
 class SparseLinear(FastPyroModule, RecordsArguments):
-    """x W + b of inputs that may be mostly zero: the product is taken where they are not, if a DataModule noted it.
+    """x W + b for inputs most of which may be zero: on a processor, the product takes the non-zero ones alone.
 
-    The weights are (n_in, n_out), transposed to those of ``nn.Linear``: an input's weights lie beside each other.
+    The weights are (n_in, n_out), transposed to those of ``nn.Linear``: an input's weights are contiguous.
 
     Parameters
     ----------

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.kernels.dense_rows import log1p_of_stored
-from pyro_omics.kernels.dispatch import serve
+from pyro_omics.kernels.dense_rows import log1p
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sizes import Sizes
@@ -52,13 +51,8 @@ def _one_hot(name: str, codes: Tensor | None, n_levels: int, like: Tensor) -> Te
 
 
 def log_counts(x: Tensor, scale_n1: Tensor | None = None) -> Tensor:
-    """log(1 + scale x) of counts, most of which are zero, with a scale for each row or none."""
-    # A GPU waits longer for the positions than it takes for the zeros.
-    scaled = () if scale_n1 is None else (scale_n1,)
-    plain = x.device.type != "cpu" or not x.is_floating_point() or any(s.requires_grad for s in scaled)
-    if plain or not serve(x, *scaled, enough=(1, 1)):
-        return torch.log1p(x if scale_n1 is None else x * scale_n1)
-    return log1p_of_stored(x, scale_n1)
+    """log(1 + scale x) of counts (..., n, g), with a scale for each row (..., n, 1) or none."""
+    return log1p(x, scale_n1)
 
 
 def log_normalised(counts: Tensor, measured: Tensor | None = None) -> Tensor:

@@ -1,8 +1,4 @@
-"""The shared layers: every network of every model is put together from these PyroModules.
-
-All are PyroModules down to the last Linear, so that any parameter can be made a latent variable, and all accept
-leading sample dimensions in front of the rows.
-"""
+"""The networks: encoders, decoders, residual networks, attention and classifiers."""
 
 from __future__ import annotations
 
@@ -14,8 +10,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_omics.kernels.dense_rows import joined
-from pyro_omics.kernels.dispatch import full
+from pyro_omics.kernels.dispatch import to_float32
 from pyro_omics.layers.basic import BatchNorm, Dropout, LayerNorm, Linear, SparseLinear
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
@@ -24,7 +19,7 @@ from pyro_omics.serialization.arguments import RecordsArguments
 def _join(x: Tensor, cov: Tensor | None) -> Tensor:
     if cov is None:
         return x
-    return joined(x, cov.expand(*x.shape[:-1], cov.shape[-1]))
+    return torch.cat([x, cov.expand(*x.shape[:-1], cov.shape[-1])], -1)
 
 
 def _width(n_in: int, n_hidden: int, n_layers: int, n_cov: int, skip: bool) -> int:
@@ -118,7 +113,7 @@ class Encoder(FastPyroModule, RecordsArguments):
         h = self.hidden(x, cov)
         if self.skip:
             h = _join(torch.cat([h, x], -1), cov)
-        return full(self.loc(h)), (full(self.log_var(h)).exp() + 1e-4).sqrt()
+        return to_float32(self.loc(h)), (to_float32(self.log_var(h)).exp() + 1e-4).sqrt()
 
 
 class Decoder(FastPyroModule, RecordsArguments):
@@ -158,7 +153,7 @@ class Decoder(FastPyroModule, RecordsArguments):
         h = self.hidden(z, cov)
         if self.skip:
             h = _join(torch.cat([h, z], -1), cov)
-        return {name: full(head(h)) for name, head in self.heads.items()}
+        return {name: to_float32(head(h)) for name, head in self.heads.items()}
 
 
 class Branches(FastPyroModule, RecordsArguments):
@@ -217,7 +212,7 @@ class ResidualMLP(FastPyroModule, RecordsArguments):
         h = torch.relu(self.first(x))
         for block in self.blocks:
             h = h + block(h)
-        return full(self.last(h))
+        return to_float32(self.last(h))
 
 
 class GatedAttention(FastPyroModule, RecordsArguments):

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from pyro_omics.batch import move_like
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel
 from pyro_omics.posterior.axis_labels import AxisLabels
@@ -85,13 +86,8 @@ class PosteriorRows:
 
     def _placed(self, batch: Any) -> Any:
         weights = (p for p in self.svi.parameters() if p.is_floating_point())
-        like = next(weights, torch.empty(0))
-
-        def moved(field: Any) -> Any:
-            # In the weights' precision, as Lightning's Trainer gives the data in training.
-            return None if field is None else field.to(like if field.is_floating_point() else like.device)
-
-        placed = batch._make(map(moved, batch))
+        # In the weights' precision, as Lightning's Trainer gives the data in training.
+        placed = move_like(batch, next(weights, torch.empty(0)))
         if self.own_data:
             return placed
         # Rows of other data are held-out rows, whatever their numbers: they have no trained parameters of their own.

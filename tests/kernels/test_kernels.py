@@ -1,10 +1,7 @@
 """Kernels of rows against the plain forms: values, gradients and second derivatives, and when which is taken."""
 
-import copy
-import io
 import math
 import os
-import pickle
 import subprocess
 import sys
 
@@ -28,13 +25,11 @@ from pyro_omics.distributions import (
     ZeroInflatedPoisson,
     masked,
 )
-from pyro_omics.kernels import dense_rows, dropout, nonzero, sparse_product
+from pyro_omics.kernels import dense_rows, nonzero, sparse_product
 from pyro_omics.kernels.compiled import cache, threads
 from pyro_omics.kernels.compiled import run as running
 from pyro_omics.kernels.likelihood import compiled_kernels, stirling
 from pyro_omics.kernels.likelihood import sparse_counts as counts_of_kernels
-from pyro_omics.layers import Dropout
-from pyro_omics.optim import ClippedAdam
 
 N, G = 5, 7
 TAKES = {
@@ -56,11 +51,11 @@ COMPILED = ["mixture", "nb", "zinb"]
 
 
 @pytest.fixture(autouse=True)
-def _even_for_few(monkeypatch):
+def _even_on_small_matrices(monkeypatch):
     """Small matrices, on which no kernel pays, are what is tested."""
-    monkeypatch.setattr(kernels.dispatch, "FEW_ENTRIES", 0)
-    monkeypatch.setattr(kernels.dispatch, "FEW_COLUMNS", 0)
-    monkeypatch.setattr(compiled_kernels, "FEW", (0, 0))
+    monkeypatch.setattr(kernels.dispatch, "MIN_ENTRIES", 0)
+    monkeypatch.setattr(kernels.dispatch, "MIN_COLUMNS", 0)
+    monkeypatch.setattr(compiled_kernels, "SMALLEST", (0, 0))
 
 
 # Shapes of the parameters, and of the counts.
@@ -420,7 +415,7 @@ def test_values_that_are_no_counts_are_still_refused_or_as_the_plain_form():
 def asked(monkeypatch):
     """Which derivatives each call of a kernel was asked for."""
     calls = []
-    for name in ("Plain", "ZeroInflated", "Mixture"):
+    for name in ("FamilyKernel", "ZeroInflated", "Mixture"):
         kernel = getattr(kernels.likelihood.torch_kernels, name)
         original = kernel.__call__
 
@@ -498,7 +493,7 @@ def test_a_class_with_a_log_prob_of_its_own_has_no_kernel(asked):
     assert torch.isfinite(torch.autograd.grad(once.sum(), values[:1])[0]).all()
 
 
-def test_plain_is_a_way_back(asked):
+def test_reference_switches_the_kernels_off(asked):
     values, x = parameters("zinb"), draw()
 
     def fail():
@@ -515,7 +510,7 @@ def test_plain_is_a_way_back(asked):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func's own
-def test_others_at_work_see_the_plain_forms(asked):
+def test_transforms_see_the_elementwise_formulas(asked):
     values, x = parameters("nb"), draw()
     given = [v.detach() for v in values]
 
@@ -553,64 +548,30 @@ def test_a_kernel_is_taken_where_it_pays(monkeypatch):
         assert is_kernels(value) is is_taken
 
 
-# Stored positions -----------------------------------------------------------------------------------------------------
+# Non-zero entries -----------------------------------------------------------------------------------------------------
 
 
-def test_positions_are_those_of_the_entries_that_are_not_zero():
-    x = torch.tensor([[0.0, 2.0, 0.0], [1.0, -0.0, math.nan]])
-    found = nonzero.positions(x)
-    assert found.tolist() == [1, 3, 5]
-    assert found.dtype == torch.int64
-    assert nonzero.positions(x) is found
-    assert nonzero.positions(x.T).tolist() == [1, 2, 5]
-    assert nonzero.row_lengths(x).tolist() == [1, 2]
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(G,), (N, G), (3, 16), (4, 33), (2, 3, 100), (0, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_positions_are_those_of_the_entries_that_are_not_zero(dtype, shape, share):
+    torch.manual_seed(1)
+    x = (torch.rand(shape) < share).to(dtype) * torch.randint(1, 5, shape).to(dtype)
+    if x.numel():
+        x.view(-1)[:3] = torch.tensor([math.nan, -0.0, -1.0])
+    for matrix in (x, x.mT.contiguous().mT if x.ndim > 1 else x, torch.stack([x, x + 1], -1)[..., 0]):
+        found = nonzero.positions(matrix)
+        assert found.dtype == torch.int64
+        assert found.tolist() == matrix.flatten().bool().nonzero().squeeze(-1).tolist()
 
 
-def test_noted_positions_are_taken_until_the_tensor_is_written_to():
-    x = torch.tensor([[0.0, 2.0], [1.0, 0.0]])
-    noted = torch.tensor([1])  # not the truth: so that it is seen
-    assert nonzero.note(x, noted) is x
-    assert nonzero.positions(x) is noted
-    assert nonzero.positions(x.clone()).tolist() == [1, 2]
-    x[0, 0] = 5.0
-    assert nonzero.positions(x).tolist() == [0, 1, 2]
-
-
-def test_a_copy_has_no_note():
-    x = torch.tensor([0.0, 2.0])
-    nonzero.positions(x)
-    x[0] = 1.0  # the note is of version 0, which the copy's own count starts at
-    assert nonzero.positions(copy.deepcopy(x)).tolist() == [0, 1]
-
-
-def test_a_pickle_has_no_note():
-    x = torch.zeros(3, 4)
-    x[0, 0] = 1
-    nonzero.positions(x)
-    file = io.BytesIO()
-    torch.save(x, file)
-    file.seek(0)
-    for again in (pickle.loads(pickle.dumps(x)), copy.deepcopy(x), torch.load(file)):
-        assert torch.equal(again, x)
-        assert nonzero.known(again) is None
-    assert nonzero.known(copy.copy(x)) is None
-    x.data = torch.ones(2, 2)
-    assert nonzero.known(x) is None
-
-
-def test_inference_tensors_are_not_noted():
-    with torch.inference_mode():
-        x = torch.tensor([0.0, 2.0])
-        assert nonzero.positions(nonzero.note(x, torch.tensor([0]))).tolist() == [1]
-        x[0] = 1.0
-        assert nonzero.positions(x).tolist() == [0, 1]
-
-
-def test_counts_written_to_after_the_note_are_seen_by_the_kernel():
+def test_counts_written_to_are_seen_by_the_kernel():
     values, x = parameters("zinb"), draw()
     of_rows("zinb", values, x)
     x[x == 0] = 4.0
     torch.testing.assert_close(of_rows("zinb", values, x), of_rows("zinb", values, x.clone()))
+    x.data = draw() + 2
+    torch.testing.assert_close(of_rows("zinb", values, x), of_rows("zinb", values, draw() + 2))
     value = of_rows("zinb", values, x)
     x += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -643,7 +604,7 @@ def test_encoders_inputs_through_stored_positions(dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("index", [np.int32, np.int64])
-def test_rows_made_dense_are_noted(index):
+def test_rows_made_dense(index):
     x = draw().numpy()
     x[2] = 0
     rows = CountMatrix(sp.csr_matrix(x)).csr
@@ -651,24 +612,7 @@ def test_rows_made_dense_are_noted(index):
     at = torch.tensor([3, 2, 2, 0])
     found = dense_rows.dense_rows(at, rows.indptr, rows.indices, rows.data, G)
     assert torch.equal(found, torch.from_numpy(x)[at])
-    assert nonzero.known(found).tolist() == nonzero.positions(found.clone()).tolist()
-    assert nonzero.bounds(found).tolist() == nonzero.bounds(found.clone()).tolist()
     assert dense_rows.dense_rows(at[:0], rows.indptr, rows.indices, rows.data, G).shape == (0, G)
-
-
-def test_columns_put_beside_others_are_noted():
-    x = draw(dtype=torch.float32)
-    more = torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, math.nan], [0.0, 3.0], [0.0, 0.0]])
-    truth = torch.cat([x, more], -1)
-    assert torch.equal(dense_rows.joined(x, more).nan_to_num(9), truth.nan_to_num(9))
-    assert nonzero.known(dense_rows.joined(x, more)) is None
-    nonzero.positions(x)
-    found = dense_rows.joined(x, more)
-    assert torch.equal(found.nan_to_num(9), truth.nan_to_num(9))
-    assert nonzero.known(found).tolist() == nonzero.positions(truth).tolist()
-    assert nonzero.bounds(found).tolist() == nonzero.bounds(truth).tolist()
-    more.requires_grad_()
-    assert dense_rows.joined(x, more).requires_grad
 
 
 # Threads --------------------------------------------------------------------------------------------------------------
@@ -683,18 +627,11 @@ def everything_compiled():
     first = layers.SparseLinear(G, 8)
     out = sparse_product.product(x, first.weight)
     found += [out, *torch.autograd.grad(out.square().sum(), [first.weight])]
-    found.append(dropout.dropout(torch.randn(G, G), 0.3))
     for family in COMPILED:
         values = parameters(family, dtype=torch.float32)
         value = of_rows(family, values, draw(dtype=torch.float32))
         found += [value, *torch.autograd.grad(value.sum(), values)]
-    weights = [torch.nn.Parameter(torch.randn(G, 3)), torch.nn.Parameter(torch.randn(1)), first.weight]
-    optimizer = ClippedAdam(weights)
-    for _ in range(3):
-        for w in weights:
-            w.grad = torch.randn(w.shape)
-        optimizer.step()
-    return [*found, *weights]
+    return found
 
 
 @pytest.mark.parametrize("n_threads", [2, 3, 7])
@@ -704,11 +641,11 @@ def test_threads_share_the_loops_out(n_threads):
         torch.set_num_threads(1)
         alone = everything_compiled()
         torch.set_num_threads(n_threads)
-        together = everything_compiled()
+        shared = everything_compiled()
     finally:
         torch.set_num_threads(before)
     assert threads.threads()[1], "the OpenMP runtime of this torch was not found"
-    for ours, theirs in zip(together, alone, strict=True):
+    for ours, theirs in zip(shared, alone, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)  # some entries go by another instruction
 
 
@@ -720,60 +657,16 @@ def test_where_the_runtime_is_not_found_one_thread_does_all(monkeypatch):
         assert torch.equal(ours, theirs)
 
 
-# Dropout --------------------------------------------------------------------------------------------------------------
-
-
-def test_dropout_drops_each_entry_as_often_as_it_says_and_on_its_own():
-    torch.manual_seed(0)
-    draws = torch.stack([dropout.dropout(torch.ones(16, 24), 0.3) for _ in range(4000)])
-    assert draws.unique().tolist() == [0.0, pytest.approx(1 / 0.7)]
-    gone = (draws == 0).double()
-    sd = math.sqrt(0.21 / 4000)
-    assert (gone.mean(0) - 0.3).abs().max() < 4.5 * sd
-    assert float(gone.mean(0).std()) == pytest.approx(sd, rel=0.15)
-    assert float(gone.flatten(1).sum(1).std()) == pytest.approx(math.sqrt(0.21 * 384), rel=0.05)
-    rest = (gone - 0.3).flatten(1)
-    for lag in (1, 2, 24, 128):
-        assert abs(float((rest[:, lag:] * rest[:, :-lag]).mean())) < 5 * 0.21 / math.sqrt(rest[:, lag:].numel())
-    for lag in (1, 2):
-        assert abs(float((rest[lag:] * rest[:-lag]).mean())) < 5 * 0.21 / math.sqrt(rest[lag:].numel())
-
-
-def test_dropout_is_linear_and_of_the_seed():
-    x = torch.randn(8, 16, requires_grad=True)
-    torch.manual_seed(1)
-    out = dropout.dropout(x, 0.4)
-    torch.manual_seed(1)
-    factor = dropout.dropout(torch.ones(8, 16), 0.4)
-    assert torch.equal(out, x * factor)
-    g = torch.randn(8, 16, requires_grad=True)
-    (gradient,) = torch.autograd.grad(out, x, g, create_graph=True)
-    assert torch.equal(gradient, g * factor)
-    assert torch.equal(torch.autograd.grad(gradient.sum(), g)[0], factor)
-    torch.testing.assert_close(dropout.dropout(x.T, 0.4).shape, (16, 8))
-    layer = Dropout(0.4)
-    assert layer.eval()(x) is x
-    assert (layer.train()(x) == 0).any()
-    with kernels.reference():
-        torch.manual_seed(1)
-        ours = layer(x)
-        torch.manual_seed(1)
-        assert torch.equal(ours, torch.nn.functional.dropout(x, 0.4))
-
-
 LIMITED = """
 import torch
 from pyro_omics import kernels, layers
-from pyro_omics.kernels import nonzero
 torch.set_num_threads(4)
 x = torch.poisson(torch.full((40, 300), 0.3))
-nonzero.positions(x)
 assert torch.allclose(layers.log_counts(x), torch.log1p(x))
 """
 FORKED = """
 import os, torch
 from pyro_omics import layers
-from pyro_omics.kernels import nonzero
 torch.set_num_threads(2)
 x = torch.poisson(torch.full((40, 300), 0.3))
 truth = layers.log_counts(x)
@@ -815,16 +708,16 @@ def test_machine_code_is_kept_by_what_all_kernels_are(monkeypatch):
 
 
 def fingerprints(dtype, n=64, d=512, set_bits=10):
-    """A matrix of few ones, with its note."""
+    """A matrix of few ones."""
     generator = torch.Generator().manual_seed(0)
     x = torch.zeros(n, d, dtype=dtype)
     x[torch.arange(n).unsqueeze(-1), torch.randint(d, (n, set_bits), generator=generator)] = 1.5
     x[3] = 0
-    return nonzero.note(x, x.flatten().nonzero().squeeze(-1))
+    return x
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_product_through_stored_entries_is_the_dense_one(dtype, monkeypatch):
+def test_a_product_through_non_zero_entries_is_the_dense_one(dtype, monkeypatch):
     torch.manual_seed(0)
     x = fingerprints(dtype)
     weight = torch.randn(512, 32, dtype=dtype)
@@ -846,13 +739,12 @@ def test_a_product_through_stored_entries_is_the_dense_one(dtype, monkeypatch):
         torch.testing.assert_close(ours, theirs, rtol=0.0, atol=rounding)
 
 
-def test_a_dense_product_is_taken_of_what_is_not_known_to_be_sparse(monkeypatch):
+def test_a_dense_product_is_taken_of_what_is_not_mostly_zero(monkeypatch):
     monkeypatch.setattr(sparse_product, "run", None)  # not to be called
     x, weight = fingerprints(torch.float32), torch.randn(512, 32)
-    full = torch.ones(64, 512)
     with kernels.reference():
-        sparse_product.product(x, weight)
-    for inputs in (x.clone(), nonzero.note(full, torch.arange(full.numel())), x.expand(2, 64, 512)):
+        torch.testing.assert_close(sparse_product.product(x, weight), x @ weight)
+    for inputs in (torch.ones(64, 512), x.expand(2, 64, 512), x.clone().requires_grad_()):
         torch.testing.assert_close(sparse_product.product(inputs, weight), inputs @ weight)
 
 

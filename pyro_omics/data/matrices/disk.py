@@ -106,7 +106,7 @@ class Source:
         return self.data[int(self.indptr[first]) : int(self.indptr[end])]
 
     def pieces(self) -> Iterator[tuple[int, int]]:
-        """Ranges of rows that hold about `checking.PIECE` stored values, or one row."""
+        """Ranges of rows that hold about `count_checks.PIECE` stored values, or one row."""
         stored = np.arange(self.shape[0] + 1) * self.shape[1] if self.indptr is None else self.indptr
         first = 0
         while first < self.shape[0]:
@@ -137,7 +137,7 @@ class Source:
 
 
 class StoredMatrix:
-    """Counts (n, g) on disk, with the interface of `counts.CountMatrix`: nothing is kept in memory.
+    """Counts (n, g) on disk, with the interface of `memory.CountMatrix`: nothing is kept in memory.
 
     Parameters
     ----------

@@ -12,7 +12,6 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from pyro_omics.kernels import nonzero
 from pyro_omics.kernels.dense_rows import dense_rows
 
 HASHED = 4096  # rows that are hashed, or summed, at once
@@ -20,8 +19,6 @@ HASHED = 4096  # rows that are hashed, or summed, at once
 
 class CountMatrix:
     """Counts (n, g) in compressed rows, whose minibatches are made dense as tensors.
-
-    A minibatch remembers where it is not zero (`stored.positions`).
 
     Parameters
     ----------
@@ -123,8 +120,7 @@ class RowsOnDevice:
         place = shift + torch.arange(stored_here, device=device)
         first = torch.arange(0, n * g, g, device=device)
         position = torch.repeat_interleave(first, length, output_size=stored_here) + self.indices[place]
-        x = torch.zeros(n * g, device=device).index_copy_(0, position, self.values[place])
-        return nonzero.note(x.view(n, g), position)
+        return torch.zeros(n * g, device=device).index_copy_(0, position, self.values[place]).view(n, g)
 
 
 def canonical(matrix: Any) -> sp.csr_matrix:

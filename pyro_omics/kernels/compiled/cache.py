@@ -11,23 +11,23 @@ from typing import Any
 from numba import njit
 from numba.core.caching import FunctionCache
 
-# Numba asks whether the file of a function has changed, and loops hold code of other files here.
+# Numba checks whether a function's own file has changed; the loops contain code from other files too.
 STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
 
 class _Kept(FunctionCache):
-    """Machine code on disk, until any file of the kernels changes."""
+    """Machine code on disk, which is used until any file of this folder changes."""
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         return (*super()._index_key(sig, codegen), STAMP)
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``numba.njit(nogil=True, cache=True, **options)``; without a cache where no folder can be written to."""
+    """``numba.njit(nogil=True, cache=True, **options)``, but for the cache where no folder can be written to."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher = njit(**{"nogil": True, **options})(function)
-        with contextlib.suppress(RuntimeError):  # it is compiled anew in each process then
+        with contextlib.suppress(RuntimeError):  # without a cache each process compiles anew
             dispatcher._cache = _Kept(function)
         return dispatcher
 

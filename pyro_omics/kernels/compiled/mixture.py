@@ -1,4 +1,4 @@
-"""The mixture of two negative binomials as a loop over float32, compiled by numba; see `rows.Mixture`."""
+"""The mixture of two negative binomials as a loop over float32, compiled by numba; see `torch_kernels.Mixture`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pyro_omics.kernels.compiled.negative_binomial import (
     _softplus,
     _sum,
 )
-from pyro_omics.kernels.compiled.threads import row_range, together
+from pyro_omics.kernels.compiled.threads import row_range, run_in_threads
 
 LINE = 2048  # entries that are treated at once
 
@@ -95,7 +95,7 @@ def _mixture(threads, shared, low, high, theta, logits, x, rows, by_low, by_high
 
 
 @compiled()
-def mixture(threads, low, high, theta, logits, x, position, bounds, rows, by_low, by_high, by_theta, by_logits):
-    """Rows of sigmoid(logits) NB(low, theta) + sigmoid(-logits) NB(high, theta); as `loops.negative_binomial` else."""
+def mixture(threads, low, high, theta, logits, x, rows, by_low, by_high, by_theta, by_logits):
+    """Rows of sigmoid(logits) NB(low, theta) + sigmoid(-logits) NB(high, theta); else as `negative_binomial`."""
     given = (threads, _shared(theta), low, high, theta, logits, x, rows, by_low, by_high, by_theta, by_logits)
-    together(_mixture, threads, given)
+    run_in_threads(_mixture, threads, given)

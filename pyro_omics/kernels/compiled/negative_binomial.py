@@ -1,10 +1,10 @@
-"""The negative binomials' kernels as loops over float32, compiled by numba: one pass over memory.
+"""The kernels of the negative binomials as loops over float32, compiled by numba: memory is read once.
 
-Logarithms and exponentials are polynomials here, of Cephes, since a call into the mathematical library would keep the
-compiler from taking sixteen entries at once. Imported where a kernel is first asked for; compiled in a second or two,
-and kept on disk by numba for the next process.
+Logarithms and exponentials are polynomials here, those of Cephes: the compiler can then work on several entries at
+once, which a call of the mathematical library would prevent. The module is imported when a kernel is first used; numba
+compiles it in a second or two, and keeps the machine code on disk for the next process.
 
-Source: Moshier, Cephes Mathematical Library (expf, logf); the formulas of `families` and `gamma`.
+Source: Moshier, Cephes Mathematical Library (expf, logf); the formulas of `densities` and `stirling`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from pyro_omics.kernels.compiled.cache import compiled
-from pyro_omics.kernels.compiled.threads import row_range, together
+from pyro_omics.kernels.compiled.nonzero import nonzero_columns
+from pyro_omics.kernels.compiled.threads import row_range, run_in_threads
 
 F = np.float32
 EPS = F(1e-8)
 LARGEST = F(40.0)  # beyond, softplus is the identity
 LOG2_E = F(1.4426950408889634)
 LN_2_HIGH, LN_2_LOW = F(0.693359375), F(-2.12194440e-4)
-SHIFT = F(3.0)  # of Stirling's series, as `gamma.SHIFT`
+SHIFT = F(3.0)  # of Stirling's series, as `stirling.SHIFT`
 TAIL = F(4.0 - 0.5 * math.log(2 * math.pi))
-# The compiler may believe that there are no infinities and no NaN: rows with numbers that a density does not have are
-# looked for by `_all_above` and `_all_numbers`, and come out as NaN. Without reassociation, where (1 + x) - 1 is x.
+# The compiler may assume that there are no infinities and no NaN: `_all_above` and `_all_numbers` look for rows with
+# values outside the distribution's domain, which become NaN. Reassociation is not allowed: it makes (1 + x) - 1 into x.
 FAST: dict[str, Any] = {
     "fastmath": {"nnan", "ninf", "nsz", "arcp", "contract"},
     "error_model": "numpy",
@@ -107,7 +108,7 @@ def _series_slope(w):
 
 @njit(inline="always", **FAST)
 def _of_dispersion(theta):
-    """`gamma.of_dispersion`."""
+    """`stirling.of_dispersion`."""
     w = F(1.0) / (theta + SHIFT)
     one, two = theta + F(1.0), theta + F(2.0)
     value = _log(theta * w * (one * w) * (two * w)) - _series(w)
@@ -117,7 +118,7 @@ def _of_dispersion(theta):
 
 @njit(inline="always", **FAST)
 def _of_count(x, mu, theta, constant, constant_slope):
-    """`gamma.of_shape` and `families.at_mean`: log NB at x > 0, and its derivatives by mu and theta."""
+    """`stirling.of_shape` and `densities.at_mean`: log NB at x > 0, and its derivatives by mu and theta."""
     t, v = theta + SHIFT, x + F(4.0)
     z = t + x
     w, w_v = F(1.0) / z, F(1.0) / v
@@ -199,8 +200,8 @@ def _no_extra_zero(logits, value):
 
 
 @compiled(**FAST)
-def _stored(mu, theta, columns, shared, x, room):
-    """A row's counts at ``columns``, gathered first and all at once then: value, and derivatives by mu and theta."""
+def _at_counts(mu, theta, columns, shared, x, room):
+    """A row's counts at ``columns``, gathered first and then computed together: value, derivatives by mu and theta."""
     m = len(columns)
     value, by_mu, by_theta, slope, counts = room[0, :m], room[1, :m], room[2, :m], room[3, :m], room[4, :m]
     for k in range(m):
@@ -253,16 +254,16 @@ def _is_sound(mu, theta, own, counts):
 
 
 @compiled()
-def _nb_rows(threads, shared, mu, theta, x, position, bounds, rows, by_mu, by_theta):
+def _nb_rows(threads, shared, mu, theta, x, rows, by_mu, by_theta):
     n, g = mu.shape
-    line, room = np.empty(g, np.float32), np.empty((5, g), np.float32)
+    line, room, found = np.empty(g, np.float32), np.empty((5, g), np.float32), np.empty(g, np.int64)
     start, stop = row_range(threads, n)
     is_theta = len(theta) > 1 or _all_above(theta[0], F(0.0))
     for i in range(start, stop):
         seen, own, to = i % len(x), theta[i % len(theta)], i % len(by_mu)
-        columns = position[bounds[seen] : bounds[seen + 1]] - seen * g
+        columns = found[: nonzero_columns(x[seen], found)]
         _nb_zeros(mu[i], own, line, by_mu[to], by_theta[to])
-        value, slope_mu, slope_theta = _stored(mu[i], own, columns, shared, x[seen], room)
+        value, slope_mu, slope_theta = _at_counts(mu[i], own, columns, shared, x[seen], room)
         for k in range(len(columns)):
             j = columns[k]
             line[j], by_mu[to, j], by_theta[to, j] = value[k], slope_mu[k], slope_theta[k]
@@ -273,28 +274,28 @@ def _nb_rows(threads, shared, mu, theta, x, position, bounds, rows, by_mu, by_th
 
 
 @compiled()
-def negative_binomial(threads, mu, theta, x, position, bounds, rows, by_mu, by_theta):
+def negative_binomial(threads, mu, theta, x, rows, by_mu, by_theta):
     """Rows of NB(mu, theta) at counts of which few are not zero.
 
     ``mu`` is (n, g); ``theta`` (n, g), or (1, g) for all rows; ``x`` (m, g) the counts, of which row i sees row i % m.
-    ``position`` (nnz,) says where in the flattened ``x`` those are that are not zero, ``bounds`` (m + 1,) where in
-    ``position`` each row begins. Written are ``rows`` (n,) and the derivatives (n, g): or (1, g), of any one row, where
-    they are not wanted, and the threads may write there as they please.
+    Written are ``rows`` (n,) and the derivatives (n, g). Where derivatives are not needed they are given as (1, g), and
+    their content has no meaning: all threads write there.
     """
-    together(_nb_rows, threads, (threads, _shared(theta), mu, theta, x, position, bounds, rows, by_mu, by_theta))
+    run_in_threads(_nb_rows, threads, (threads, _shared(theta), mu, theta, x, rows, by_mu, by_theta))
 
 
 @compiled()
-def _zinb_rows(threads, shared, mu, theta, logits, x, position, bounds, rows, by_mu, by_theta, by_logits):
+def _zinb_rows(threads, shared, mu, theta, logits, x, rows, by_mu, by_theta, by_logits):
     n, g = mu.shape
     line, room, extra = np.empty(g, np.float32), np.empty((5, g), np.float32), np.empty(g, np.float32)
+    found = np.empty(g, np.int64)
     start, stop = row_range(threads, n)
     is_theta = len(theta) > 1 or _all_above(theta[0], F(0.0))
     for i in range(start, stop):
         seen, own, to = i % len(x), theta[i % len(theta)], i % len(by_mu)
-        columns = position[bounds[seen] : bounds[seen + 1]] - seen * g
+        columns = found[: nonzero_columns(x[seen], found)]
         _zinb_zeros(mu[i], own, logits[i], line, by_mu[to], by_theta[to], by_logits[to])
-        value, slope_mu, slope_theta = _stored(mu[i], own, columns, shared, x[seen], room)
+        value, slope_mu, slope_theta = _at_counts(mu[i], own, columns, shared, x[seen], room)
         slope_logits = extra[: len(columns)]
         for k in range(len(columns)):
             slope_logits[k] = logits[i, columns[k]]
@@ -316,13 +317,11 @@ def zero_inflated_negative_binomial(
     theta,
     logits,
     x,
-    position,
-    bounds,
     rows,
     by_mu,
     by_theta,
     by_logits,
 ):
-    """The same with an extra zero of probability sigmoid(logits), (n, g); see `rows.ZeroInflated`."""
-    given = (threads, _shared(theta), mu, theta, logits, x, position, bounds, rows, by_mu, by_theta, by_logits)
-    together(_zinb_rows, threads, given)
+    """The same with an extra zero of probability sigmoid(logits), (n, g); see `torch_kernels.ZeroInflated`."""
+    given = (threads, _shared(theta), mu, theta, logits, x, rows, by_mu, by_theta, by_logits)
+    run_in_threads(_zinb_rows, threads, given)

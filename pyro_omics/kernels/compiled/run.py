@@ -1,4 +1,4 @@
-"""Calls of the compiled loops, which are imported, and compiled, when one is first asked for."""
+"""Calls of the compiled loops, which are imported and compiled when one is first called."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 
 def run(name: str, *given: Any) -> None:
-    """Call a compiled loop, ``module.function`` of `kernels.compiled`, with tensors on a processor, by torch's threads.
+    """Call a compiled loop, ``module.function`` of `kernels.compiled`, with tensors on a processor, in torch's threads.
 
-    Those that are written to must be contiguous; others are copied where they are not. Arrays are passed as they are.
+    Tensors that the loop writes to must be contiguous; others are copied where they are not. Arrays are passed as they
+    are.
     """
     loop, threads = _compiled(name)
     loop(threads(), *(g.detach().contiguous().numpy() if isinstance(g, Tensor) else g for g in given))

@@ -1,4 +1,4 @@
-"""Loops over the entries of a matrix that are not zero, compiled by numba."""
+"""Loops over the non-zero entries of matrices, compiled by numba."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import numpy as np
 
 from pyro_omics.kernels.compiled.cache import compiled
 from pyro_omics.kernels.compiled.negative_binomial import FAST, _log1p
-from pyro_omics.kernels.compiled.threads import row_range, together
+from pyro_omics.kernels.compiled.nonzero import nonzero_columns
+from pyro_omics.kernels.compiled.threads import row_range, run_in_threads
 
-# A NaN among the weights is to come out again.
+# A NaN among the weights must come out as NaN.
 EXACT: dict[str, Any] = {**FAST, "fastmath": {"contract"}}
-COLUMNS = 512  # at once: their weights stay in a core's cache
+COLUMNS = 512  # at a time: their weights fit into a core's cache
 
 
 @compiled(**EXACT)
-def _product(threads, x, position, bounds, weights, out):
+def _product(threads, x, positions, bounds, weights, out):
     n, d = x.shape
     start, stop = row_range(threads, n)
     out[start:stop] = 0
@@ -24,8 +25,8 @@ def _product(threads, x, position, bounds, weights, out):
     for column in range(0, d, COLUMNS):
         for i in range(start, stop):
             row, k, end = out[i], at[i - start], bounds[i + 1]
-            while k < end and position[k] - i * d < column + COLUMNS:
-                j = position[k] - i * d
+            while k < end and positions[k] - i * d < column + COLUMNS:
+                j = positions[k] - i * d
                 value, weight = x[i, j], weights[j]
                 for h in range(len(row)):
                     row[h] += value * weight[h]
@@ -34,23 +35,23 @@ def _product(threads, x, position, bounds, weights, out):
 
 
 @compiled()
-def product(threads, x, position, bounds, weights, out):
-    """X W, of ``x`` (n, d), whose entries at ``position`` are not zero, and ``weights`` (d, h), to ``out`` (n, h)."""
-    together(_product, threads, (threads, x, position, bounds, weights, out))
+def product(threads, x, positions, bounds, weights, out):
+    """X W, of ``x`` (n, d), whose entries at ``positions`` are not zero, and ``weights`` (d, h), to ``out`` (n, h)."""
+    run_in_threads(_product, threads, (threads, x, positions, bounds, weights, out))
 
 
 @compiled(**EXACT)
-def _outer_product(threads, x, position, bounds, rows, out):
+def _outer_product(threads, x, positions, bounds, rows, out):
     n, d = x.shape
     first, last = row_range(threads, d)
     for start in range(first, last, COLUMNS):
         stop = min(start + COLUMNS, last)
         out[start:stop] = 0
         for i in range(n):
-            row, stored = rows[i], position[bounds[i] : bounds[i + 1]]
-            k = np.searchsorted(stored, i * d + start)
-            while k < len(stored) and stored[k] - i * d < stop:
-                j = stored[k] - i * d
+            row, columns = rows[i], positions[bounds[i] : bounds[i + 1]]
+            k = np.searchsorted(columns, i * d + start)
+            while k < len(columns) and columns[k] - i * d < stop:
+                j = columns[k] - i * d
                 value, to = x[i, j], out[j]
                 for h in range(len(row)):
                     to[h] += value * row[h]
@@ -58,75 +59,49 @@ def _outer_product(threads, x, position, bounds, rows, out):
 
 
 @compiled()
-def outer_product(threads, x, position, bounds, rows, out):
+def outer_product(threads, x, positions, bounds, rows, out):
     """X' R, of the same ``x`` and ``rows`` (n, h), to ``out`` (d, h)."""
-    together(_outer_product, threads, (threads, x, position, bounds, rows, out))
+    run_in_threads(_outer_product, threads, (threads, x, positions, bounds, rows, out))
 
 
 @compiled(**FAST)
-def _log1p_rows(threads, x, position, bounds, scale, out):
-    n, d = x.shape
-    room = np.empty(d, np.float32)
+def _log1p_line(values, scale):
+    for k in range(len(values)):
+        values[k] = _log1p(values[k] * scale)
+
+
+@compiled()
+def _log1p_rows(threads, x, scale, out):
+    n, g = x.shape
+    room, found = np.empty(g, np.float32), np.empty(g, np.int64)
     start, stop = row_range(threads, n)
     for i in range(start, stop):
-        columns = position[bounds[i] : bounds[i + 1]] - i * d
+        columns = found[: nonzero_columns(x[i], found)]
         values = room[: len(columns)]
         for k in range(len(columns)):
             values[k] = x[i, columns[k]]
-        for k in range(len(columns)):
-            values[k] = _log1p(values[k] * scale[i % len(scale)])
+        _log1p_line(values, scale[i % len(scale)])
         out[i] = 0
         for k in range(len(columns)):
             out[i, columns[k]] = values[k]
 
 
 @compiled()
-def log1p(threads, x, position, bounds, scale, out):
-    """log(1 + scale x) of the same ``x``, to ``out`` (n, d); ``scale`` is (n,), or (1,) for all rows."""
-    together(_log1p_rows, threads, (threads, x, position, bounds, scale, out))
+def log1p(threads, x, scale, out):
+    """log(1 + scale x) of ``x`` (n, g), most of which is zero, to ``out``; ``scale`` is (n,), or (1,) for all rows."""
+    run_in_threads(_log1p_rows, threads, (threads, x, scale, out))
 
 
-@compiled(**EXACT)
-def _dense_rows(threads, rows, indptr, indices, data, bounds, position, out):
-    n, d = out.shape
-    start, stop = row_range(threads, n)
+@compiled()
+def _dense_rows(threads, rows, indptr, indices, data, out):
+    start, stop = row_range(threads, len(out))
     for i in range(start, stop):
         out[i] = 0
-        start, to = indptr[rows[i]], bounds[i]
-        for k in range(bounds[i + 1] - to):
-            j = indices[start + k]
-            out[i, j] = data[start + k]
-            position[to + k] = i * d + j
+        for k in range(indptr[rows[i]], indptr[rows[i] + 1]):
+            out[i, indices[k]] = data[k]
 
 
 @compiled()
-def dense(threads, rows, indptr, indices, data, bounds, position, out):
-    """Compressed ``rows`` (n,) made dense, to ``out`` (n, d), and their entries' places there, to ``position``."""
-    together(_dense_rows, threads, (threads, rows, indptr, indices, data, bounds, position, out))
-
-
-@compiled(**EXACT)
-def _join(threads, x, position, bounds, more, out, joined, ends):
-    n, d = x.shape
-    width = more.shape[1]
-    start, stop = row_range(threads, n)
-    for i in range(start, stop):
-        out[i, :d] = x[i]
-        out[i, d:] = more[i]
-        to = ends[i]
-        for k in range(bounds[i], bounds[i + 1]):
-            joined[to] = position[k] + i * width
-            to += 1
-        for j in range(width):
-            if more[i, j] != 0:
-                joined[to] = i * (d + width) + d + j
-                to += 1
-
-
-@compiled()
-def join(threads, x, position, bounds, more, out, joined, ends):
-    """The same ``x`` and columns ``more`` (n, e) side by side, to ``out``, and to ``joined`` what is not zero there.
-
-    ``ends`` (n + 1,) says where in ``joined`` each row begins.
-    """
-    together(_join, threads, (threads, x, position, bounds, more, out, joined, ends))
+def dense(threads, rows, indptr, indices, data, out):
+    """Compressed ``rows`` (n,) made dense, to ``out`` (n, g)."""
+    run_in_threads(_dense_rows, threads, (threads, rows, indptr, indices, data, out))

@@ -1,10 +1,10 @@
-"""Compiled loops that share the rows of a minibatch out to torch's own threads.
+"""Compiled loops that divide the rows of a minibatch among torch's own threads.
 
-Torch's threads wait for their next work awake, for a moment: threads of anybody else's, numba's among them, would have
-to wait for theirs. So the loops go through the OpenMP runtime that torch has loaded, as torch's operations do, with as
-many threads as ``torch.set_num_threads`` says; where that runtime cannot be found, one thread does all.
+Torch's threads spin for a moment while they wait for work, and would compete with a second pool, such as numba's. So
+the loops run in the OpenMP runtime that torch has loaded, as torch's operations do, with as many threads as
+``torch.set_num_threads`` says; where that runtime cannot be found, in one thread.
 
-Each thread takes the same rows in each loop, as torch's operations do: what it wrote is in its own core's cache. ::
+Each thread takes the same rows in each loop, as in torch's operations: what it wrote is in its own core's cache. ::
 
     @njit
     def doubled(threads, x_ng, out_ng):
@@ -13,7 +13,7 @@ Each thread takes the same rows in each loop, as torch's operations do: what it 
 
     @njit
     def double(threads, x_ng, out_ng):
-        together(doubled, threads, (threads, x_ng, out_ng))
+        run_in_threads(doubled, threads, (threads, x_ng, out_ng))
 
     double(threads(), x, out)
 """
@@ -40,9 +40,9 @@ TASK = ir.FunctionType(ir.VoidType(), [POINTER])
 
 
 def threads() -> tuple[int, int, int, int]:
-    """How many threads are asked for, how `together` enters the OpenMP runtime, and what a thread learns there.
+    """What `run_in_threads` needs: the number of threads to ask for, and the addresses of three OpenMP functions.
 
-    That is its number, and how many they are: fewer than asked for where a limit is set.
+    These start the threads, and tell a thread its number and how many there are: fewer where a limit is set.
     """
     enter, number, size = _runtime()
     return torch.get_num_threads() if enter and not _forked else 1, enter, number, size
@@ -59,14 +59,14 @@ def _runtime() -> tuple[int, int, int]:
     return found[0], found[1], found[2]
 
 
-_forked: list[bool] = []  # a forked process has none of the threads that its runtime believes to have
+_forked: list[bool] = []  # a forked process has none of the threads that its copy of the runtime counts on
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _forked.append(True))
 
 
 @intrinsic
 def _number(typing: Any, address: Any) -> Any:
-    """What the function at an address returns: the number of this thread in its team, or of all."""
+    """The result of the function at an address: this thread's number, or the number of threads."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function = ir.FunctionType(ir.IntType(32), []).as_pointer()
@@ -77,7 +77,7 @@ def _number(typing: Any, address: Any) -> Any:
 
 @compiled()
 def row_range(threads: Any, n: Any) -> Any:
-    """Which of n rows are this thread's: from where to where."""
+    """The rows of this thread among n: the first, and one past the last."""
     if threads[0] == 1:
         return 0, n
     step = -(-n // _number(threads[3]))
@@ -86,7 +86,7 @@ def row_range(threads: Any, n: Any) -> Any:
 
 
 @intrinsic
-def together(typing: Any, loop: Any, members: Any, args: Any) -> Any:
+def run_in_threads(typing: Any, loop: Any, members: Any, args: Any) -> Any:
     """Run ``loop(*args)`` in each thread of `threads` at once, or here, where it has one; wait for all.
 
     ``loop`` is compiled by numba, returns nothing and raises nothing: an error in another thread has nowhere to go.

@@ -1,4 +1,4 @@
-"""The kernels as one differentiable function of rows."""
+"""Kernels as one differentiable function, for autograd."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def row_log_prob(kernel: Kernel, plain: Elementwise, value: Tensor, parameters: 
     Parameters
     ----------
     kernel
-        one of `kernels`.
+        see `torch_kernels.Kernel`.
     plain
-        (value, *parameters) -> the same, elementwise: what derivatives that are themselves differentiated are of.
+        (value, *parameters) -> the same elementwise: a second derivative is taken of this.
     value
         counts (..., g).
     parameters
-        of shapes that broadcast with ``value``; those that require no gradient cost none.
+        of shapes that broadcast with ``value``; derivatives by those that require no gradient are not computed.
     """
     shape = value.shape
-    if any(p.shape not in (shape, shape[-1:]) for p in parameters):  # torch works it out in Python, slowly
+    if any(p.shape not in (shape, shape[-1:]) for p in parameters):  # slow: Python
         shape = torch.broadcast_shapes(shape, *(p.shape for p in parameters))
     given = [_matrix(p, shape, i in kernel.by_column) for i, p in enumerate(parameters)]
     if torch.is_grad_enabled() and any(p.requires_grad for p in given):
@@ -41,7 +41,7 @@ def row_log_prob(kernel: Kernel, plain: Elementwise, value: Tensor, parameters: 
 
 
 def _matrix(parameter: Tensor, shape: torch.Size, by_column: bool) -> Tensor:
-    """A parameter as (n, g), or, where it may be and is the same for all rows, as (g,)."""
+    """A parameter as (n, g), or as (g,) where it is the same for all rows and the kernel takes it so."""
     columns = shape[-1]
     if by_column and parameter.shape[:-1].numel() == 1:
         return parameter.reshape(-1).expand(columns)
@@ -49,7 +49,7 @@ def _matrix(parameter: Tensor, shape: torch.Size, by_column: bool) -> Tensor:
 
 
 class _Rows(torch.autograd.Function):
-    """The derivatives are found together with the values, and wait for backward to multiply them."""
+    """Values and derivatives are computed together; backward multiplies the latter by the rows' gradient."""
 
     @staticmethod
     def forward(
@@ -68,7 +68,7 @@ class _Rows(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = _differentiable(ctx.plain, counts.matrix, given, wanted, grad_n)
         else:
-            # They are overwritten: a second backward through a retained graph finds them anew.
+            # Backward overwrites them: a second one through a retained graph computes them anew.
             slopes, ctx.slopes = ctx.slopes, None
             if slopes is None:
                 _, slopes = ctx.kernel(counts, given, wanted)
@@ -77,7 +77,7 @@ class _Rows(torch.autograd.Function):
 
 
 def _weighted(slope: Tensor | None, parameter: Tensor, grad_n: Tensor) -> Tensor | None:
-    """What a parameter's derivatives (n, g) come to with the rows' gradient."""
+    """The gradient of a parameter, from its derivatives (n, g) and the rows' gradient (n,)."""
     if slope is None:
         return None
     if parameter.ndim > 1:
@@ -89,7 +89,7 @@ def _weighted(slope: Tensor | None, parameter: Tensor, grad_n: Tensor) -> Tensor
 def _differentiable(
     plain: Elementwise, x: Tensor, given: Sequence[Tensor], wanted: Sequence[bool], grad_n: Tensor
 ) -> Slopes:
-    """The same gradients by the plain form, to be differentiated once more."""
+    """The same gradients by the elementwise formula, which can be differentiated once more."""
     own = [p.view_as(p) for p in given]  # one parameter may be made of another, whose gradient is its own alone
     asked = [p for p, is_wanted in zip(own, wanted, strict=True) if is_wanted]
     found = iter(torch.autograd.grad(plain(x, *own).sum(-1), asked, grad_n, create_graph=True))

@@ -1,4 +1,4 @@
-"""How a distribution over counts comes to its kernel."""
+"""The base of distributions over counts whose rows have a kernel."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 
-from pyro_omics.kernels.dispatch import HALVES, serve
+from pyro_omics.kernels.dispatch import HALF_PRECISION, can_use_kernel
 from pyro_omics.kernels.likelihood.autograd import row_log_prob
 from pyro_omics.kernels.likelihood.torch_kernels import Kernel
 
 
 class CountDistribution(TorchDistributionMixin):
-    """A distribution over single counts; as events, rows of them are summed by its ``kernel``.
+    """A distribution over single counts; where rows of them are an event, its ``kernel`` sums their log-probabilities.
 
-    A subclass with a ``log_prob`` of its own, or of a mixin's, has no kernel, unless it names one; nor has an instance
-    that was given one, or a part that has.
+    Where a subclass, a mixin, an instance or the base distribution replaces ``log_prob``, that is used and not the
+    kernel, unless the subclass names a kernel of its own.
     """
 
     kernel: ClassVar[Kernel | None] = None
@@ -36,18 +36,18 @@ class CountDistribution(TorchDistributionMixin):
 
     @property
     def has_kernel(self) -> bool:
-        """Whether the kernel is of the ``log_prob`` that this instance has."""
+        """Whether the kernel computes the ``log_prob`` of this instance."""
         base = vars(self).get("base_dist")
         own = type(self).kernel is not None and "log_prob" not in vars(self)
         return own and (not isinstance(base, CountDistribution) or base.has_kernel)
 
     def kernel_parameters(self) -> tuple[Tensor, ...]:
-        """What the kernel takes: the constructor's parameters, theta as it was before it was broadcast."""
+        """The kernel's parameters: those of the constructor, theta without its broadcast dimensions."""
         raise NotImplementedError(f"{type(self).__name__} has a kernel and must define kernel_parameters()")
 
     @classmethod
     def entries(cls, value: Tensor, *parameters: Tensor) -> Tensor:
-        """The plain form: log-probabilities of single counts, of the class that named the kernel."""
+        """Log-probabilities of single counts by the elementwise formula of the class that named the kernel."""
         rows: Tensor = cls._owner()(*parameters, validate_args=False).log_prob(value)
         return rows
 
@@ -58,7 +58,7 @@ class CountDistribution(TorchDistributionMixin):
 
 
 class Rows(dist.Independent):
-    """Independent counts, whose log-probabilities are summed by a kernel where `serve` says so."""
+    """Independent counts, whose log-probabilities are summed by a kernel where `can_use_kernel` says so."""
 
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> TorchDistribution:
         """The same counts as larger events."""
@@ -70,10 +70,10 @@ class Rows(dist.Independent):
         fn = self.base_dist
         if not fn.has_kernel:
             return super().log_prob(value)
-        # Networks in 16 bits have their likelihood in the counts' 32.
+        # The likelihood of a network that computes in 16 bits is computed in the counts' 32.
         given = fn.kernel_parameters()
-        parameters = [p.to(value.dtype) if p.dtype in HALVES else p for p in given]
-        if not serve(value, *parameters, enough=fn.kernel.enough(parameters[0])):
+        parameters = [p.to(value.dtype) if p.dtype in HALF_PRECISION else p for p in given]
+        if not can_use_kernel(value, *parameters, smallest=fn.kernel.smallest(parameters[0])):
             if all(p is own for p, own in zip(parameters, given, strict=True)):
                 return super().log_prob(value)
             return sum_rightmost(fn.entries(value, *parameters), self.reinterpreted_batch_ndims)

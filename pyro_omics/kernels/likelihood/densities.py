@@ -1,7 +1,7 @@
-"""Log-probabilities of counts, and their derivatives by the parameters, at zeros and at stored counts.
+"""Log-probabilities of counts, and their derivatives by the parameters, at zeros and at the non-zero counts.
 
-At a zero a density costs no gamma function, and most entries are zeros. ``zeros`` is of whole matrices, ``stored`` of
-the entries that are not zero alone. Derivatives that nobody asked for are None.
+The probability of a zero takes no gamma function, and most entries are zeros: ``at_zeros`` is of whole matrices, and
+``at_counts`` of the non-zero entries alone. Derivatives that are not needed are None.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Slopes = list[Tensor | None]
 class Family(Protocol):
     """A distribution over counts."""
 
-    def zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """-log p(0) of each entry (n, g), in a tensor of its own; its derivative by each parameter, to read only."""
+    def at_zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+        """-log p(0) of each entry (n, g), in a new tensor; its derivatives by the parameters, not to be written to."""
 
-    def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """The log-probability of each stored count (nnz,), and its derivative by each parameter."""
+    def at_counts(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+        """The log-probability of each non-zero count (nnz,), and its derivative by each parameter."""
 
 
 class NegativeBinomial:
     """Parameters mu (n, g) and theta, (g,) or (n, g); 1e-8 in logarithms as `distributions.NegativeBinomial` has it."""
 
-    def zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+    def at_zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
         """Of theta log(1 + mu / theta): c = theta / (theta + mu), and log(1 + mu / theta) - c mu / theta."""
         mu, theta = parameters
         by_mu, by_theta = wanted
@@ -47,10 +47,10 @@ class NegativeBinomial:
                 slopes[1] = torch.addcmul(log_ratio, c, ratio, value=-1, out=ratio)
         return log_ratio.mul_(theta), slopes
 
-    def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """Of `gamma.of_shape` and `at_mean`."""
+    def at_counts(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+        """By `stirling.of_shape` and `at_mean`."""
         mu, theta = (counts.of(p) for p in parameters)
-        if parameters[1].ndim == 1:  # once for a column, and not for each of its counts
+        if parameters[1].ndim == 1:  # once a column, and not once a count
             value, slope = stirling.of_dispersion(parameters[1], wanted[1])
             constants = counts.of(value), None if slope is None else counts.of(slope)
         else:
@@ -78,12 +78,12 @@ def at_mean(
 class Poisson:
     """Parameter rate (n, g), > 0."""
 
-    def zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+    def at_zeros(self, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
         """The rate, and 1."""
         (rate,) = parameters
         return rate.clone(), [rate.new_ones(()).expand_as(rate) if wanted[0] else None]
 
-    def stored(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
+    def at_counts(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
         """Of x log rate - rate - log x!: x / rate - 1."""
         x, rate = counts.x, counts.of(parameters[0])
         v, q, tail = stirling.of_count(x)

@@ -1,4 +1,4 @@
-"""A matrix of counts as the kernels see it: whole, and those that are not zero alone."""
+"""A matrix of counts as kernels in torch operations see it: all entries, and the non-zero ones."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ BLOCK = 2**17  # entries: some ten operations on so many stay in a core's cache
 
 
 class Block(NamedTuple):
-    """Some rows of the matrix, the stored counts that are theirs, and where in the block these are."""
+    """Some rows of the matrix, which of all non-zero counts are theirs, and the positions of these in the block."""
 
     rows: slice
-    stored: slice
+    nonzero: slice
     position: Tensor
 
     def of(self, parameter: Tensor) -> Tensor:
-        """The rows of a parameter (n, g); columns (g,) are all rows' own."""
+        """The block's rows of a parameter (n, g), or the whole of one that all rows share (g,)."""
         return parameter if parameter.ndim == 1 else parameter[self.rows]
 
     def put(self, matrix: Tensor, values: Tensor) -> Tensor:
-        """The block's ``matrix``, contiguous, with its entries of ``values`` (nnz,) in the places of stored counts."""
-        matrix.view(-1).scatter_(0, self.position, values[self.stored])
+        """The block's contiguous ``matrix``, with its entries of ``values`` (nnz,) written at the non-zero counts."""
+        matrix.view(-1).scatter_(0, self.position, values[self.nonzero])
         return matrix
 
 
@@ -86,9 +86,7 @@ class Counts:
     @cached_property
     def column(self) -> Tensor:
         """Their columns (nnz,)."""
-        lengths = nonzero.row_lengths(self.value)
-        starts = torch.arange(0, self.value.numel(), self.shape[-1], device=self._own.device)
-        return (self._own - starts.repeat_interleave(lengths, output_size=len(self._own))).repeat(self.repeats)
+        return (self._own % self.shape[-1]).repeat(self.repeats)
 
     def of(self, parameter: Tensor) -> Tensor:
         """A parameter's entries at them, of an (n, g) matrix or of (g,) columns."""
@@ -97,7 +95,7 @@ class Counts:
         return parameter.flatten().index_select(0, self.position)
 
     def blocks(self) -> Iterator[Block]:
-        """The rows in blocks that a core's cache holds; on a GPU, and of few rows, all at once."""
+        """Blocks of rows that fit into a core's cache; on a GPU, or of few rows, all rows at once."""
         n, columns = self.n_rows, self.shape[-1]
         step = max(1, BLOCK // columns) if self.value.device.type == "cpu" else n
         if step >= n:

@@ -1,4 +1,4 @@
-"""Rows' log-probabilities: a family over the zeros of a matrix, and over its stored counts."""
+"""Kernels in torch operations: one formula for zeros over the whole matrix, one for counts at non-zero entries."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Kernel(Protocol):
     Attributes
     ----------
     by_column
-        which parameters may be (g,), where all rows share them.
+        positions, among the parameters, of those that may be (g,) where all rows share them.
     """
 
     by_column: tuple[int, ...]
 
-    def enough(self, like: Tensor) -> tuple[int, int]:
-        """Of how many entries, and columns, of parameters such as ``like`` it is worth its while."""
+    def smallest(self, like: Tensor) -> tuple[int, int]:
+        """The number of entries and of columns from which it is faster than the elementwise formula."""
 
     def __call__(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
         """The rows' log-probabilities (n,), and the derivative of each entry by each parameter wanted, (n, g).
@@ -41,20 +41,20 @@ class Kernel(Protocol):
         parameters
             (n, g) each; theta may be (g,).
         wanted
-            of which parameters the derivative is asked for; the others' are None.
+            for each parameter, whether its derivative is needed; those that are not are None.
         """
 
 
-class InOperations:
-    """A kernel in torch's operations."""
+class TorchKernel:
+    """What kernels in torch operations share."""
 
-    def enough(self, like: Tensor) -> tuple[int, int]:
-        """Its hundred operations have to be paid for."""
-        return dispatch.FEW_ENTRIES, dispatch.FEW_COLUMNS
+    def smallest(self, like: Tensor) -> tuple[int, int]:
+        """The number of entries and of columns that pay for a hundred operations."""
+        return dispatch.MIN_ENTRIES, dispatch.MIN_COLUMNS
 
 
-class Plain(InOperations):
-    """A family as it is."""
+class FamilyKernel(TorchKernel):
+    """A family of distributions, without extra zeros."""
 
     by_column: tuple[int, ...] = (1,)
 
@@ -62,20 +62,20 @@ class Plain(InOperations):
         self.family = family
 
     def __call__(self, counts: Counts, parameters: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Slopes]:
-        """Zeros everywhere, and the stored counts in their places."""
-        value, at_stored = self.family.stored(counts, parameters, wanted)
+        """The formula for zeros everywhere, and that for counts written over it at the non-zero entries."""
+        value, at_counts = self.family.at_counts(counts, parameters, wanted)
         value.neg_()
         rows, slopes = _results(counts, parameters, wanted)
         for block in counts.blocks():
-            deficit, at_zeros = self.family.zeros([block.of(p) for p in parameters], wanted)
+            deficit, at_zeros = self.family.at_zeros([block.of(p) for p in parameters], wanted)
             torch.sum(block.put(deficit, value), -1, out=rows[block.rows])
-            for slope, zeros, stored in zip(slopes, at_zeros, at_stored, strict=True):
-                if slope is not None and zeros is not None and stored is not None:
-                    block.put(torch.neg(zeros, out=slope[block.rows]), stored)
+            for slope, zeros, nonzero in zip(slopes, at_zeros, at_counts, strict=True):
+                if slope is not None and zeros is not None and nonzero is not None:
+                    block.put(torch.neg(zeros, out=slope[block.rows]), nonzero)
         return rows.neg_(), slopes
 
 
-class ZeroInflated(InOperations):
+class ZeroInflated(TorchKernel):
     """A family with an extra zero of probability sigmoid(logits); the logits (n, g) are its last parameter."""
 
     by_column: tuple[int, ...] = (1,)
@@ -89,12 +89,12 @@ class ZeroInflated(InOperations):
         Its derivatives are v - pi by the logits, and 1 - v of the family's by the others; at a count, v is 0.
         """
         *own, logits = parameters
-        value, at_stored = self.family.stored(counts, own, wanted[:-1])
+        value, at_counts = self.family.at_counts(counts, own, wanted[:-1])
         value.sub_(softplus(counts.of(logits)))
         none = torch.zeros_like(value)
         rows, slopes = _results(counts, parameters, wanted)
         for block in counts.blocks():
-            deficit, at_zeros = self.family.zeros([block.of(p) for p in own], wanted[:-1])
+            deficit, at_zeros = self.family.at_zeros([block.of(p) for p in own], wanted[:-1])
             log_zero, pi, v = _log_zero(block.of(logits), deficit.add_(block.of(logits)))
             torch.sum(block.put(log_zero, value), -1, out=rows[block.rows])
             if not any(wanted):
@@ -103,9 +103,9 @@ class ZeroInflated(InOperations):
             if slopes[-1] is not None:
                 torch.sub(v, pi, out=slopes[-1][block.rows])
             rest = v.sub_(1)
-            for slope, zeros, stored in zip(slopes, at_zeros, at_stored, strict=False):
-                if slope is not None and zeros is not None and stored is not None:
-                    block.put(torch.mul(zeros, rest, out=slope[block.rows]), stored)
+            for slope, zeros, nonzero in zip(slopes, at_zeros, at_counts, strict=False):
+                if slope is not None and zeros is not None and nonzero is not None:
+                    block.put(torch.mul(zeros, rest, out=slope[block.rows]), nonzero)
         return rows, slopes
 
 
@@ -125,7 +125,7 @@ def _log_zero(logits: Tensor, shifted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return logsigmoid(logits) - logsigmoid(shifted), pi, torch.sigmoid(shifted)
 
 
-class Mixture(InOperations):
+class Mixture(TorchKernel):
     """Two negative binomials: mu_background, mu_foreground, theta, and the background's logits.
 
     For counts most of which are not zero: all entries are treated alike.
@@ -154,5 +154,5 @@ class Mixture(InOperations):
         return value.sum(-1), [by_low, by_high, by_theta, by_logits]
 
 
-POISSON = Plain(Poisson())
+POISSON = FamilyKernel(Poisson())
 ZERO_INFLATED_POISSON = ZeroInflated(Poisson())

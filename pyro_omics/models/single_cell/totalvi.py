@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch
-from pyro_omics.kernels.dense_rows import joined
 from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
 from pyro_omics.models.single_cell.scvi import SCVI
 from pyro_omics.parts.base import check_heads, check_part, check_unowned
@@ -223,7 +222,7 @@ class TotalVI(SCVI):
 
     def encoder_inputs(self, batch: CellBatch) -> Tensor:
         """log(1 + x / (1 + mean x)) of RNA and of the proteins measured, side by side (n, g + t)."""
-        return joined(log_normalised(batch.x), log_normalised(self._counts(batch), batch.measured))
+        return torch.cat([log_normalised(batch.x), log_normalised(self._counts(batch), batch.measured)], -1)
 
     def _counts(self, batch: CellBatch) -> Tensor:
         if batch.y is None:

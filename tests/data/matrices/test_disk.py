@@ -24,7 +24,6 @@ from pyro_omics.data import Blocks, CellDataModule
 from pyro_omics.data.matrices import disk
 from pyro_omics.data.matrices.memory import CountMatrix, DenseOnDevice, RowsOnDevice
 from pyro_omics.data.splits import EpochSampler
-from pyro_omics.kernels import nonzero
 
 N, G = 230, 12
 KEYS = {"batch_key": "donor", "continuous_keys": ["age"], "batch_size": 16, "validation_size": 0.2}
@@ -91,19 +90,7 @@ def order_of(dm, epoch):
     return torch.cat([batch.row for batch in epoch_of(dm, epoch)]).tolist()
 
 
-def positions_of(x):
-    return x.flatten().nonzero().squeeze(-1)
-
-
 # Minibatches in memory ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def notes(monkeypatch):
-    """What is noted: (tensor, positions)."""
-    note, made = nonzero.note, []
-    monkeypatch.setattr(nonzero, "note", lambda x, *places: (made.append((x, places[0])), note(x, *places))[1])
-    return made
 
 
 def with_stored_zeros(x):
@@ -113,7 +100,7 @@ def with_stored_zeros(x):
 
 
 @pytest.mark.parametrize("x", [np.asarray, sp.csr_matrix, sp.csc_matrix, with_stored_zeros])
-def test_positions_are_those_of_the_non_zeros(x, notes):
+def test_rows_are_those_of_the_matrix(x):
     matrix = x(cells(np.asarray).X)
     before = matrix.copy()
     counts = CountMatrix(matrix)
@@ -121,30 +108,9 @@ def test_positions_are_those_of_the_non_zeros(x, notes):
     rows = counts.rows(index)
     truth = torch.from_numpy(np.asarray(before.todense() if sp.issparse(before) else before)).float()
     assert torch.equal(rows, truth[index])
-    ((of, noted),) = notes
-    assert of is rows
-    assert noted.dtype == torch.int64
-    assert torch.equal(noted, positions_of(rows))
     assert torch.equal(counts.totals, truth.double().sum(1))
     assert torch.equal(counts.column_sums(index[1:3]), 2 * truth[0].double())
     assert (before != matrix).sum() == 0
-
-
-def test_what_is_written_to_is_looked_at_again():
-    x = CountMatrix(cells().X).rows(torch.arange(3))
-    assert nonzero.positions(x) is nonzero.positions(x)
-    x[0] = 0
-    assert torch.equal(nonzero.positions(x), positions_of(x))
-    assert torch.equal(nonzero.positions(x + 1), torch.arange(3 * G))
-    assert nonzero.positions(torch.zeros(2, 2)).tolist() == []
-
-
-def test_minibatches_are_noted(path, notes):
-    for dm in (CellDataModule(cells(), **KEYS), CellDataModule(path, backed=SMALL, **KEYS)):
-        for batch in dm.train_dataloader():
-            of, noted = notes.pop()
-            assert of is batch.x
-            assert torch.equal(noted, positions_of(batch.x))
 
 
 @pytest.mark.parametrize("placed", [DenseOnDevice, RowsOnDevice])
@@ -153,7 +119,6 @@ def test_counts_on_a_device_are_the_same(placed):
     there = placed(counts, torch.device("cpu"))
     for index in (torch.tensor([5, 0, 0, 229, 17]), torch.arange(0), torch.arange(N)):
         assert torch.equal(there.rows(index), counts.rows(index))
-        assert torch.equal(nonzero.positions(there.rows(index)), positions_of(counts.rows(index)))
 
 
 def test_data_go_to_a_device_whole_dense_or_compressed_as_they_fit():
@@ -199,7 +164,6 @@ def test_minibatches_are_those_of_memory(tmp_path, form, gene_mask):
     assert torch.equal(dm.data.counts.totals, memory.data.counts.totals)
     for batch in epoch_of(dm, 0):
         same_batches(batch, memory.data[batch.row])
-        assert torch.equal(nonzero.positions(batch.x), positions_of(batch.x))
     for mine, theirs in [
         (dm.val_dataloader(), memory.val_dataloader()),
         (dm.test_dataloader(), memory.test_dataloader()),

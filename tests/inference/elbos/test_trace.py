@@ -12,10 +12,9 @@ from helpers import counts, quiet_trainer, small
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
-from pyro.nn import PyroModule, PyroSample
+from pyro.nn import PyroModule
 
 import pyro_omics as po
-from pyro_omics.layers import FastPyroModule, Linear
 
 N = 6
 
@@ -251,19 +250,6 @@ def test_the_mean_of_an_epoch_is_over_its_rows_however_it_ends(options, last, mo
         assert float(seen.seen[-1]) == pytest.approx(expected, rel=1e-6)
 
 
-# Parameters that are read without Pyro ----------------------------------------------------------------------------
-
-
-class Net(FastPyroModule):
-    def __init__(self):
-        super().__init__()
-        self.linear = Linear(2, 2)
-        self.plain = torch.nn.Linear(2, 2)
-
-    def forward(self):
-        return self.plain(self.linear(torch.ones(2)))
-
-
 def test_a_name_twice_is_refused_with_validation_off():
     def model():
         for value in (1.0, 2.0):
@@ -271,41 +257,3 @@ def test_a_name_twice_is_refused_with_validation_off():
 
     with pyro.validation_enabled(False), pytest.raises(RuntimeError, match="Multiple sample sites named 'x'"):
         po.elbos.TraceELBO().differentiable_loss(model, lambda: None)
-
-
-NAMES = ["linear.weight", "linear.bias", "plain$$$weight", "plain$$$bias"]
-
-
-def test_a_handler_that_listens_hears_of_every_parameter():
-    net = Net()
-    trace = poutine.trace(net).get_trace()
-    assert sorted(name for name, site in trace.nodes.items() if site["type"] == "param") == sorted(NAMES)
-    heard = []
-
-    class Ear(poutine.messenger.Messenger):
-        def _process_message(self, msg):
-            heard.append(msg["name"])
-
-    with pyro.validation_enabled(False), Ear():
-        net()
-    assert sorted(heard) == sorted(NAMES)
-
-
-def test_latent_weights_are_sampled_once_under_any_handler():
-    net = Net()
-    net.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([2, 2]).to_event(2))
-    with pyro.validation_enabled(False), poutine.trace() as trace:
-        net()
-    assert [name for name, site in trace.trace.nodes.items() if site["type"] == "sample"] == ["linear.weight"]
-    with pyro.validation_enabled(False):
-        assert not torch.equal(net(), net())
-
-
-def test_a_part_made_latent_after_it_was_read_is_found():
-    net = Net()
-    net()
-    pyro.nn.module.to_pyro_module_(net.plain)
-    net.plain.bias = PyroSample(dist.Normal(torch.zeros(2), 1.0).to_event(1))
-    with poutine.trace() as trace:
-        net()
-    assert "plain.bias" in trace.trace.nodes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -18,23 +18,19 @@ from pyro.infer.autoguide import (
 )
 from torch.distributions import biject_to
 
-from pyro_omics.sites import latent_sites
-
 # Bytes of parameters, and of the matrices that a draw is made of; an optimizer with moments takes three times as much.
 LIMIT = 2e9
 
 
-def check_size(rest: Any, program: Callable[..., Any], batch: Any) -> None:
-    """Raise where an autoguide over the program's latents would be too large for memory.
+def check_size(rest: Any, sites: Iterable[dict[str, Any]]) -> None:
+    """Raise where an autoguide over these latents would be too large for memory.
 
     Parameters
     ----------
     rest
         the callable program -> guide: an autoguide's class, or a partial of one.
-    program
-        the model without its local latents.
-    batch
-        an example.
+    sites
+        the latent sites of a trace that the guide would be over.
 
     Raises
     ------
@@ -47,7 +43,7 @@ def check_size(rest: Any, program: Callable[..., Any], batch: Any) -> None:
         return
     sizes = [
         math.prod(biject_to(site["fn"].support).inverse_shape(site["value"].shape))
-        for site in latent_sites(program, batch).values()
+        for site in sites
         if not site["infer"].get("is_auxiliary")
     ]
     size = 4 * count(sizes, options)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar, TypeAlias
@@ -12,12 +13,14 @@ import pyro
 import torch
 from pyro.infer import ELBO
 from pyro.nn import PyroModule
+from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_omics.batch import CellBatch
 from pyro_omics.inference.elbos.trace import TraceELBO
 from pyro_omics.layers import Encoder, log_counts
+from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.priors import Prior
@@ -56,6 +59,8 @@ class CountModel(FastPyroModule, RecordsArguments):
         names of the reports in `tables` that its queries are enough for; `Posterior` offers each under the same name.
     starts
         name of a latent site -> where a guide should start it.
+    given_example
+        a batch of the data, which `SVIModule` sets for a model that has nothing to make `example_batch` from.
     """
 
     local_sites: tuple[str, ...] = ()
@@ -64,6 +69,7 @@ class CountModel(FastPyroModule, RecordsArguments):
     levels: Mapping[str, Sequence[str]] = {}
     tables: ClassVar[tuple[str, ...]] = ()
     n_genes: int
+    given_example: Any = None
 
     def __init__(self, n_obs: int) -> None:
         super().__init__()
@@ -72,6 +78,7 @@ class CountModel(FastPyroModule, RecordsArguments):
         self.n_obs = n_obs
         self.encoders = PyroModule[nn.ModuleDict]()
         self.starts: dict[str, Tensor] = {}
+        self._shared = _SharedTrace()
 
     @classmethod
     def from_data(cls, dm: Any, **options: Any) -> CountModel:
@@ -122,6 +129,8 @@ class CountModel(FastPyroModule, RecordsArguments):
 
     def example_batch(self) -> Any:
         """A tiny batch of the right shapes, for making what is made at the first call."""
+        if self.given_example is not None:
+            return self.given_example
         sizes = getattr(self, "sizes", None)
         if sizes is None and not hasattr(self, "n_genes"):
             raise NotImplementedError(
@@ -129,6 +138,25 @@ class CountModel(FastPyroModule, RecordsArguments):
                 "example_batch()"
             )
         return example_cells(sizes or Sizes(self.n_obs, self.n_genes))
+
+    def example_trace(self, batch: Any = None) -> Trace:
+        """The trace of the model on an example: which sites it has, on which supports and of which shapes.
+
+        While `SVIModule` makes a pair this is one trace for all who ask. At any other time it is a new one, of a run on
+        ``batch``, or on `example_batch` where that is None.
+        """
+        if self._shared.trace is not None:
+            return self._shared.trace
+        return prototype_trace(self, self.example_batch() if batch is None else batch)
+
+    @contextmanager
+    def sharing(self, trace: Trace) -> Iterator[None]:
+        """Inside the block, `example_trace` answers with ``trace``, so that nobody runs the model again."""
+        self._shared.trace = trace
+        try:
+            yield
+        finally:
+            self._shared.trace = None
 
     def encoder_inputs(self, batch: Any) -> Tensor:
         """What the encoder sees of a batch (n, n_in): log(1 + x)."""
@@ -227,6 +255,16 @@ class CountModel(FastPyroModule, RecordsArguments):
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
         """The optimizer that suits the model, a callable parameters -> optimizer."""
         return partial(ClippedAdam, lr=1e-3)
+
+
+class _SharedTrace:
+    """Holds a trace for as long as a pair is made; a copy or a pickle of it is empty."""
+
+    def __init__(self) -> None:
+        self.trace: Trace | None = None
+
+    def __reduce__(self) -> tuple[type[_SharedTrace], tuple[()]]:
+        return _SharedTrace, ()
 
 
 def example_cells(sizes: Sizes) -> CellBatch:

@@ -12,7 +12,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 BASE := $(VENV)/.base-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
 
-.PHONY: demo test lint notebooks bench clean
+.PHONY: demo test lint trace notebooks bench clean
 
 demo: $(BASE)
 	$(RUN)/pyro-omics fit --config configs/scvi_pbmc68k.yaml
@@ -24,6 +24,10 @@ lint: $(DEV)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+
+# The files and calls of the package that a training step and a posterior query pass through.
+trace: $(DEV)
+	$(RUN)/python -m pytest -q -s tests/inference/test_path.py
 
 notebooks: $(DEV)
 	$(RUN)/python -m pytest --nbmake --nbmake-timeout=900 notebooks

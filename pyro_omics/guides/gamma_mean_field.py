@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -15,7 +16,6 @@ from torch.distributions import biject_to
 
 from pyro_omics.distributions import masked
 from pyro_omics.layers.eval_mode import prototype_trace
-from pyro_omics.models.base import CountModel
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import PLATE, is_local, latent_sites
 
@@ -54,7 +54,8 @@ class GammaMeanField(PyroModule, RecordsArguments):
     def _make(self, batch: Any) -> None:
         """One factor for each latent site, as it is at the prior's mean."""
         program = self._program[0]
-        trace = program.example_trace(batch) if isinstance(program, CountModel) else prototype_trace(program, batch)
+        # A model may have a trace already; a part of one has none.
+        trace = getattr(program, "example_trace", partial(prototype_trace, program))(batch)
         for name, site in latent_sites(trace).items():
             fn, shape = site["fn"], site["value"].shape
             if is_local(site):

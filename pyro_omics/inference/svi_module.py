@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyro
+import pytorch_lightning as pl
 import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
@@ -25,14 +26,13 @@ from pyro_omics.inference.draws import drawing
 from pyro_omics.inference.elbos.adapters import adapter
 from pyro_omics.inference.keyed_noise import KeyedNoise
 from pyro_omics.inference.kl_warmup import LatentValues
-from pyro_omics.inference.row_means import LogsRowMeans
 from pyro_omics.inference.saving import save
 from pyro_omics.layers import eval_mode
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.optim import warn_of_two_decays
 
 
-class SVIModule(LogsRowMeans):
+class SVIModule(pl.LightningModule):
     """Stochastic variational inference as a LightningModule.
 
     The loss is the negative ELBO over the full data divided by ``n_obs``; ``train_elbo`` and ``val_elbo`` are logged
@@ -108,6 +108,7 @@ class SVIModule(LogsRowMeans):
         self._n_names = 0
         self._warmup_steps = 0
         self._checked_step = False
+        self._sums: dict[str, tuple[Any, float]] = {}  # name -> sum over rows of the epoch, number of rows
         try:
             batch = model.example_batch()
         except NotImplementedError:
@@ -261,6 +262,35 @@ class SVIModule(LogsRowMeans):
         with drawing(self, seed=batch_idx) as draws:
             mean, sd = draws.moments(batch, 25)
         return {"row": batch.row, "latent": mean, "latent_sd": sd}
+
+    def _log(self, name: str, value: Tensor, batch: Any) -> None:
+        # Weighted by rows: the plain mean over minibatches is off when the last one is ragged.
+        rows = float(len(batch.index))
+        if self._trainer is not None and self.trainer.training:
+            # Once an epoch: Lightning's own accumulation costs half a millisecond a step.
+            total, before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (total + value * rows, before + rows)
+            if self.trainer.is_last_batch:
+                self._log_mean(name)
+        else:
+            self._log_rows(name, value, rows)
+
+    def _log_mean(self, name: str) -> None:
+        total, rows = self._sums.pop(name)
+        self._log_rows(name, total / rows, rows)
+
+    def _log_rows(self, name: str, value: Any, rows: Any) -> None:
+        # A float: the mean of the processes' numbers of rows, which Lightning divides by, would be cut to an integer.
+        self.log(name, value, on_step=False, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's means."""
+        self._sums.clear()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means of an epoch that was stopped before its last step."""
+        for name in list(self._sums):
+            self._log_mean(name)
 
     def configure_optimizers(self) -> Any:
         """The optimizer over every parameter of the pair, and the scheduler if there is one."""

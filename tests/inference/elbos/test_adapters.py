@@ -11,7 +11,7 @@ from pyro.nn import PyroModule
 
 import pyro_omics as po
 from pyro_omics.inference.elbos import adapters
-from pyro_omics.models.base import CountModel, example_cells
+from pyro_omics.models.base import CountModel
 
 N_OBS, WEIGHT = 6, 0.3
 
@@ -64,7 +64,7 @@ KINDS = [
 
 @pytest.fixture
 def batch():
-    return example_cells(po.sizes.Sizes(N_OBS, 1))._replace(x=torch.tensor([[0.7], [-1.2]]))
+    return NormalNormal(N_OBS).example_batch()._replace(x=torch.tensor([[0.7], [-1.2]]))
 
 
 @pytest.mark.parametrize(("bound", "kind"), KINDS)

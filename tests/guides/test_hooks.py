@@ -53,4 +53,4 @@ def test_the_hooks_of_a_guide_and_of_its_parts_are_called():
     svi.eval()
     torch.manual_seed(0)
     expected = 60 * torch.stack([svi(dm.data[dm.rows("training")]).detach() for _ in range(20)])
-    assert float(torch.stack(losses).mean()) == pytest.approx(float(expected.mean()), rel=0.1)
+    assert torch.stack(losses).mean().item() == pytest.approx(float(expected.mean()), rel=0.1)

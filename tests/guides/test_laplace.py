@@ -98,7 +98,7 @@ def test_whatever_makes_it_it_is_completed_and_starts_where_it_was_told(rest):
     """jsonargparse hands the class over among the arguments of a partial of its own."""
     dm = po.CellDataModule(AnnData(np.full((20, 1), 3.0, np.float32)), batch_size=10, validation_size=0.0)
     svi = po.SVIModule(Rate.from_data(dm), partial(po.guides.Amortized, rest=rest))
-    assert float(svi.guide.rest.loc) == pytest.approx(np.log(3.0))
+    assert svi.guide.rest.loc.item() == pytest.approx(np.log(3.0))
     quiet_trainer(1).fit(svi, dm)
     # The posterior is Gamma(62, 21), whose curvature in log rate is 21 rate: 62 at the mode, next to which it began.
-    assert float(svi.guide.rest.scale_tril) == pytest.approx((21 * float(svi.guide.rest.loc.exp())) ** -0.5, rel=1e-3)
+    assert float(svi.guide.rest.scale_tril) == pytest.approx((21 * svi.guide.rest.loc.exp().item()) ** -0.5, rel=1e-3)

@@ -14,7 +14,7 @@ DEV := $(VENV)/.dev-$(VERSION)
 # Processes that the tests run in; `make test WORKERS=8` takes more, WORKERS=0 none beside pytest itself.
 WORKERS ?= 2
 
-.PHONY: demo test lint notebooks bench clean
+.PHONY: demo test lint trace notebooks bench clean
 
 demo: $(BASE)
 	$(RUN)/pyro-omics fit --config configs/scvi_pbmc68k.yaml
@@ -26,6 +26,10 @@ lint: $(DEV)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
+
+# The files and calls of the package that a training step and a posterior query pass through.
+trace: $(DEV)
+	$(RUN)/python -m pytest -q -s tests/inference/test_path.py
 
 notebooks: $(DEV)
 	$(RUN)/python -m pytest --nbmake --nbmake-timeout=900 notebooks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,9 +12,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
-
-from pyro_omics.layers.eval_mode import eval_mode
+from torch import Tensor
 
 PLATE = "obs"
 
@@ -25,16 +22,12 @@ def is_local(site: dict[str, Any]) -> bool:
     return any(frame.vectorized and frame.name == PLATE for frame in site["cond_indep_stack"])
 
 
-def latent_sites(program: Callable[..., Any], batch: Any, summed_out: bool = False) -> dict[str, dict[str, Any]]:
-    """The latent sample sites of one run of a model or guide, name -> Pyro's record of it.
+def latent_sites(trace: Trace, summed_out: bool = False) -> dict[str, dict[str, Any]]:
+    """The latent sample sites of a trace of a model or guide, name -> Pyro's record of it.
 
     Those that a guide samples; or, if ``summed_out``, those that none does: discrete ones that the model marks
-    ``infer={"enumerate": "parallel"}``. The run leaves no trace: no gradient, the random state as it was, and no
-    running statistics moved.
+    ``infer={"enumerate": "parallel"}``. `layers.prototype_trace` makes such a trace without side effects.
     """
-    quiet = eval_mode(program) if isinstance(program, nn.Module) else nullcontext()
-    with quiet, torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
-        trace = poutine.trace(program).get_trace(batch)
     return {
         name: site
         for name, site in trace.nodes.items()

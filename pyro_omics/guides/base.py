@@ -19,6 +19,7 @@ from torch.distributions import biject_to
 from pyro_omics.distributions import masked
 from pyro_omics.guides.global_guide import global_guide, start_at
 from pyro_omics.guides.guided_model import GuidedModel
+from pyro_omics.guides.hooks import TrainingHooks
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import latent_sites
@@ -26,11 +27,12 @@ from pyro_omics.sites import latent_sites
 Offsets: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
 
-class LocalGuide(FastPyroModule, RecordsArguments):
+class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
     """A distribution for each row's own latents, by location and scale, and a guide ``rest`` for all others.
 
     A subclass says where location and scale come from (`start`), and may say what they are the location and scale of
-    (`posterior`: a Normal), and what each row adds to them (`offsets`).
+    (`posterior`: a Normal), and what each row adds to them (`offsets`). It may also act when the optimizer is made
+    (`on_optimizer`) and when training ends (`on_train_end`), as any part of a guide that is a `hooks.TrainingHooks`.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ class LocalGuide(FastPyroModule, RecordsArguments):
         self._model = (model,)
         self._known: tuple[Any, Offsets] | None = None  # offsets of the batch that is being sampled
         self._supports: dict[str, tuple[Any, torch.Size]] = {}
-        sites = latent_sites(model, model.example_batch())
+        sites = latent_sites(model.example_trace())
         for name in model.local_sites:
             if name not in sites:
                 raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_omics.distributions import masked
+from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import PLATE, is_local, latent_sites
 
@@ -51,7 +53,10 @@ class GammaMeanField(PyroModule, RecordsArguments):
 
     def _make(self, batch: Any) -> None:
         """One factor for each latent site, as it is at the prior's mean."""
-        for name, site in latent_sites(self._program[0], batch).items():
+        program = self._program[0]
+        # A model may have a trace already; a part of one has none.
+        trace = getattr(program, "example_trace", partial(prototype_trace, program))(batch)
+        for name, site in latent_sites(trace).items():
             fn, shape = site["fn"], site["value"].shape
             if is_local(site):
                 (frame,) = (frame for frame in site["cond_indep_stack"] if frame.name == PLATE)

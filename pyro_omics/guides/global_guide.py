@@ -42,18 +42,18 @@ def global_guide(rest: Callable[..., PyroModule], model: GuidedModel) -> PyroMod
             f"rest must be a callable program -> guide, such as the class pyro.infer.autoguide.AutoNormal or a "
             f"functools.partial of it; got {_shown(rest)}"
         )
-    batch = model.example_batch()
+    trace = model.example_trace()
     # What the ELBO sums out is no guide's.
-    program = poutine.block(model, hide=[*model.local_sites, *latent_sites(model, batch, summed_out=True)])
-    check_memory(rest, program, batch)
+    hidden = [*model.local_sites, *latent_sites(trace, summed_out=True)]
+    program = poutine.block(model, hide=hidden)
+    check_memory(rest, [site for name, site in latent_sites(trace).items() if name not in hidden])
     given = rest.keywords if isinstance(rest, partial) else {}
     if model.starts and "init_loc_fn" not in given and _takes_a_start(rest):
         # Weights that all start at one number would stay alike.
         rest = partial(rest, init_loc_fn=init_to_value(values=model.starts, fallback=init_to_feasible))
     made = rest(program)
-    if type(made) is AutoLaplaceApproximation:
-        made.__class__ = Laplace  # whatever made it, and before its first call
-    return made
+    # By what was made and not by what made it, which may be a class, a partial, jsonargparse's partial or a function.
+    return Laplace.of(made) if type(made) is AutoLaplaceApproximation else made
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import pyro
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
+from pyro.poutine import Trace
 from torch import Tensor, nn
 
 Guide: TypeAlias = PyroModule
@@ -38,6 +39,9 @@ class GuidedModel(Protocol):
 
     def example_batch(self) -> Any:
         """A tiny batch of the right shapes."""
+
+    def example_trace(self) -> Trace:
+        """The trace of the model on an example batch."""
 
     def informed(self, site: str, batch: Any) -> Tensor | None:
         """Which entries of a local latent the batch's data say something of; None for all."""

@@ -14,11 +14,12 @@ from pyro.infer.autoguide import AutoLaplaceApproximation
 from pyro.ops.hessian import hessian
 from torch import Tensor
 
+from pyro_omics.guides.hooks import Loss, TrainingHooks
 from pyro_omics.layers import eval_mode
 
 
-class Laplace(AutoLaplaceApproximation):
-    r"""Pyro's AutoLaplaceApproximation, which an `SVIModule` completes at the end of training.
+class Laplace(AutoLaplaceApproximation, TrainingHooks):
+    r"""Pyro's AutoLaplaceApproximation, completed at the end of training.
 
     .. math:: q(w) = \mathrm{Normal}(\hat w, H^{-1}), \quad
         H = -\nabla^2_w \, \mathrm{E}_{q(z)} [\log p(x, z, w)] \text{ at } \hat w
@@ -34,6 +35,14 @@ class Laplace(AutoLaplaceApproximation):
     found: Tensor
     _seeking = False
 
+    @classmethod
+    def of(cls, guide: AutoLaplaceApproximation) -> Laplace:
+        """The same guide as one of Pyro's that was not called yet: over the same program, started at the same values.
+
+        Pyro's holds its program inside the handler that sets the start, which acts before that of the guide made here.
+        """
+        return cls(guide.model)
+
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
         self.register_buffer("scale_tril", torch.zeros(self.latent_dim, self.latent_dim))
@@ -45,9 +54,13 @@ class Laplace(AutoLaplaceApproximation):
             return super().get_posterior(*args, **kwargs)
         return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
 
+    def on_train_end(self, loss: Loss, batches: Iterable[Any], summed: Callable[[Tensor], Tensor]) -> None:
+        """Find H at the trained optimum."""
+        self.approximate(loss, ((batch, len(batch.index)) for batch in batches), summed)
+
     def approximate(
         self,
-        loss: Callable[[Any], Tensor],
+        loss: Loss,
         batches: Iterable[tuple[Any, int]],
         summed: Callable[[Tensor], Tensor] = lambda part: part,
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,6 @@ from pyro.infer.autoguide import (
 )
 from torch.distributions import biject_to
 
-from pyro_omics.sites import latent_sites
-
 LIMIT = 2e9  # bytes of the guide's largest matrix; an optimizer with moments takes three times as much
 # Guides that hold about d x d numbers for d latent dimensions, where these options are as they are by default.
 SQUARE: dict[type, Mapping[str, Any]] = {
@@ -30,8 +28,8 @@ SQUARE: dict[type, Mapping[str, Any]] = {
 }
 
 
-def check_memory(rest: Any, program: Callable[..., Any], batch: Any) -> None:
-    """Raise where an autoguide over the program's latents would be too large for memory.
+def check_memory(rest: Any, sites: Iterable[dict[str, Any]]) -> None:
+    """Raise where an autoguide over these latents would be too large for memory.
 
     A guide with a full covariance is taken to hold d^2 numbers for d latent dimensions, one of low rank d times its
     rank; no other is refused.
@@ -40,10 +38,8 @@ def check_memory(rest: Any, program: Callable[..., Any], batch: Any) -> None:
     ----------
     rest
         the callable program -> guide: an autoguide's class, or a partial of one.
-    program
-        the model without its local latents.
-    batch
-        an example.
+    sites
+        the latent sites of a trace that the guide would be over.
 
     Raises
     ------
@@ -56,7 +52,7 @@ def check_memory(rest: Any, program: Callable[..., Any], batch: Any) -> None:
         return
     d = sum(
         math.prod(biject_to(site["fn"].support).inverse_shape(site["value"].shape))
-        for site in latent_sites(program, batch).values()
+        for site in sites
         if not site["infer"].get("is_auxiliary")
     )
     size = 4 * d * (d if square else options.get("rank") or math.isqrt(d))

@@ -44,7 +44,7 @@ class PerObservation(LocalGuide):
     speed
         how many times as fast as other parameters the table's move at a step of Adam: a row is seen once an epoch, and
         a weight at each step. None takes what moves a row by 0.03 at a step of the optimizer, and at least 1; known
-        when training begins (`pace`).
+        when training begins (`on_optimizer`).
 
     Raises
     ------
@@ -68,11 +68,11 @@ class PerObservation(LocalGuide):
         self._given = speed
         self.refinement = Refinement(n_steps, lr)
         self.tables = PyroModule[nn.ModuleDict]()
-        sites = latent_sites(model, model.example_batch())
+        sites = latent_sites(model.example_trace())
         for name in model.local_sites:
             self.tables[name] = Table(*_moments(sites[name]["fn"], self.size(name)), model.n_obs, speed or 1.0)
 
-    def pace(self, lr: float) -> None:
+    def on_optimizer(self, lr: float) -> None:
         """Set the tables' speed for an optimizer of this learning rate, unless it was given; not once trained."""
         for table in self.tables.values():
             if self._given is None and not table.loc.any() and not table.log_scale.any():

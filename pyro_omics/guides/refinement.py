@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_omics.batch import map_tensors
 from pyro_omics.guides.base import LocalGuide, Offsets
 from pyro_omics.guides.guided_model import GuidedModel
+from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.parts.base import check_positive
 from pyro_omics.sites import latent_sites, replayed, row_terms, sample_sites
 
@@ -112,8 +113,9 @@ def local_elbo(guide: LocalGuide, batch: Any, offsets: Mapping[str, tuple[Tensor
 
 def _nesting(model: GuidedModel, batch: Any) -> int | None:
     """How deep the model's plates are nested, where it has discrete latents to be summed out; else None."""
-    discrete = latent_sites(model, batch, summed_out=True)
-    sites = [*discrete.values(), *latent_sites(model, batch).values()] if discrete else []
+    trace = prototype_trace(model, batch)
+    discrete = latent_sites(trace, summed_out=True)
+    sites = [*discrete.values(), *latent_sites(trace).values()] if discrete else []
     return max((-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized), default=None)
 
 

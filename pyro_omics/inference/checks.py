@@ -1,4 +1,4 @@
-"""What Pyro does not say about a model, a guide and an ELBO that do not fit: said before training starts."""
+"""Checks of a model, a guide and their data that do not fit, which Pyro does not make: before training starts."""
 
 from __future__ import annotations
 
@@ -8,53 +8,36 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
 from pyro.nn import PyroModule
+from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from pyro_omics.inference.elbos.renyi import enumerates
+from pyro_omics.layers import prototype_trace
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.sites import PLATE, is_local, latent_sites
 from pyro_omics.sizes import DELSizes, Sizes
 
 MARGINAL = "TraceEnum_ELBO(max_plate_nesting=1)"
-INSTEAD = {
-    "RenyiELBO": "pyro_omics.elbos.RenyiELBO(alpha=..., num_particles=...), the same bound by row",
-    "ReweightedWakeSleep": "pyro_omics.elbos.RenyiELBO(alpha=0.0, num_particles=...), the importance-weighted bound",
-    "TraceTailAdaptive_ELBO": "pyro_omics.elbos.RenyiELBO(alpha=..., num_particles=...), weights of each row's draws",
-    "TraceTMC_ELBO": "pyro_omics.elbos.RenyiELBO(alpha=0.0, num_particles=...), the importance-weighted bound",
-    "TraceGraph_ELBO": "Trace_ELBO(), or " + MARGINAL + " for discrete latents",
-}
 
 
-def check_elbo(elbo: ELBO) -> ELBO:
-    """The ELBO itself, if its loss can be differentiated by torch's autograd alone.
+def run(side: str, program: PyroModule, batch: Any) -> Trace:
+    """The trace of one run of a model or guide, which makes what is lazy in it; see `layers.prototype_trace`.
 
     Raises
     ------
     ValueError
-        For an ELBO that computes its own gradients, or cannot keep its parameters in the modules.
+        For a program that keeps parameters elsewhere than in its modules, or uses a name twice.
     """
-    if not isinstance(elbo, ELBO):
-        raise TypeError(f"elbo must be an ELBO, made: Trace_ELBO(), and is {elbo!r}")
-    name = type(elbo).__name__
-    if type(elbo).__module__.startswith("pyro.") and name in INSTEAD:
-        raise ValueError(f"elbo={name} has no loss for Lightning's optimisation by minibatch: use {INSTEAD[name]}")
-    if name.startswith("Jit"):
-        raise ValueError(f"elbo={name} needs Pyro's global parameter store, which is off here: use {name[3:]}")
-    if not hasattr(elbo, "differentiable_loss"):
-        raise ValueError(f"elbo={name} has no differentiable loss for Lightning's optimisation: use Trace_ELBO()")
-    return elbo
+    _check_parameter_mode(side, program)
+    with _parameters_in_modules(side, program), _names_used_once(side, program):
+        return prototype_trace(program, batch)
 
 
-def check_model(model: CountModel, batch: Any) -> None:
-    """Raise where a model's own run shows that no guide could go with it: before a guide is made."""
-    _check_parameter_mode("model", model)
+def check_model(model: CountModel, p: Trace) -> None:
+    """Raise where a model's own trace shows that no guide could go with it: before a guide is made."""
     name = type(model).__name__
-    with _parameters_in_modules("model", model), _names_used_once("model", model):
-        sites = latent_sites(model, batch)
-    for site in sites.values():
+    for site in latent_sites(p).values():
         # Of a discrete latent there is more to say: it may be one to sum out.
         discrete = getattr(site["fn"], "has_enumerate_support", False)
         if is_local(site) and site["name"] not in model.local_sites and not discrete:
@@ -87,11 +70,19 @@ def check_callable(argument: str, value: Any, example: str) -> None:
         raise TypeError(f"{argument} must be a callable, such as the class {example}, and is {value!r}")
 
 
-def check_pair(model: CountModel, guide: Guide, batch: Any, elbo: ELBO) -> None:
-    """Raise where model and guide do not cover the same latents, or where their plates and parameters go wrong."""
-    _check_parameter_mode("guide", guide)
-    _check_enumerated(model, guide, batch, elbo)
-    p_sites, q_sites = latent_sites(model, batch), latent_sites(guide, batch)
+def check_pair(model: CountModel, guide: Guide, batch: Any, p: Trace, q: Trace) -> None:
+    """Raise where model and guide do not cover the same latents, or where their plates go wrong.
+
+    Parameters
+    ----------
+    model, guide
+        the pair.
+    batch
+        what both were run on.
+    p, q
+        the trace of each.
+    """
+    p_sites, q_sites = latent_sites(p), latent_sites(q)
     q_names = {name for name, site in q_sites.items() if not site["infer"].get("is_auxiliary")}
     if missing := sorted(set(p_sites) - q_names):
         if discrete := [name for name in missing if getattr(p_sites[name]["fn"], "has_enumerate_support", False)]:
@@ -107,29 +98,8 @@ def check_pair(model: CountModel, guide: Guide, batch: Any, elbo: ELBO) -> None:
         raise ValueError(f"the guide {type(guide).__name__} samples {extra}, not latent in {type(model).__name__}")
     for side, sites in (("model", p_sites), ("guide", q_sites)):
         for name in model.local_sites:
-            _check_plate(side, model, sites[name])
+            check_plate(side, model.n_obs, sites[name])
             _check_uninformed(side, model.informed(name, batch), sites[name])
-
-
-def _check_enumerated(model: CountModel, guide: Guide, batch: Any, elbo: ELBO) -> None:
-    """Discrete latents that the model marks are summed out by the ELBO, row by row, and not sampled by the guide."""
-    marked, name = latent_sites(model, batch, summed_out=True), type(model).__name__
-    needless = isinstance(elbo, TraceEnum_ELBO) and elbo.strict_enumeration_warning
-    if needless and not marked:
-        raise ValueError(
-            f"elbo={type(elbo).__name__} sums discrete latents out, and {name} marks none with "
-            "infer={'enumerate': 'parallel'}: use Trace_ELBO()"
-        )
-    for site in marked.values():
-        if not enumerates(elbo):
-            raise ValueError(f"discrete latent {site['name']!r} of {name} needs elbo={MARGINAL}, which sums it out")
-        _check_plate("model", model, site)
-        if len([frame for frame in site["cond_indep_stack"] if frame.vectorized]) > 1:
-            raise ValueError(f"discrete latent {site['name']!r} of {name} is in a plate inside that over rows: it can "
-                             "be summed out only where each row has one of it")  # fmt: skip
-    sampled = {**latent_sites(guide, batch), **latent_sites(guide, batch, summed_out=True)}
-    if both := sorted(set(marked) & set(sampled)):
-        raise ValueError(f"the guide samples {both}, which {name} marks to be summed out: leave them out of the guide")
 
 
 def check_rows(autoguide: type, model: CountModel) -> None:
@@ -144,27 +114,13 @@ def check_rows(autoguide: type, model: CountModel) -> None:
     )
 
 
-def check_particles(elbo: ELBO, model: CountModel, batch: Any) -> None:
-    """Raise where particles would be vectorised over global latents, which the rows of a batch then mix with."""
-    if elbo.vectorize_particles and enumerates(elbo):
-        raise ValueError(
-            f"vectorize_particles=True does not go with discrete latents summed out: use {type(elbo).__name__}("
-            f"num_particles={elbo.num_particles}, max_plate_nesting=1), which loops"
-        )
-    shared = [name for name, site in latent_sites(model, batch).items() if not is_local(site)]
-    if elbo.vectorize_particles and elbo.num_particles > 1 and shared:
-        raise ValueError(
-            f"vectorize_particles=True is wrong for global latents, of which {type(model).__name__} has {shared}: use "
-            f"{type(elbo).__name__}(num_particles={elbo.num_particles}), which loops and is as fast"
-        )
-
-
-def _check_plate(side: str, model: CountModel, site: dict[str, Any]) -> None:
+def check_plate(side: str, n_obs: int, site: dict[str, Any]) -> None:
+    """Raise for a row's own site that is not in the plate over rows, at the size of the data."""
     # By name too: draws and queries know a row's own sites by the plate that they are in.
     sizes = {frame.name: frame.full_size for frame in site["cond_indep_stack"] if frame.vectorized}
-    if sizes.get(PLATE) != model.n_obs:
+    if sizes.get(PLATE) != n_obs:
         raise ValueError(
-            f"the {side}'s local site {site['name']!r} is in plates {sizes}, none of n_obs={model.n_obs} called "
+            f"the {side}'s local site {site['name']!r} is in plates {sizes}, none of n_obs={n_obs} called "
             f"{PLATE!r}: a minibatch would not be scaled to the data; open model.plate(batch) around it"
         )
 
@@ -206,13 +162,6 @@ def _parameters_in_modules(side: str, program: PyroModule) -> Iterator[None]:
             f"the {side} {type(program).__name__} calls pyro.param for {names}, which no optimizer would see: make it "
             "a torch.nn.Parameter or a pyro.nn.PyroParam of the module, in __init__"
         ) from error
-
-
-def run_guide(guide: Guide, batch: Any) -> None:
-    """Run a guide once, which makes what is lazy in it."""
-    with _parameters_in_modules("guide", guide), _names_used_once("guide", guide):
-        guide(batch)
-        latent_sites(guide, batch)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import torch
@@ -13,12 +13,10 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_omics.inference.pair import Pair
 from pyro_omics.layers import without_side_effects
 from pyro_omics.parts.priors import Prior
 from pyro_omics.sites import draw_enumerated, global_terms, is_local, latent_values, replayed, row_terms, sample_sites
-
-if TYPE_CHECKING:
-    from pyro_omics.inference.svi_module import SVIModule
 
 
 class GuideDraws:
@@ -26,17 +24,17 @@ class GuideDraws:
 
     Parameters
     ----------
-    svi
-        the trained pair.
+    pair
+        the trained model and guide.
     """
 
-    def __init__(self, svi: SVIModule) -> None:
-        self.svi = svi
+    def __init__(self, pair: Pair) -> None:
+        self.trained = pair
         self._globals: dict[int, Trace] = {}
 
     def guide(self, batch: Any, s: int) -> Trace:
         """Draw s of the guide for one minibatch."""
-        guide = self.svi.guide
+        guide = self.trained.guide
         if s in self._globals:
             return poutine.trace(poutine.replay(guide, trace=self._globals[s])).get_trace(batch)
         trace = poutine.trace(guide).get_trace(batch)
@@ -54,11 +52,11 @@ class GuideDraws:
         """
         guide = self.guide(batch, s)
         known = guide.copy()
-        if self.svi.nesting is not None:
-            summed = replayed(self.svi.model, guide, (batch,), self.svi.nesting)
+        if self.trained.nesting is not None:
+            summed = replayed(self.trained.model, guide, (batch,), self.trained.nesting)
             for name, value in draw_enumerated(summed).items():
                 known.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
-        return guide, replayed(model or self.svi.model, known, (batch,), None)
+        return guide, replayed(model or self.trained.model, known, (batch,), None)
 
     def sites(self, batch: Any, names: Sequence[str], num: int) -> dict[str, Tensor]:
         """The first ``num`` draws of latent sites (num, ...), of all of them when ``names`` is empty.
@@ -78,7 +76,7 @@ class GuideDraws:
 
         In closed form where the guide's distribution has one, else of the first ``num`` draws.
         """
-        site, prior = self.svi.model.latent_site, getattr(self.svi.model, "prior", None)
+        site, prior = self.trained.model.latent_site, getattr(self.trained.model, "prior", None)
         if not isinstance(prior, Prior) or type(prior).transform is Prior.transform:
             fn = self.guide(batch, 0).nodes[site]["fn"]
             try:
@@ -99,12 +97,12 @@ class GuideDraws:
         parts: dict[str, Tensor] = {}
         zeros = torch.zeros(len(batch.index), device=batch.index.device)
         guide = self.guide(batch, s)
-        model = replayed(self.svi.model, guide, (batch,), self.svi.nesting)
+        model = replayed(self.trained.model, guide, (batch,), self.trained.nesting)
         for sign, trace in ((-1, guide), (1, model)):
             sites = sample_sites(trace)
             terms = row_terms(sites)
             if with_global:
-                terms |= {name: term / self.svi.n_obs for name, term in global_terms(sites).items()}
+                terms |= {name: term / self.trained.n_obs for name, term in global_terms(sites).items()}
             for name, part in terms.items():
                 if trace.nodes[name]["infer"].get("is_auxiliary"):
                     # AutoNormal's belongs to one site; those of joint guides to several.
@@ -119,8 +117,8 @@ class GuideDraws:
 
 
 @contextmanager
-def drawing(svi: SVIModule, seed: int) -> Iterator[GuideDraws]:
+def drawing(pair: Pair, seed: int) -> Iterator[GuideDraws]:
     """Draw from a seed, in eval mode and without gradients; the random state and the mode are put back after."""
-    with without_side_effects(svi), pyro.validation_enabled(False):
+    with without_side_effects(pair.model, pair.guide), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        yield GuideDraws(svi)
+        yield GuideDraws(pair)

@@ -12,7 +12,7 @@ from pyro_omics.sites import global_terms, is_enumerated, is_local, plate_scale,
 
 
 class LatentValues(Messenger):
-    """Notes the value of every latent site at its first visit, which is the guide's: ``values``, name -> value."""
+    """Records the value of every latent site at its first visit, which is the guide's: ``values``, name -> value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,40 +26,44 @@ class LatentValues(Messenger):
 class ScaleLatents(Messenger):
     """Scales the log-density of every latent site by ``weight``, in model and guide alike.
 
-    Scaling one of the two would leave a term log q - weight log p, which is no divergence. Enumerated sites keep their
-    scale: a sum over y of p(y)^weight p(x | y) would be no probability. What is tempered is the KL of the other
-    latents, with y summed out of their prior.
+    Scaling one of the two would leave a term log q - weight log p, which is no divergence. Sites that an ELBO
+    enumerates need one scale and are not for this handler, unless their log-probabilities are read by
+    `sites.row_terms`, which leaves these sites' own scale out: a sum over y of p(y)^weight p(x | y) would be no
+    probability. What is scaled then is the KL of the other latents, with y summed out of their prior.
 
     Parameters
     ----------
     weight
         in (0, 1]; Pyro's scales cannot be 0.
-    noted
-        whether the sites are left as they are, for an ELBO that needs them at one scale; `missing_kl` is then what to
-        take from its loss.
     """
 
-    def __init__(self, weight: float, noted: bool = False) -> None:
+    def __init__(self, weight: float) -> None:
         super().__init__()
         if not 0 < weight <= 1:
-            raise ValueError(f"weight of the latent sites must be in (0, 1], and is {weight}")
+            raise ValueError(f"weight of the latent sites must be in (0, 1]; got {weight}")
         self.weight = weight
-        self._applied = 1.0 if noted else weight
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if self.weight < 1 and _is_latent(msg):
+            msg["scale"] = msg["scale"] * self.weight
+
+
+class LatentSites(Messenger):
+    """Records the latent sites of guide and model in an ELBO's run, of which `kl` is the divergence."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._seen: dict[str, int] = {}
         self._q: list[dict[str, Any]] = []
         self._p: dict[int, list[dict[str, Any]]] = {}  # of each particle
 
-    def _pyro_sample(self, msg: Any) -> None:
-        if self._applied < 1 and _is_latent(msg):
-            msg["scale"] = msg["scale"] * self._applied
-
     def _pyro_post_sample(self, msg: Any) -> None:
-        if self.weight == 1 or not _is_latent(msg):
+        if not _is_latent(msg):
             return
         # An ELBO runs the guide and then replays the model: the first visit of a name is q's, the second p's.
         # What only the guide has (an autoguide's auxiliary sites) is q's each time; what is enumerated, p's.
         visits = self._seen[msg["name"]] = self._seen.get(msg["name"], -1) + 1
-        site = {**msg, "scale": msg["scale"] / self._applied}
+        site = msg.copy()
         if is_enumerated(msg):
             self._p.setdefault(visits, []).append(site)
         elif msg["infer"].get("is_auxiliary") or visits % 2 == 0:
@@ -67,12 +71,15 @@ class ScaleLatents(Messenger):
         else:
             self._p.setdefault(visits // 2, []).append(site)
 
-    def missing_kl(self) -> Tensor | float:
-        """What the weight takes from the KL, (1 - weight) * (log q - log p), over the full data, in nats."""
+    def kl(self) -> Tensor | float:
+        """Log q - log p at the draws, summed over the particles, over the full data, in nats, at the sites' scales.
+
+        Enumerated sites are summed out of log p.
+        """
         total: Tensor | float = sum(_log_density([site]) for site in self._q)
         for sites in self._p.values():
             total = total - _log_density(sites)
-        return (1 - self.weight) * total
+        return total
 
 
 def _is_latent(msg: Any) -> bool:

@@ -13,39 +13,24 @@ from typing import Any
 import pyro
 import pytorch_lightning as pl
 import torch
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer import ELBO
 from pyro.optim import PyroOptim
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_omics.guides.laplace import Laplace
-from pyro_omics.inference.checks import (
-    check_callable,
-    check_elbo,
-    check_guide,
-    check_model,
-    check_pair,
-    check_parameters,
-    check_particles,
-    check_rows,
-    check_schema,
-    check_sizes,
-    run_guide,
-)
+from pyro_omics.guides.hooks import TrainingHooks
+from pyro_omics.inference.build_pair import build_pair, check_on_data
+from pyro_omics.inference.checks import check_callable, check_parameters, check_schema, check_sizes
 from pyro_omics.inference.draws import drawing
-from pyro_omics.inference.elbos import RenyiELBO, TraceELBO
-from pyro_omics.inference.elbos.renyi import enumerates
+from pyro_omics.inference.elbos.adapters import adapter
 from pyro_omics.inference.keyed_noise import KeyedNoise
-from pyro_omics.inference.kl_warmup import LatentValues, ScaleLatents
-from pyro_omics.layers import eval_mode, without_side_effects
+from pyro_omics.inference.kl_warmup import LatentValues
+from pyro_omics.layers import eval_mode
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.optim import warn_of_two_decays
 from pyro_omics.serialization.arguments import encode, encode_factory
 from pyro_omics.serialization.folder import write_folder
-from pyro_omics.sites import latent_sites
 from pyro_omics.version import __version__
 
 
@@ -113,7 +98,7 @@ class SVIModule(pl.LightningModule):
             ("scheduler", scheduler, "torch.optim.lr_scheduler.CosineAnnealingLR in a functools.partial"),
         ):
             check_callable(argument, value, example)
-        self.bound = check_elbo((model.default_elbo() or TraceELBO()) if elbo is None else elbo)
+        self.adapter = adapter(model.default_elbo() if elbo is None else elbo)
         self.n_obs = model.n_obs
         self.kl_warmup_epochs = kl_warmup_epochs
         self.noise_seed = noise_seed
@@ -121,11 +106,11 @@ class SVIModule(pl.LightningModule):
         self.make_scheduler = scheduler
         self.schema: dict[str, Any] | None = None
         self._make_guide = guide
-        self._unmade: tuple[CountModel] | None = None
+        self._unmade: tuple[CountModel] | None = None  # in a tuple, and so no submodule beside the pair
         self._n_names = 0
         self._warmup_steps = 0
         self._checked_step = False
-        self._sums: dict[str, tuple[Any, float]] = {}
+        self._sums: dict[str, tuple[Any, float]] = {}  # name -> sum over rows of the epoch, number of rows
         try:
             batch = model.example_batch()
         except NotImplementedError:
@@ -134,33 +119,19 @@ class SVIModule(pl.LightningModule):
             self._make(model, batch)
 
     def _make(self, model: CountModel, batch: Any) -> None:
-        """Make the guide and everything lazy in the pair, before an optimizer can miss it."""
-        made = self._make_guide
-        if made is None:
-            made = model.default_guide()
-        elif isinstance(made, type) and issubclass(made, AutoGuide):
-            check_rows(made, model)
-        with without_side_effects(model):
-            check_model(model, batch)
-        guide = made if isinstance(made, torch.nn.Module) else made(model)
-        check_guide(guide, model)
-        pair = self.bound(model, guide)
-        with without_side_effects(pair):
-            run_guide(guide, batch)
-            check_pair(model, guide, batch, self.bound)
-            check_particles(self.bound, model, batch)
-            if enumerates(self.bound) and self.bound.max_plate_nesting == math.inf:
-                self.bound._guess_max_plate_nesting(model, guide, (batch,), {})
-        if not latent_sites(model, batch):
-            rank_zero_info(f"{type(model).__name__} has no latent variables: training is maximum likelihood")
         # Registered once, as a pair: model and guide beside it would triple the keys of the state dict.
-        self.elbo = pair
-        self._n_names = len(list(pair.parameters()))
+        self.elbo = build_pair(model, self._make_guide, self.adapter, batch)
+        self._n_names = len(list(self.elbo.parameters()))
+
+    @property
+    def bound(self) -> ELBO:
+        """The ELBO that is trained."""
+        return self.adapter.bound
 
     @property
     def nesting(self) -> int | None:
         """How deep plates are nested, where discrete latents are summed out; else None."""
-        return int(self.bound.max_plate_nesting) if enumerates(self.bound) else None
+        return self.adapter.nesting
 
     @property
     def model(self) -> CountModel:
@@ -187,9 +158,8 @@ class SVIModule(pl.LightningModule):
                     "take one from: trainer.fit(svi, dm), or define example_batch()"
                 )
             (model,), self._unmade = self._unmade, None
-            batch = dm.example_batch()
-            model.example_batch = lambda: batch  # type: ignore[method-assign]
-            self._make(model, batch)
+            model.given_example = dm.example_batch()
+            self._make(model, model.given_example)
         if dm is None or not hasattr(dm, "schema"):
             return
         if self.schema is not None:
@@ -201,24 +171,24 @@ class SVIModule(pl.LightningModule):
                     f"the model was made for n_obs={self.n_obs} training rows, and the data have {dm.n_obs}: make it "
                     "from the DataModule that it is trained on, from_data(dm)"
                 )
-            # Once on the data's own batch: what the model asks of them and they lack is said before training.
-            with without_side_effects(self.elbo):
-                check_pair(self.model, self.guide, dm.example_batch(), self.bound)
+            check_on_data(self.elbo, self.adapter, dm.example_batch())
             self.model.warm_start(self.guide, dm)
             self.schema = dm.schema
 
     def forward(self, batch: Any) -> Tensor:
         """The loss that is trained, at full KL weight: a negative bound divided by n_obs; and the penalty."""
-        loss, penalty = self._loss(batch)
+        with self._latents() as latents:
+            loss: Tensor = self.elbo(batch) / self.n_obs
+        penalty = self._penalty(batch, latents)
         return loss if penalty is None else loss + penalty
 
-    def _loss(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """The negative bound per observation, in nats, and what the model adds to it in training."""
-        if not self.training or getattr(self.model.penalty, "__func__", None) is CountModel.penalty:
-            return self.elbo(batch) / self.n_obs, None
-        with LatentValues() as latents:
-            loss = self.elbo(batch) / self.n_obs
-        return loss, self.model.penalty(batch, latents.values)
+    def _latents(self) -> AbstractContextManager[LatentValues | None]:
+        """Records the latents' values for a model that adds a penalty of them in training."""
+        own = getattr(self.model.penalty, "__func__", None) is not CountModel.penalty
+        return LatentValues() if self.training and own else nullcontext()
+
+    def _penalty(self, batch: Any, latents: LatentValues | None) -> Tensor | None:
+        return None if latents is None else self.model.penalty(batch, latents.values)
 
     @property
     def kl_weight(self) -> float:
@@ -234,15 +204,18 @@ class SVIModule(pl.LightningModule):
         self._warmup_steps = int(steps) if math.isfinite(steps) else 0
 
     def on_train_end(self) -> None:
-        """Complete a Laplace approximation, which is of the trained optimum."""
-        for rest in (module for module in self.guide.modules() if isinstance(module, Laplace)):
-            batches = ((batch, len(batch.index)) for batch in self._training_batches())
-            with torch.enable_grad(), eval_mode(self), pyro.validation_enabled(False):
-                rest.approximate(self._keyed, batches, partial(self.trainer.strategy.reduce, reduce_op="sum"))
+        """Call the guide's hooks, such as that of a Laplace approximation, which is of the trained optimum."""
+        summed = partial(self.trainer.strategy.reduce, reduce_op="sum")
+        with torch.enable_grad(), eval_mode(self), pyro.validation_enabled(False):
+            for hooks in self._hooks():
+                hooks.on_train_end(self._keyed, self._training_batches(), summed)
+
+    def _hooks(self) -> list[TrainingHooks]:
+        return [module for module in self.guide.modules() if isinstance(module, TrainingHooks)]
 
     def _keyed(self, batch: Any) -> Tensor:
-        """The ELBO's loss at the draws of the trained optimum's step."""
-        with self._noise(batch, "laplace"):
+        """The negative bound over the full data, at the draws of the last step."""
+        with self._noise(batch, "end"):
             loss: Tensor = self.elbo(batch)
         return loss
 
@@ -253,43 +226,24 @@ class SVIModule(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step's loss: with the latent sites at `kl_weight`."""
         # Validation of arguments costs 8-17% of a step, and what it finds, it finds in the first one.
-        noted = isinstance(self.bound, TraceEnum_ELBO)  # it takes one scale only: its KL is corrected after
-        checked = pyro.validation_enabled(not self._checked_step)
-        with checked, self._noise(batch, "step"), ScaleLatents(self.kl_weight, noted) as latents:
-            loss, penalty = self._loss(batch)
+        with pyro.validation_enabled(not self._checked_step), self._noise(batch, "step"):
+            with self._latents() as latents:
+                loss, elbo = self.adapter.step(self.elbo, batch, self.kl_weight)
+            penalty = self._penalty(batch, latents)
         if not self._checked_step:
             check_parameters(self, self._n_names)
             self._checked_step = True
-        self._log("train_elbo", self._plain_of(loss, latents, batch), batch)
-        if noted:
-            loss = loss - latents.missing_kl() / (self.n_obs * self.bound.num_particles)
+        self._log("train_elbo", elbo / self.n_obs, batch)
         if penalty is None:
-            return loss
+            return loss / self.n_obs
         self._log("train_penalty", penalty.detach(), batch)
-        return loss + penalty
-
-    @torch.no_grad()
-    def _plain_of(self, loss: Tensor, latents: ScaleLatents, batch: Any) -> Tensor:
-        """The plain ELBO of the draws that a training step's loss is made of."""
-        if isinstance(self.bound, TraceEnum_ELBO):
-            return -loss.detach()
-        if not isinstance(self.bound, Trace_ELBO | RenyiELBO):
-            return self.plain_elbo(batch)
-        if isinstance(self.bound, TraceELBO):
-            return -(loss.detach() + (1 / latents.weight - 1) * self.bound.kl / self.n_obs)
-        if isinstance(self.bound, RenyiELBO) and self.bound.plain_loss is not None:
-            loss = self.bound.plain_loss / self.n_obs
-        return -(loss.detach() + latents.missing_kl() / (self.n_obs * self.bound.num_particles))
+        return loss / self.n_obs + penalty
 
     @torch.no_grad()
     def plain_elbo(self, batch: Any) -> Tensor:
         """One draw of the ELBO per observation, in nats, at full KL weight, with discrete latents summed out."""
-        plain = TraceELBO()
-        if self.nesting is not None:
-            plain = RenyiELBO(alpha=1.0, num_particles=1)
-            plain.max_plate_nesting = self.nesting
         with pyro.validation_enabled(False), self._noise(batch, "plain"):
-            return -plain.differentiable_loss(self.model, self.guide, batch) / self.n_obs
+            return self.adapter.plain(self.elbo, batch) / self.n_obs
 
     def _noise(self, batch: Any, purpose: str) -> AbstractContextManager[Any]:
         """What latents are drawn from at this step."""
@@ -348,8 +302,8 @@ class SVIModule(pl.LightningModule):
                 f"optimizer must make a torch optimizer from parameters, and made a {type(optimizer).__name__}: use "
                 "pyro.optim.clipped_adam.ClippedAdam (pyro.optim.ClippedAdam is a factory for pyro.infer.SVI)"
             )
-        if hasattr(self.guide, "pace"):  # tables of rows, each seen once an epoch, take longer steps
-            self.guide.pace(optimizer.param_groups[0]["lr"])
+        for hooks in self._hooks():
+            hooks.on_optimizer(optimizer.param_groups[0]["lr"])
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer)

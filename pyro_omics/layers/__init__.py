@@ -5,7 +5,7 @@ dimensions in front of the rows.
 """
 
 from pyro_omics.layers.basic import BatchNorm, Dropout, LayerNorm, Linear, SparseLinear
-from pyro_omics.layers.eval_mode import eval_mode, without_side_effects
+from pyro_omics.layers.eval_mode import eval_mode, prototype_trace, without_side_effects
 from pyro_omics.layers.inputs import Covariates, log_counts, log_normalised
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.layers.networks import (
@@ -36,5 +36,6 @@ __all__ = [
     "eval_mode",
     "log_counts",
     "log_normalised",
+    "prototype_trace",
     "without_side_effects",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar
@@ -11,12 +12,14 @@ from typing import Any, ClassVar
 import pyro
 from pyro.infer import ELBO
 from pyro.nn import PyroModule
+from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_omics.guides.amortized import Amortized
 from pyro_omics.guides.guided_model import Guide
 from pyro_omics.layers import Encoder, log_counts
+from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.base import Part
@@ -55,6 +58,8 @@ class CountModel(FastPyroModule, RecordsArguments):
         name of a latent site -> where a guide should start it.
     learning_rate
         of the default optimizer.
+    given_example
+        a batch of the data, which `SVIModule` sets for a model that has nothing to make `example_batch` from.
     """
 
     local_sites: tuple[str, ...] = ()
@@ -64,6 +69,7 @@ class CountModel(FastPyroModule, RecordsArguments):
     tables: ClassVar[tuple[str, ...]] = ()
     learning_rate: ClassVar[float] = 1e-3
     n_genes: int
+    given_example: Any = None
 
     def __init__(self, n_obs: int) -> None:
         super().__init__()
@@ -72,6 +78,7 @@ class CountModel(FastPyroModule, RecordsArguments):
         self.n_obs = n_obs
         self.encoders = PyroModule[nn.ModuleDict]()
         self.starts: dict[str, Tensor] = {}
+        self._shared = _SharedTrace()
 
     @classmethod
     def from_data(cls, dm: Any, **options: Any) -> CountModel:
@@ -123,6 +130,8 @@ class CountModel(FastPyroModule, RecordsArguments):
 
         It is made of the model's ``sizes``, or, for cells alone, of its ``n_genes``.
         """
+        if self.given_example is not None:
+            return self.given_example
         sizes = getattr(self, "sizes", None)
         if sizes is None and not hasattr(self, "n_genes"):
             raise NotImplementedError(
@@ -130,6 +139,25 @@ class CountModel(FastPyroModule, RecordsArguments):
                 "self.n_genes, or override example_batch()"
             )
         return (sizes or Sizes(self.n_obs, self.n_genes)).example_batch()
+
+    def example_trace(self, batch: Any = None) -> Trace:
+        """The trace of the model on an example: which sites it has, on which supports and of which shapes.
+
+        While `SVIModule` makes a pair this is one trace for all who ask. At any other time it is a new one, of a run on
+        ``batch``, or on `example_batch` where that is None.
+        """
+        if self._shared.trace is not None:
+            return self._shared.trace
+        return prototype_trace(self, self.example_batch() if batch is None else batch)
+
+    @contextmanager
+    def sharing(self, trace: Trace) -> Iterator[None]:
+        """Inside the block, `example_trace` answers with ``trace``, so that nobody runs the model again."""
+        self._shared.trace = trace
+        try:
+            yield
+        finally:
+            self._shared.trace = None
 
     def encoder_inputs(self, batch: Any) -> Tensor:
         """What the encoder sees of a batch (n, n_in): log(1 + x)."""
@@ -231,6 +259,16 @@ class CountModel(FastPyroModule, RecordsArguments):
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
         """The optimizer that suits the model, a callable parameters -> optimizer: ClippedAdam at `learning_rate`."""
         return partial(ClippedAdam, lr=self.learning_rate)
+
+
+class _SharedTrace:
+    """Holds a trace for as long as a pair is made; a copy or a pickle of it is empty."""
+
+    def __init__(self) -> None:
+        self.trace: Trace | None = None
+
+    def __reduce__(self) -> tuple[type[_SharedTrace], tuple[()]]:
+        return _SharedTrace, ()
 
 
 def _shape(out: Any) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_omics.inference.svi_module import SVIModule
+from pyro_omics.layers import prototype_trace
 from pyro_omics.sites import is_local, latent_sites
 from pyro_omics.testing.required import is_delta, require
 
@@ -17,8 +18,8 @@ N_DRAWS = 20
 
 def check_sites(svi: SVIModule, batch: Any) -> None:
     """Each latent is local on both sides or on none, and neither side has values that the other has not."""
-    theirs = latent_sites(svi.guide, batch)
-    for name, site in latent_sites(svi.model, batch).items():
+    theirs = latent_sites(prototype_trace(svi.guide, batch))
+    for name, site in latent_sites(prototype_trace(svi.model, batch)).items():
         where = ["in" if is_local(side) else "outside" for side in (site, theirs[name])]
         require(
             where[0] == where[1],

@@ -318,7 +318,7 @@ def test_a_row_moves_at_one_rate_whatever_the_optimizer(lr, speed):
     assert table.speed == pytest.approx(speed)
     with torch.no_grad():
         table.loc.fill_(1.0)  # trained: another speed would move what was found
-    svi.guide.pace(lr / 2)
+    svi.guide.on_optimizer(lr / 2)
     assert table.speed == pytest.approx(speed)
     other = po.SVIModule(Toy(), guide=PerObservation)
     other.load_state_dict(svi.state_dict())

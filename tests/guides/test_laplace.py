@@ -10,6 +10,7 @@ import torch
 from anndata import AnnData
 from helpers import quiet_trainer
 from pyro.infer.autoguide import AutoLaplaceApproximation
+from pyro.infer.autoguide.initialization import init_to_value
 from pyro.optim.clipped_adam import ClippedAdam
 
 import pyro_omics as po
@@ -77,3 +78,27 @@ def test_latent_weights_get_a_posterior_and_what_is_no_maximum_is_said():
     quiet_trainer(5).fit(svi, dm)
     draws = po.Posterior(svi, dm).samples("likelihood.dispersion.log_theta", num_samples=300).to_numpy()
     assert (draws.std(0) > 0.02).all()
+
+
+def through_a_function(program):
+    return AutoLaplaceApproximation(program, init_loc_fn=init_to_value(values={"rate": torch.tensor(3.0)}))
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        through_a_function,
+        partial(AutoLaplaceApproximation, init_loc_fn=init_to_value(values={"rate": torch.tensor(3.0)})),
+        partial(lambda kind, program, **options: kind(program, **options), AutoLaplaceApproximation,
+                init_loc_fn=init_to_value(values={"rate": torch.tensor(3.0)})),
+    ],
+    ids=["function", "partial", "class in a partial"],
+)  # fmt: skip
+def test_whatever_makes_it_it_is_completed_and_starts_where_it_was_told(rest):
+    """jsonargparse hands the class over among the arguments of a partial of its own."""
+    dm = po.CellDataModule(AnnData(np.full((20, 1), 3.0, np.float32)), batch_size=10, validation_size=0.0)
+    svi = po.SVIModule(Rate.from_data(dm), partial(po.guides.Amortized, rest=rest))
+    assert svi.guide.rest.loc.item() == pytest.approx(np.log(3.0))
+    quiet_trainer(1).fit(svi, dm)
+    # The posterior is Gamma(62, 21), whose curvature in log rate is 21 rate: 62 at the mode, next to which it began.
+    assert float(svi.guide.rest.scale_tril) == pytest.approx((21 * svi.guide.rest.loc.exp().item()) ** -0.5, rel=1e-3)

@@ -555,6 +555,10 @@ def test_a_model_without_an_example_takes_one_from_the_data(dm):
     fit = trainer()
     fit.fit(svi, dm)
     assert math.isfinite(float(fit.callback_metrics["val_elbo"]))
+    again = copy.deepcopy(svi.model)
+    torch.testing.assert_close(again.example_batch().x, dm.example_batch().x)
+    with pytest.raises(NotImplementedError, match="n_genes"):
+        Blind(dm.n_obs).example_batch()
 
 
 def test_the_exact_family_reaches_the_evidence():

@@ -21,6 +21,7 @@ from scipy import integrate, stats
 import pyro_omics as po
 from pyro_omics.batch import CellBatch
 from pyro_omics.distributions import flows
+from pyro_omics.layers import prototype_trace
 from pyro_omics.parts import priors
 from pyro_omics.sites import latent_sites
 from pyro_omics.sizes import Sizes
@@ -454,7 +455,7 @@ def test_hierarchical_scales_are_recovered():
 
 def test_hierarchical_scales_are_global(dm):
     model = small(dm, prior=priors.HierarchicalNormal())
-    sites = latent_sites(model, dm.data[np.arange(5)])
+    sites = latent_sites(prototype_trace(model, dm.data[np.arange(5)]))
     assert sites["prior.scale"]["value"].shape == (3,) and not sites["prior.scale"]["cond_indep_stack"]
     svi = po.SVIModule(model)
     draws = po.Posterior(svi, dm).samples("prior.scale", num_samples=4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, TraceEnum_ELBO
+from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -99,11 +99,6 @@ class ImportanceWeightedELBO(RenyiELBO):
 
     def __init__(self, num_particles: int = 2) -> None:
         super().__init__(0.0, num_particles)
-
-
-def enumerates(elbo: ELBO) -> bool:
-    """Whether an ELBO sums out the discrete latents that a model marks."""
-    return isinstance(elbo, TraceEnum_ELBO | RenyiELBO)
 
 
 # Log-probabilities of traces, by row -------------------------------------------------------------------------------

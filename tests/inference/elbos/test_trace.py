@@ -15,6 +15,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 
 import pyro_omics as po
+from pyro_omics.inference.elbos.adapters import TraceELBOAdapter
 
 N = 6
 
@@ -232,14 +233,14 @@ class Steps(pl.Callback):
 def test_the_mean_of_an_epoch_is_over_its_rows_however_it_ends(options, last, monkeypatch):
     dm = po.CellDataModule(counts(n=50), batch_size=20, validation_size=0.0)  # 20, 20 and 10 rows
     steps = []
-    plain = po.SVIModule._plain_of
+    step = TraceELBOAdapter.step
 
-    def noted(self, loss, latents, batch):
-        value = plain(self, loss, latents, batch)
-        steps.append((value.item(), len(batch.index)))
-        return value
+    def recorded(self, pair, batch, weight):
+        loss, elbo = step(self, pair, batch, weight)
+        steps.append((elbo.item() / dm.n_obs, len(batch.index)))
+        return loss, elbo
 
-    monkeypatch.setattr(po.SVIModule, "_plain_of", noted)
+    monkeypatch.setattr(TraceELBOAdapter, "step", recorded)
     seen = Steps()
     trainer = quiet_trainer(2, callbacks=[seen], **options)
     trainer.fit(po.SVIModule(small(dm)), dm)

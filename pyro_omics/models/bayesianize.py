@@ -55,7 +55,7 @@ def bayesianize(model: M, *names: str, prior: Distribution | WeightPrior | None 
     if not isinstance(prior, Distribution | WeightPrior):
         raise TypeError(f"prior must be a distribution, such as dist.Normal(0.0, 1.0); got {prior!r}")
     if isinstance(prior, Distribution) and not isinstance(prior, TorchDistributionMixin):
-        raise TypeError(f"prior must be one of pyro.distributions; got torch's: use dist.{type(prior).__name__}(...)")
+        raise TypeError(f"prior must be one of pyro.distributions; got torch's: dist.{type(prior).__name__}(...)")
     if isinstance(prior, Distribution) and (prior.batch_shape or prior.event_shape):
         raise ValueError(
             f"prior must be the distribution of one weight; got one of shape "

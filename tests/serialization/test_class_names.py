@@ -143,12 +143,17 @@ def test_likelihoods_come_back(name, data, tmp_path):
     assert type(getattr(found.model, argument)) is LIKELIHOODS[name]
 
 
-@pytest.mark.parametrize("name", DISPERSIONS)
-def test_dispersions_come_back(name, data, tmp_path):
-    dm = data["SCANVI" if name == "PerGeneLabel" else "SCVI"]
-    likelihood = po.likelihoods.NegativeBinomial(DISPERSIONS[name]())
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in DISPERSIONS), ("PerGene", {"by": "batch"}), ("PerGene", {"by": "label"})],
+)
+def test_dispersions_come_back(name, options, data, tmp_path):
+    dm = data["SCANVI" if options.get("by") == "label" else "SCVI"]
+    likelihood = po.likelihoods.NegativeBinomial(DISPERSIONS[name](**options))
     _, found = comes_back(made(po.SCVI, dm, likelihood=likelihood), dm, tmp_path)
-    assert type(found.model.likelihood.dispersion) is DISPERSIONS[name]
+    dispersion = found.model.likelihood.dispersion
+    assert type(dispersion) is DISPERSIONS[name]
+    assert dispersion.constructor_arguments.get("by") == options.get("by")
 
 
 @pytest.mark.parametrize("name", LIBRARY_SIZES)

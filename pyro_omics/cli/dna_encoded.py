@@ -136,7 +136,7 @@ def analyse(
     written.append(svi.save(folder / "model"))
     written += draw(figures, folder)
     written.append(_json(folder / "metrics.json", metrics))
-    dna_encoded_report.print_hits(tables, fdr, threshold, bool(dm.schema["controls"]))
+    dna_encoded_report.print_hits(tables, fdr, threshold, bool(dm.schema.controls))
     print(f"\nThe results are in {folder}\n" + "\n".join(f"  {path}" for path in written))
     return folder
 

@@ -84,7 +84,7 @@ def _compounds(dm: Any) -> pd.DataFrame:
 def _disynthons(posterior: Posterior, seed: int) -> pd.DataFrame:
     """The pairs of building blocks of every two cycles, best first."""
     parts = []
-    for pair in itertools.combinations(posterior.schema["cycles"], 2):
+    for pair in itertools.combinations(posterior.dm.cycles, 2):
         part = posterior.synthons(list(pair), seed=seed).rename_axis(["synthon_1", "synthon_2"])
         parts.append(pd.concat({pair: part}, names=["cycle_1", "cycle_2"]))
     order = ["cycle_1", "synthon_1", "cycle_2", "synthon_2"]
@@ -164,7 +164,7 @@ def without_lightning() -> Iterator[None]:
 def print_selections(dm: Any) -> None:
     """Say what was read."""
     named = ", ".join(f"{n} {condition}" for condition, n in _selections(dm).items())
-    blocks = " x ".join(str(len(dm.schema["levels"][cycle])) for cycle in dm.cycles)
+    blocks = " x ".join(str(len(synthons)) for synthons in dm.schema.synthons)
     print(f"{dm.adata.n_obs:,} compounds of {blocks} building blocks; selections: {named}")
 
 

@@ -27,7 +27,7 @@ from pyro_omics.models import CountModel
 from pyro_omics.models.bayesianize import bayesianize
 from pyro_omics.parts.weight_priors import WeightPrior
 from pyro_omics.serialization.atomic_write import atomic_write
-from pyro_omics.sizes import Sizes
+from pyro_omics.sizes import Schema, Sizes
 
 USAGE = """pyro-omics {name} --config FILE.yaml [--data.adata FILE.h5ad] [--out FOLDER] [options]
 
@@ -233,8 +233,9 @@ def _description(checkpoint: str) -> dict[str, Any]:
 def _adopting(trained: dict[str, Any]) -> Any:
     def instantiate(cls: type, *args: Any, **kwargs: Any) -> Any:
         dm = cls(*args, **kwargs)
-        if trained["schema"] != dm.schema or trained["n_obs"] != dm.n_obs:
-            dm.adopt(trained["schema"], trained["n_obs"], trained.get("sizes"))
+        schema = None if trained["schema"] is None else Schema.from_dict(trained["schema"])
+        if schema != dm.schema or trained["n_obs"] != dm.n_obs:
+            dm.adopt(schema, trained["n_obs"], trained.get("sizes"))
         return dm
 
     return instantiate

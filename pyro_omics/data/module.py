@@ -18,6 +18,7 @@ from pyro_omics.data.blocks import Blocks, is_count
 from pyro_omics.data.loaders import BlockLoader, EpochLoader
 from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.splits import EpochSampler, Split, hold_out_all
+from pyro_omics.sizes import Schema
 
 B = TypeVar("B")
 
@@ -46,7 +47,7 @@ class RowDataModule(pl.LightningDataModule):
     data: Any
     adata: AnnData
     n_obs: int
-    schema: dict[str, Any]
+    schema: Schema
     sizes_type: ClassVar[type]
 
     def __init__(self, batch_size: int, seed: int, num_workers: int) -> None:
@@ -61,11 +62,11 @@ class RowDataModule(pl.LightningDataModule):
         """Positions in the AnnData, ascending: ``"all"``, ``"training"`` or ``"validation"`` rows."""
         return self.split.rows(split).numpy()
 
-    def aligned(self, schema: dict[str, Any]) -> RowTensors[Any]:
+    def aligned(self, schema: Any) -> RowTensors[Any]:
         """All rows as a model of another ``schema`` must see them, by name."""
         raise NotImplementedError
 
-    def adopt(self, schema: dict[str, Any], n_obs: int, sizes: dict[str, Any] | None = None) -> None:
+    def adopt(self, schema: Schema, n_obs: int, sizes: dict[str, Any] | None = None) -> None:
         """Become data for a model that was trained on others: aligned to its ``schema``, and all rows held out.
 
         Parameters

@@ -163,7 +163,7 @@ def _describe_data(dm: Any) -> dict[str, Any]:
     if not isinstance(dm, RowDataModule):
         return {UNKNOWN: f"{type(dm).__name__}, no DataModule of this package"}
     fields = {name: getattr(field, "digest", None) or _describe(field) for name, field in dm.data.fields.items()}
-    rest = {"index": dm.data.index, "schema": dm.schema, "batch_size": dm.batch_size, "seed": dm.seed}
+    rest = {"index": dm.data.index, "schema": dm.schema.to_dict(), "batch_size": dm.batch_size, "seed": dm.seed}
     return {
         **{split: digest(dm.adata.obs_names[dm.rows(split)]) for split in ("training", "validation")},
         "counts": dm.data.counts.digest,

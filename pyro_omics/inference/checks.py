@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyro_omics.layers import prototype_trace
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.sites import PLATE, is_local, latent_sites
-from pyro_omics.sizes import DELSizes, Sizes
+from pyro_omics.sizes import DELSizes, Schema, Sizes
 
 MARGINAL = "TraceEnum_ELBO(max_plate_nesting=1)"
 
@@ -178,12 +178,13 @@ def _names_used_once(side: str, program: PyroModule) -> Iterator[None]:
         raise ValueError(f"the {side} {type(program).__name__} {what} more than once: {mend}") from error
 
 
-def check_schema(trained: dict[str, Any], found: dict[str, Any], parts: tuple[str, ...]) -> None:
+def check_schema(trained: Schema, found: Schema, training_rows: bool = False) -> None:
     """Raise where data differ from those that a model was trained on: weights know genes and levels by position."""
-    if differ := [part for part in parts if trained.get(part) != found.get(part)]:
+    if differ := trained.differences(found, training_rows):
+        names = " and ".join(differ).replace("_", " ")
         raise ValueError(
-            f"the model was trained on data with other {' and '.join(differ)} than these: ask a Posterior, which "
-            "aligns them by name, or align the DataModule, dm.adopt(schema, n_obs) with the svi's"
+            f"the model was trained on data with other {names} than these: ask a Posterior, which aligns them by "
+            "name, or align the DataModule, dm.adopt(schema, n_obs) with the svi's"
         )
 
 

@@ -11,6 +11,7 @@ from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.serialization.arguments import decode
 from pyro_omics.serialization.class_names import qualified_name
 from pyro_omics.serialization.folder import read_folder
+from pyro_omics.sizes import Schema
 
 
 def load(
@@ -57,7 +58,7 @@ def load(
         svi.elbo.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ValueError(f"the weights in {path} are not of this model and guide: {error}") from error
-    svi.schema = config["schema"]
+    svi.schema = None if config["schema"] is None else Schema.from_dict(config["schema"])
     return svi
 
 

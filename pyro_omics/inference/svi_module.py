@@ -31,6 +31,7 @@ from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.optim import warn_of_two_decays
 from pyro_omics.serialization.arguments import encode, encode_factory
 from pyro_omics.serialization.folder import write_folder
+from pyro_omics.sizes import Schema
 from pyro_omics.version import __version__
 
 
@@ -104,7 +105,7 @@ class SVIModule(pl.LightningModule):
         self.noise_seed = noise_seed
         self.make_optimizer = optimizer or model.default_optimizer()
         self.make_scheduler = scheduler
-        self.schema: dict[str, Any] | None = None
+        self.schema: Schema | None = None
         self._make_guide = guide
         self._unmade: tuple[CountModel] | None = None  # in a tuple, and so no submodule beside the pair
         self._n_names = 0
@@ -163,7 +164,7 @@ class SVIModule(pl.LightningModule):
         if dm is None or not hasattr(dm, "schema"):
             return
         if self.schema is not None:
-            check_schema(self.schema, dm.schema, ("genes", "levels", "continuous", "proteins", "targets", "controls"))
+            check_schema(self.schema, dm.schema)
         if stage == "fit":
             check_sizes(self.model, dm.sizes)
             if dm.n_obs != self.n_obs:
@@ -314,14 +315,16 @@ class SVIModule(pl.LightningModule):
         """Keep the data's description beside the weights."""
         sizes = getattr(self.model, "sizes", None)
         made_for = None if sizes is None else sizes.description()
-        checkpoint["pyro_omics"] = {"schema": self.schema, "n_obs": self.n_obs, "sizes": made_for}
+        schema = None if self.schema is None else self.schema.to_dict()
+        checkpoint["pyro_omics"] = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the data's description back, and refuse data of another one: weights know genes by position."""
-        self.schema = checkpoint["pyro_omics"]["schema"]
+        schema = checkpoint["pyro_omics"]["schema"]
+        self.schema = None if schema is None else Schema.from_dict(schema)
         dm: Any = getattr(self._trainer, "datamodule", None)
         if hasattr(dm, "schema") and self.schema is not None:
-            check_schema(self.schema, dm.schema, tuple(self.schema))
+            check_schema(self.schema, dm.schema, training_rows=True)
 
     def save(self, path: str | Path) -> Path:
         """Write weights (safetensors), configuration and the data's description (JSON) to a folder; see `load`.
@@ -336,6 +339,6 @@ class SVIModule(pl.LightningModule):
             "model": encode(self.model),
             "guide": encode_factory(self.guide),
             "kl_warmup_epochs": self.kl_warmup_epochs,
-            "schema": self.schema,
+            "schema": None if self.schema is None else self.schema.to_dict(),
         }
         return write_folder(path, self.elbo.state_dict(), config)

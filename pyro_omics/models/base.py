@@ -45,7 +45,7 @@ class CountModel(FastPyroModule, RecordsArguments):
     local_sites
         names of the latents that each row has its own of. The first is what `Posterior.latent` reports.
     queries
-        name of a method ``(batch, latents, **options)`` -> what its columns are: an entry of the DataModule's schema,
+        name of a method ``(batch, latents, **options)`` -> what its columns are: an axis of the DataModule's schema,
         such as ``"genes"``, or several for a method that returns several tensors; `Posterior` offers each under the
         same name.
     axes

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from pyro_omics.sizes import Schema
 
 
 class AxisLabels:
@@ -24,23 +25,21 @@ class AxisLabels:
 
     def __init__(
         self,
-        schema: dict[str, Any],
+        schema: Schema,
         axes: Mapping[str, tuple[str, ...]],
         levels: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.schema, self.axes, self.levels = schema, axes, levels or {}
 
     def names(self, axis: str) -> list[str]:
-        """The names along an axis: the model's own, an entry of the schema, or the levels of a covariate."""
-        if axis in self.levels:
-            return list(self.levels[axis])
-        return self.schema[axis] if axis in self.schema else self.schema["levels"][axis]
+        """The names along an axis: the model's own, or the schema's."""
+        return list(self.levels[axis] if axis in self.levels else self.schema.names(axis))
 
     def of_site(self, site: str, shape: Sequence[int]) -> tuple[str, ...]:
         """What the last dimensions of a site's value of this shape are; genes, if undeclared and of their number."""
         if site in self.axes:
             return self.axes[site]
-        genes = self.schema.get("genes", ())
+        genes = self.schema.axes.get("genes", ())
         return ("genes",) if len(shape) and genes and shape[-1] == len(genes) else ()
 
     def columns(self, axis: str, wanted: Sequence[str] | None) -> np.ndarray:

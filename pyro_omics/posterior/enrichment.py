@@ -19,6 +19,7 @@ from pyro_omics.inference.draws import drawing
 from pyro_omics.posterior.rows import PosteriorRows, check_draws
 from pyro_omics.posterior.synthon_sums import INTERVAL, SynthonSums
 from pyro_omics.sites import latent_values
+from pyro_omics.sizes import DELSchema
 
 DOUBLED = math.log(2)
 DETECTABLE = 10.0  # a fold enrichment that the sequencing of a selection should be deep enough to find
@@ -70,7 +71,7 @@ class EnrichmentTables(PosteriorRows):
         check_draws("num_samples", num_samples)
         self._check_model("enrichment")
         queries = [name for name in COLUMNS if name in self.model.queries]
-        if not self.schema["controls"]:
+        if not self._library.controls:
             queries = [name for name in queries if name != "matrix_binding"]
         parts = [
             _summary({name: value.cpu().numpy() for name, value in draws.items()}, threshold)
@@ -119,7 +120,7 @@ class EnrichmentTables(PosteriorRows):
         Source: Newton et al. 2004, Biostatistics 5, 155; Muller et al. 2004, JASA 99, 990.
         """
         self._check_model("hits")
-        if not self.schema["controls"]:
+        if not self._library.controls:
             warnings.warn(
                 "there are no control selections: what binds the matrix, or is abundant, is among the hits, and the "
                 "false discovery rate does not count it",
@@ -160,7 +161,7 @@ class EnrichmentTables(PosteriorRows):
             For a key that is no cycle, or that comes twice.
         """
         self._check_model("synthons")
-        cycles = self.schema["cycles"]
+        cycles = list(self._library.cycles)
         if isinstance(keys, str):
             raise ValueError(f"keys must be a list of cycles; got the text {keys!r}: pass [{keys!r}]")
         groups = [tuple(keys)] if keys else [(cycle,) for cycle in cycles]
@@ -169,9 +170,8 @@ class EnrichmentTables(PosteriorRows):
         if unknown := [key for group in groups for key in group if key not in cycles]:
             raise ValueError(f"keys must be among the cycles {cycles}; got {unknown}")
         check_draws("num_samples", num_samples)
-        levels = self.schema["levels"]
         sums = [
-            SynthonSums({cycle: levels[cycle] for cycle in group}, [cycles.index(cycle) for cycle in group])
+            SynthonSums({cycle: self.schema.names(cycle) for cycle in group}, [cycles.index(cycle) for cycle in group])
             for group in groups
         ]
         queries = [name for name in ("log_tag_enrichment", "log_enrichment") if name in self.model.queries]
@@ -179,6 +179,12 @@ class EnrichmentTables(PosteriorRows):
             for one in sums:
                 one.add(batch, {name: value.expm1().cpu() for name, value in draws.items()})
         return pd.concat([one.table() for one in sums]).sort_values("log_enrichment", ascending=False)
+
+    @property
+    def _library(self) -> DELSchema:
+        if not isinstance(self.schema, DELSchema):
+            raise TypeError(f"the data must be of a DELDataModule; got the schema of {self.schema.kind}")
+        return self.schema
 
     def _check_model(self, table: str) -> None:
         queries = list(self.model.queries)
@@ -241,7 +247,7 @@ def classical_scores(dm: Any) -> pd.DataFrame:
     target, control = dm.conditions["target"], dm.conditions["control"]
     adata = _counts(dm)
     scores = {"z_score": baselines.normalized_z_score(adata, target), "poly_o": baselines.poly_o(adata, target)}
-    if dm.schema["controls"]:
+    if dm.schema.controls:
         ratio = baselines.enrichment_ratio(adata, target, control)
         scores |= {"ratio": ratio["ratio"], "ratio_lower": ratio["lower"]}
     return pd.DataFrame(scores)
@@ -280,7 +286,7 @@ def _summary(draws: dict[str, np.ndarray], threshold: float) -> pd.DataFrame:
 
 def _counts(dm: Any) -> AnnData:
     """The counts that the DataModule uses, in X."""
-    names = [name for arm in ("targets", "controls") for name in dm.schema[arm]]
+    names = [*dm.schema.targets, *dm.schema.controls]
     adata = dm.adata[:, names]
     matrix = adata.X if dm.layer is None else adata.layers[dm.layer]
     return AnnData(matrix, obs=pd.DataFrame(index=adata.obs_names), var=adata.var[["condition"]])

@@ -342,7 +342,7 @@ class Posterior(LikelihoodScores, EnrichmentTables):
     def _batch_codes(self, transform_batch: str | Sequence[str] | None) -> list[int | None]:
         if transform_batch is None:
             return [None]
-        levels = self.schema["levels"]["batch"]
+        levels = self.labels.names("batch")
         several = isinstance(transform_batch, Sequence) and not isinstance(transform_batch, str)
         wanted = [str(name) for name in (transform_batch if several else [transform_batch])]
         if not wanted or not set(wanted) <= set(levels):

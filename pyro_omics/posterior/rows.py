@@ -14,6 +14,7 @@ from pyro_omics.batch import move_like
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel
 from pyro_omics.posterior.axis_labels import AxisLabels
+from pyro_omics.sizes import Schema
 
 MAX_HELD = 2**26  # numbers that a query holds for one minibatch: 256 MB
 LONG = 200  # evaluations of minibatches from which a query shows a progress bar
@@ -47,17 +48,17 @@ class PosteriorRows:
             raise ValueError(f"batch_size must be a number of rows, 1 or more; got {batch_size}")
         self.svi, self.dm, self.batch_size = svi, dm, batch_size
         self.model: CountModel = svi.model
-        self.schema: dict[str, Any] = svi.schema or dm.schema
+        self.schema: Schema = svi.schema or dm.schema
         self.own_data = svi.schema is None or (svi.schema == dm.schema and svi.n_obs == dm.n_obs)
         self.data = dm.data if self.own_data else dm.aligned(self.schema)
-        genes = self.schema.get("genes")
+        genes = self.schema.axes.get("genes")
         n_genes = getattr(self.model, "n_genes", None)
         if genes is not None and n_genes not in (None, len(genes)):
             raise ValueError(
                 f"the model has {n_genes} genes and the data {len(genes)}, and the model was not trained on a "
                 "DataModule whose gene names could align them"
             )
-        self.width = len(genes or self.schema.get("targets", ())) or 1
+        self.width = len(self.schema.columns) or 1
         self.labels = AxisLabels(self.schema, self.model.axes, self.model.levels)
 
     def _batches(self, split: str, n_evaluations: int, what: str, n_kept: int = 1) -> Iterator[Any]:

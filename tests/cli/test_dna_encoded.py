@@ -19,6 +19,7 @@ import pyro_omics as po
 from pyro_omics import cli
 from pyro_omics.cli.option_messages import as_option
 from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
+from pyro_omics.sizes import DELSchema
 
 CONFIGS = Path(po.__file__).parents[1] / "configs"
 FIGURES = ["calibration.png", "cube.png", "replicates.png", "synthons.png", "target_against_control.png",
@@ -447,7 +448,7 @@ def test_what_a_table_means_is_said_in_yaml(folder):
     with pytest.warns(UserWarning, match="there is one target selection"):
         lightning("fit", "given.yaml")
     checkpoint = torch.load("out/checkpoint.ckpt", weights_only=True)
-    assert checkpoint["pyro_omics"]["schema"]["controls"] == ["beads"]
+    assert DELSchema.from_dict(checkpoint["pyro_omics"]["schema"]).controls == ("beads",)
 
 
 @pytest.mark.parametrize(

@@ -550,7 +550,7 @@ def test_totalvi_from_the_command_line(citeseq):
     svi = po.load("run/model")
     assert svi.model.background.bound == 0.5
     assert svi.model.network["norm"] is po.layers.LayerNorm
-    assert svi.schema["proteins"] == ["protein0", "protein1", "protein2"]
+    assert svi.schema.proteins == ("protein0", "protein1", "protein2")
     assert "X_totalvi" in ad.read_h5ad("run/adata.h5ad").obsm
     # Without --data.protein_obsm_key: RNA of new cells, proteins to be imputed.
     cli.main(["predict", "--config=run/config.yaml", "--data.protein_obsm_key=null", "--ckpt_path=run/checkpoint.ckpt",

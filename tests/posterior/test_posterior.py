@@ -357,7 +357,7 @@ def test_a_rows_elbo_has_its_own_terms_and_a_share_of_the_global_ones(dm, cls, b
 def test_sites_that_are_named_come_alone(dm):
     post = own(Factors, dm)
     assert post.samples("W", num_samples=2).dims == ("sample", "W_dim_0", "gene")
-    assert list(post.samples("W", num_samples=2).gene.values) == post.schema["genes"]
+    assert tuple(post.samples("W", num_samples=2).gene.values) == post.schema.genes
     assert set(post.samples("W", "z", num_samples=2).data_vars) == {"W", "z"}
     assert set(post.samples(num_samples=2).data_vars) == {"W", "z"}
 
@@ -461,7 +461,7 @@ def test_a_query_of_a_users_model_is_a_method(dm):
     post = own(Doubled, dm, GammaGuide)
     rates = post.rates(factor=2.0, num_samples=500)
     np.testing.assert_allclose(rates, 2 * post.latent() * post.model.b.numpy(), rtol=0.15)
-    assert list(rates.columns) == post.schema["genes"]
+    assert tuple(rates.columns) == post.schema.genes
     assert "factor" in inspect.signature(post.rates).parameters
 
 
@@ -482,7 +482,7 @@ def test_correlations_are_the_mean_of_those_of_each_draw(post, method):
     expected = np.mean([pd.DataFrame(decoded(post, whole(post), None, draw)).corr(method) for draw in z], 0)
     found = post.correlations("normalized_expression", method, num_samples=3)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert list(found.index) == list(found.columns) == post.schema["genes"]
+    assert tuple(found.index) == tuple(found.columns) == post.schema.genes
 
 
 @pytest.mark.parametrize("method", ["spearman", "pearson"])

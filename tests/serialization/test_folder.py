@@ -24,7 +24,7 @@ import pyro_omics as po
 from pyro_omics import layers
 from pyro_omics.parts import dispersions, library_sizes, likelihoods, priors
 from pyro_omics.serialization import arguments
-from pyro_omics.sizes import DELSizes, Sizes
+from pyro_omics.sizes import DELSizes, Schema, Sizes
 
 N, G = 60, 12
 
@@ -627,7 +627,7 @@ def test_a_checkpoint_loads_without_pickle(dm, tmp_path):
     svi, _ = checkpointed(dm, tmp_path / "a.ckpt")
     loaded = torch.load(tmp_path / "a.ckpt", weights_only=True)
     about = loaded["pyro_omics"]
-    assert (about["schema"], about["n_obs"]) == (dm.schema, dm.n_obs)
+    assert (Schema.from_dict(about["schema"]), about["n_obs"]) == (dm.schema, dm.n_obs)
     assert Sizes(**about["sizes"]) == dm.sizes
     assert set(loaded["state_dict"]) == set(svi.state_dict())
     assert not [name for name in loaded["state_dict"] if not name.startswith("elbo.")]
@@ -684,5 +684,5 @@ def test_other_levels_than_a_checkpoint_s_are_refused(dm, tmp_path):
     adata = dm.adata.copy()
     adata.obs["donor"] = donors(N, "d8", "d9")
     other = po.CellDataModule(adata, batch_key="donor")
-    with pytest.raises(ValueError, match="other levels"):
+    with pytest.raises(ValueError, match="other batches"):
         quiet_trainer().validate(po.SVIModule(small(other)), other, ckpt_path=tmp_path / "a.ckpt", weights_only=True)

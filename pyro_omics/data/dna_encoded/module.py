@@ -6,6 +6,7 @@ import functools
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pyro_omics.data.matrices.count_checks import check_counts, matrix_of
 from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.module import RowDataModule, RowTensors, digest
 from pyro_omics.data.splits import split_rows
-from pyro_omics.sizes import DELSizes
+from pyro_omics.sizes import DELSchema, DELSizes
 
 TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")
 ARMS = ("target", "control", "pre")
@@ -74,7 +75,7 @@ class DELDataModule(RowDataModule):
     sizes
         `sizes.DELSizes`.
     schema
-        the data's description: names of selections, building blocks of each cycle.
+        `sizes.DELSchema`: the names of the selections, and the building blocks of each cycle.
 
     Raises
     ------
@@ -88,6 +89,7 @@ class DELDataModule(RowDataModule):
         trained model is asked about selections that were sequenced to another depth.
     """
 
+    schema: DELSchema
     sizes_type = DELSizes
 
     def __init__(
@@ -116,34 +118,33 @@ class DELDataModule(RowDataModule):
         self.conditions = dict(zip(ARMS, (target, control, pre), strict=True))
         arms = _arms(self.adata, (target, control, pre), selections)
         self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
-        levels = {cycle: levels_of(self.adata.obs, cycle) for cycle in self.cycles}
-        self.schema: dict[str, Any] = {
-            "targets": arms["target"],
-            "controls": arms["control"],
-            "pre-selections": arms["pre"],
-            "cycles": list(self.cycles),
-            "levels": levels,
-            "scores": ["score"],
-            "yields": yield_keys is not None,
-            "training compounds": digest(self.adata.obs_names[self.split.training.numpy()]),
-        }
+        self.schema = DELSchema(
+            training_digest=digest(self.adata.obs_names[self.split.training.numpy()]),
+            targets=tuple(arms["target"]),
+            controls=tuple(arms["control"]),
+            pre_selections=tuple(arms["pre"]),
+            cycles=self.cycles,
+            synthons=tuple(tuple(levels_of(self.adata.obs, cycle)) for cycle in self.cycles),
+            known_yields=yield_keys is not None,
+        )
         self.n_obs = len(self.split.training)
         if batch_size is None:
             self.batch_size = min(1024, max(64, math.ceil(self.n_obs / 8)))
         self.data = self._tensors(self.schema)
-        self.schema["counts of a compound"] = (self.data.totals(self.split.rows("all")) / self.adata.n_obs).tolist()
+        mean_counts = self.data.totals(self.split.rows("all")) / self.adata.n_obs
+        self.schema = replace(self.schema, mean_counts=tuple(mean_counts.tolist()))
         check_duplicates(self.adata, self.cycles, self.data.fields["synthons"])
         self._check_arms()
 
     def _check_arms(self) -> None:
         totals = self.data.totals(self.split.rows("all"))
-        names = _selections(self.schema)
+        names = list(self.schema.selections)
         if empty := [name for name, total in zip(names, totals, strict=True) if total == 0]:
             raise ValueError(
                 f"the selections {empty} have no counts at all: they failed or were not sequenced; leave them out, "
                 f"selections={[name for name in names if name not in empty]}"
             )
-        if len(self.schema["targets"]) == 1:
+        if len(self.schema.targets) == 1:
             warnings.warn(
                 f"there is one target selection, {names[0]!r}: nothing tells the noise between replicates from "
                 "enrichment; where counts are then taken as Poisson, intervals are too narrow and lists too long",
@@ -155,24 +156,17 @@ class DELDataModule(RowDataModule):
     def sizes(self) -> DELSizes:
         """What a model must know of these data before it is made."""
         rows = self.split.training if len(self.split.training) else self.split.validation
-        depth = self._depth(rows)
-        t, c = len(self.schema["targets"]), len(self.schema["controls"])
         features, poses = self.data.fields["features"], self.data.fields["poses"]
-        return DELSizes(
-            n_obs=self.n_obs,
-            cycles=tuple(self.schema["cycles"]),
-            n_synthons=tuple(len(self.schema["levels"][cycle]) for cycle in self.schema["cycles"]),
-            depth=depth[:t],
-            control_depth=depth[t : t + c],
-            pre_depth=depth[t + c :],
+        return self.schema.sizes(
+            self.n_obs,
+            self._depth(rows),
             n_features=0 if features is None else features.shape[-1],
             pose_shape=() if poses is None else tuple(poses.shape[1:]),
-            known_yields=self.schema["yields"],
         )
 
     def _depth(self, rows: Tensor) -> tuple[float, ...]:
         """Mean count of a compound in each selection: of what was sequenced, where ``var["depth"]`` tells."""
-        names = _selections(self.schema)
+        names = list(self.schema.selections)
         if "depth" in self.adata.var:
             depth = self.adata.var["depth"].astype(float).loc[names].to_numpy()
             if not (np.isfinite(depth) & (depth > 0)).all():
@@ -180,29 +174,29 @@ class DELDataModule(RowDataModule):
             return tuple(depth / self.adata.n_obs)
         return tuple((self.data.totals(rows) / len(rows)).tolist())
 
-    def _tensors(self, schema: dict[str, Any]) -> CompoundTensors:
+    def _tensors(self, schema: DELSchema) -> CompoundTensors:
         obs = self.adata.obs
-        codes = [codes_of(obs, cycle, schema["levels"][cycle]) for cycle in schema["cycles"]]
+        named = zip(schema.cycles, schema.synthons, strict=True)
+        codes = [codes_of(obs, cycle, list(levels)) for cycle, levels in named]
         fields: dict[str, Any] = {"synthons": torch.from_numpy(np.stack(codes, 1)), "yields": None}
         fields["features"] = self._feature("feature_key", 2)
         fields["poses"] = self._feature("pose_key", 3)
         if self.keys["yield_keys"] is not None:
-            fields["yields"] = _yields(obs, self.keys["yield_keys"], schema["cycles"])
-        widths = [len(schema[arm]) for arm in ("targets", "controls", "pre-selections")]
-        names = _selections(schema)
+            fields["yields"] = _yields(obs, self.keys["yield_keys"], schema.cycles)
+        widths = [len(names) for names in (schema.targets, schema.controls, schema.pre_selections)]
         matrix = sp.csr_matrix(matrix_of(self.adata, self.layer))
-        position = self.adata.var_names.get_indexer(names)
+        position = self.adata.var_names.get_indexer(list(schema.selections))
         return CompoundTensors(CountMatrix(matrix[:, position]), widths, fields, self.split.index)
 
-    def _check_depth(self, schema: dict[str, Any]) -> None:
+    def _check_depth(self, schema: DELSchema) -> None:
         """A model's depths are those of the selections that it was trained on."""
-        position = self.adata.var_names.get_indexer(_selections(schema))
+        position = self.adata.var_names.get_indexer(list(schema.selections))
         totals = np.asarray(matrix_of(self.adata, self.layer)[:, position].sum(axis=0), dtype=float).ravel()
-        fold = totals / self.adata.n_obs / np.asarray(schema["counts of a compound"])
+        fold = totals / self.adata.n_obs / np.asarray(schema.mean_counts)
         worst = int(np.abs(np.log(np.maximum(fold, 1e-9))).argmax())
         if not 1 / OTHER_DEPTH < fold[worst] < OTHER_DEPTH:
             warnings.warn(
-                f"the selection {_selections(schema)[worst]!r} has {fold[worst]:.2g} times the counts per compound "
+                f"the selection {schema.selections[worst]!r} has {fold[worst]:.2g} times the counts per compound "
                 "that it had where the model was trained, which the model takes for binding: fit it to this screen",
                 UserWarning,
                 stacklevel=4,
@@ -224,7 +218,7 @@ class DELDataModule(RowDataModule):
             raise ValueError(f"{argument}={key!r} has {int((~np.isfinite(array)).sum())} values that are not finite")
         return torch.from_numpy(np.ascontiguousarray(array))
 
-    def aligned(self, schema: dict[str, Any]) -> CompoundTensors:
+    def aligned(self, schema: DELSchema) -> CompoundTensors:
         """All compounds as a model of another ``schema`` must see them: its selections and building blocks, by name.
 
         Raises
@@ -232,17 +226,16 @@ class DELDataModule(RowDataModule):
         ValueError
             Where selections or cycles of the schema are missing here, or building blocks occur that it does not know.
         """
-        names = _selections(schema)
-        if missing := [name for name in names if name not in self.adata.var_names]:
+        if missing := [name for name in schema.selections if name not in self.adata.var_names]:
             raise ValueError(
                 f"the model's selections {missing} are not in adata.var_names: {list(self.adata.var_names)}"
             )
-        if schema["cycles"] != self.schema["cycles"]:
+        if schema.cycles != self.schema.cycles:
             raise ValueError(
-                f"the model was trained with the cycles {schema['cycles']}, and these data have "
-                f"{self.schema['cycles']}: pass synthon_keys={schema['cycles']}"
+                f"the model was trained with the cycles {list(schema.cycles)}, and these data have "
+                f"{list(self.schema.cycles)}: pass synthon_keys={list(schema.cycles)}"
             )
-        if schema["yields"] and self.keys["yield_keys"] is None:
+        if schema.known_yields and self.keys["yield_keys"] is None:
             raise ValueError("the model was trained with known yields, and these data name none: pass yield_keys")
         self._check_depth(schema)
         return self._tensors(schema)
@@ -278,10 +271,6 @@ class CompoundTensors(RowTensors[DELBatch]):
     def totals(self, rows: Tensor) -> Tensor:
         """Sum of each selection over ``rows``, in double precision."""
         return self.counts.column_sums(rows)
-
-
-def _selections(schema: dict[str, Any]) -> list[str]:
-    return [name for arm in ("targets", "controls", "pre-selections") for name in schema[arm]]
 
 
 def _rows(field: Any, at: Tensor, here: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,7 @@ from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.module import RowDataModule, RowTensors, digest
 from pyro_omics.data.single_cell.proteins import ProteinTable, background_start, check_training
 from pyro_omics.data.splits import split_rows
-from pyro_omics.sizes import Sizes
-
-ARGUMENTS = {"batch": "batch_key", "label": "label_key", "categorical": "categorical_keys"}
+from pyro_omics.sizes import CellSchema, Sizes
 
 
 class CellDataModule(RowDataModule):
@@ -84,7 +83,7 @@ class CellDataModule(RowDataModule):
     sizes
         `sizes.Sizes`.
     schema
-        the data's description: gene names, and the levels of each covariate.
+        `sizes.CellSchema`: the names of genes and proteins, and the levels of each covariate.
 
     Raises
     ------
@@ -92,6 +91,7 @@ class CellDataModule(RowDataModule):
         For data that are no counts, or do not have what an argument names: before any training.
     """
 
+    schema: CellSchema
     sizes_type = Sizes
 
     def __init__(
@@ -148,38 +148,35 @@ class CellDataModule(RowDataModule):
         else:
             self.stored.check(genes)
         self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
-        self.schema: dict[str, Any] = {
-            "genes": list(self.adata.var_names[genes]),
-            "levels": self._levels(),
-            "continuous": list(continuous_keys),
-            "proteins": [] if self.proteins is None else self.proteins.names,
-            "training cells": digest(self.adata.obs_names[self.split.training.numpy()]),
-        }
         self.n_obs = len(self.split.training)
+        self.schema = CellSchema(
+            training_digest=digest(self.adata.obs_names[self.split.training.numpy()]),
+            genes=tuple(self.adata.var_names[genes]),
+            batches=self._levels("batch_key", batch_key),
+            labels=self._levels("label_key", label_key),
+            categorical=tuple(categorical_keys),
+            categories=tuple(self._levels("categorical_keys", key) for key in categorical_keys),
+            continuous=tuple(continuous_keys),
+            proteins=() if self.proteins is None else tuple(self.proteins.names),
+        )
         self.data = self._tensors(self.schema)
-        self.schema["panels"] = self._panels()
+        self.schema = replace(self.schema, panels=self._panels())
 
     # Sizes ----------------------------------------------------------------------------------------------------------
 
     @property
     def n_genes(self) -> int:
         """Number of genes modelled."""
-        return len(self.schema["genes"])
+        return len(self.schema.genes)
 
     @functools.cached_property
     def sizes(self) -> Sizes:
         """What a model must know of these data before it is made."""
-        levels = self.schema["levels"]
-        cells, background = self._protein_sizes(len(levels["batch"]))
-        return Sizes(
-            n_obs=self.n_obs,
-            n_genes=self.n_genes,
-            n_batches=len(levels["batch"]),
-            n_labels=len(levels["label"]),
-            n_categories=tuple(len(n) for name, n in levels.items() if name.startswith("categorical ")),
-            n_continuous=len(self.schema["continuous"]),
-            log_library=self._log_library(len(levels["batch"])),
-            n_proteins=len(self.schema["proteins"]),
+        n_batches = len(self.schema.batches)
+        cells, background = self._protein_sizes(n_batches)
+        return self.schema.sizes(
+            self.n_obs,
+            log_library=self._log_library(n_batches),
             protein_cells=cells,
             protein_background=background,
         )
@@ -190,21 +187,21 @@ class CellDataModule(RowDataModule):
             return (), ()
         rows = self.split.training if len(self.split.training) else self.split.validation
         if len(self.split.training):
-            check_training(self.schema["proteins"], y[rows], None if measured is None else measured[rows])
+            check_training(list(self.schema.proteins), y[rows], None if measured is None else measured[rows])
         codes = torch.zeros(len(rows), dtype=torch.long) if code is None else code[rows]
         return background_start(y[rows], None if measured is None else measured[rows], codes, n_batches)
 
-    def _panels(self) -> dict[str, list[str]]:
+    def _panels(self) -> tuple[tuple[str, ...], ...]:
         """The proteins that each batch measured, in any of its cells."""
         y, measured, code = (self.data.fields[name] for name in ("y", "measured", "batch"))
         if y is None:
-            return {}
+            return ()
         seen = torch.ones_like(y, dtype=torch.bool) if measured is None else measured
         codes = torch.zeros(len(y), dtype=torch.long) if code is None else code
-        return {
-            batch: [name for name, any_ in zip(self.schema["proteins"], seen[codes == b].any(0), strict=True) if any_]
-            for b, batch in enumerate(self.schema["levels"]["batch"])
-        }
+        return tuple(
+            tuple(name for name, any_ in zip(self.schema.proteins, seen[codes == b].any(0), strict=True) if any_)
+            for b in range(len(self.schema.batches))
+        )
 
     def _log_library(self, n_batches: int) -> tuple[tuple[float, float], ...]:
         # Adopted data have no training rows; the model's own moments then come with its weights.
@@ -221,52 +218,43 @@ class CellDataModule(RowDataModule):
 
     # Reading the AnnData --------------------------------------------------------------------------------------------
 
-    def _category_names(self) -> list[str]:
-        return [f"categorical {key}" for key in self.keys["categorical_keys"]]
+    def _levels(self, argument: str, key: str | None) -> tuple[str, ...]:
+        return ("all",) if key is None else tuple(obs_columns.categories(self.adata.obs, argument, key))
 
-    def _named_columns(self) -> dict[str, tuple[str, str | None]]:
-        """Schema name -> (argument, column of obs)."""
-        named = {"batch": ("batch_key", self.keys["batch_key"]), "label": ("label_key", self.keys["label_key"])}
-        for name, key in zip(self._category_names(), self.keys["categorical_keys"], strict=True):
-            named[name] = ("categorical_keys", key)
-        return named
-
-    def _levels(self) -> dict[str, list[str]]:
-        levels = {}
-        for name, (argument, key) in self._named_columns().items():
-            levels[name] = ["all"] if key is None else obs_columns.categories(self.adata.obs, argument, key)
-        return levels
-
-    def _tensors(self, schema: dict[str, Any]) -> CellTensors:
+    def _tensors(self, schema: CellSchema) -> CellTensors:
         obs, fields = self.adata.obs, dict[str, Tensor | None]()
-        named = self._named_columns()
-        for name, levels in schema["levels"].items():
-            if len(levels) == 1:
-                fields[name] = None
-            else:
-                argument, key = named[name]
-                fields[name] = torch.from_numpy(obs_columns.codes(obs, argument, str(key), levels))
-        names = [name for name in schema["levels"] if name.startswith("categorical ")]
-        zeros = torch.zeros(self.adata.n_obs, dtype=torch.long)
-        stacked = [zeros if (code := fields.pop(name)) is None else code for name in names]
-        fields["categorical"] = torch.stack(stacked, 1) if names else None
+        fields["batch"] = self._codes("batch_key", self.keys["batch_key"], schema.batches)
+        fields["label"] = self._codes("label_key", self.keys["label_key"], schema.labels)
+        fields["categorical"] = self._categorical(schema)
         continuous, size_factor = self.keys["continuous_keys"], self.keys["size_factor_key"]
         fields["continuous"] = _numbers(obs, "continuous_keys", continuous) if continuous else None
         fields["size_factor"] = _numbers(obs, "size_factor_key", [size_factor]) if size_factor else None
         if fields["size_factor"] is not None and (fields["size_factor"] <= 0).any():
             raise ValueError(f"size_factor_key={size_factor!r} has values of 0 or below: library sizes are positive")
-        table = self.proteins
-        if schema["proteins"] and table is None:
-            table = ProteinTable.missing(schema["proteins"], self.adata.n_obs)
-        if table is not None and schema["proteins"]:
-            batches = schema["levels"]["batch"]
-            panels = schema.get("panels")
-            fields["y"], fields["measured"] = table.tensors(schema["proteins"], fields["batch"], batches, panels)
-        else:
-            fields["y"] = fields["measured"] = None
-        position = self.adata.var_names.get_indexer(schema["genes"])
+        fields["y"], fields["measured"] = self._protein_tensors(schema, fields["batch"])
+        position = self.adata.var_names.get_indexer(list(schema.genes))
         whole = len(position) == self.adata.n_vars and (np.diff(position) == 1).all()
         return CellTensors(self._counts(None if whole else position), fields, self.split.index)
+
+    def _codes(self, argument: str, key: str | None, levels: tuple[str, ...]) -> Tensor | None:
+        """The codes (n,) of a covariate's levels; None where there is one."""
+        if len(levels) == 1:
+            return None
+        return torch.from_numpy(obs_columns.codes(self.adata.obs, argument, str(key), list(levels)))
+
+    def _categorical(self, schema: CellSchema) -> Tensor | None:
+        """The codes (n, c) of the further categorical covariates, 0 for one that has one level."""
+        named = zip(schema.categorical, schema.categories, strict=True)
+        codes = [self._codes("categorical_keys", key, levels) for key, levels in named]
+        zeros = torch.zeros(self.adata.n_obs, dtype=torch.long)
+        return torch.stack([zeros if code is None else code for code in codes], 1) if codes else None
+
+    def _protein_tensors(self, schema: CellSchema, codes: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        if not schema.proteins:
+            return None, None
+        table = self.proteins or ProteinTable.missing(schema.proteins, self.adata.n_obs)
+        panels = dict(zip(schema.batches, schema.panels, strict=True)) if schema.panels else {}
+        return table.tensors(list(schema.proteins), codes, schema.batches, panels)
 
     def _counts(self, position: np.ndarray | None) -> CountMatrix | StoredMatrix:
         """The counts of the genes at these positions, or of all."""
@@ -275,7 +263,7 @@ class CellDataModule(RowDataModule):
         matrix = matrix_of(self.adata, self.layer)
         return CountMatrix(matrix if position is None else matrix[:, position])
 
-    def aligned(self, schema: dict[str, Any]) -> CellTensors:
+    def aligned(self, schema: CellSchema) -> CellTensors:
         """All rows as a model of another ``schema`` must see them: its genes in its order, its levels, by name.
 
         Raises
@@ -283,24 +271,31 @@ class CellDataModule(RowDataModule):
         ValueError
             Where genes or covariates of the schema are missing here, or levels occur that it does not know.
         """
-        missing = sorted(set(schema["genes"]) - set(self.adata.var_names))
+        missing = sorted(set(schema.genes) - set(self.adata.var_names))
         if missing:
             raise ValueError(
-                f"{len(missing)} of the model's {len(schema['genes'])} genes are not in adata.var_names, such as "
+                f"{len(missing)} of the model's {len(schema.genes)} genes are not in adata.var_names, such as "
                 f"{missing[:3]}: these data are of another annotation, or were filtered; give them all its genes"
             )
-        for name, levels in schema["levels"].items():
-            if len(levels) > 1 and self._named_columns().get(name, ("", None))[1] is None:
-                raise ValueError(
-                    f"the model was trained with a {name} of levels {levels}, and this CellDataModule names no "
-                    f"column for it: pass {ARGUMENTS[name.split()[0]]} to CellDataModule"
-                )
-        if schema["continuous"] != self.schema["continuous"]:
+        self._check_covariate("batch", "batch_key", schema.batches, self.keys["batch_key"] is not None)
+        self._check_covariate("label", "label_key", schema.labels, self.keys["label_key"] is not None)
+        for key, levels in zip(schema.categorical, schema.categories, strict=True):
+            self._check_covariate(
+                f"categorical {key}", "categorical_keys", levels, key in self.keys["categorical_keys"]
+            )
+        if schema.continuous != self.schema.continuous:
             raise ValueError(
-                f"the model was trained with continuous_keys={schema['continuous']}, and this CellDataModule has "
-                f"{self.schema['continuous']}"
+                f"the model was trained with continuous_keys={list(schema.continuous)}, and this CellDataModule has "
+                f"{list(self.schema.continuous)}"
             )
         return self._tensors(schema)
+
+    def _check_covariate(self, name: str, argument: str, levels: tuple[str, ...], is_here: bool) -> None:
+        if len(levels) > 1 and not is_here:
+            raise ValueError(
+                f"the model was trained with a {name} of levels {list(levels)}, and this CellDataModule names no "
+                f"column for it: pass {argument} to CellDataModule"
+            )
 
 
 class CellTensors(RowTensors[CellBatch]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,8 @@ class ProteinTable:
         self,
         names: list[str],
         code: Tensor | None,
-        batches: list[str],
-        panels: dict[str, list[str]] | None = None,
+        batches: Sequence[str],
+        panels: Mapping[str, Sequence[str]] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Counts (n, t) of these proteins, 0 where not measured, and whether they were, or None where all were.
 
@@ -226,7 +226,7 @@ def _mask(adata: AnnData, mask: Any, names: list[str]) -> np.ndarray:
 
 
 def _zero_batches(
-    counts: np.ndarray, names: list[str], code: np.ndarray, batches: list[str], panels: dict[str, list[str]]
+    counts: np.ndarray, names: list[str], code: np.ndarray, batches: Sequence[str], panels: Mapping[str, Sequence[str]]
 ) -> np.ndarray:
     """Entries of proteins that are zero in all cells of their batch: not measured there."""
     zero = np.zeros(counts.shape, dtype=bool)
@@ -235,7 +235,7 @@ def _zero_batches(
         seen = ~np.isnan(counts[rows])
         none = seen.any(0) & ~np.nan_to_num(counts[rows]).any(0)
         if not none[seen.any(0)].all():
-            none &= ~np.isin(names, panels.get(batches[b], []))
+            none &= ~np.isin(names, list(panels.get(batches[b], ())))
         if none.any():
             zero[np.ix_(rows, none)] = True
             which = "all proteins" if none.all() else f"the proteins {[names[i] for i in np.flatnonzero(none)]}"

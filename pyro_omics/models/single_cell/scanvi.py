@@ -81,7 +81,7 @@ class SCANVI(SCVI):
     @classmethod
     def from_data(cls, dm: Any, **options: Any) -> CountModel:
         """The model for a CellDataModule's data: their sizes and the names of the label's levels are filled in."""
-        named = {"labels": list(dm.schema["levels"]["label"])} if hasattr(dm, "schema") else {}
+        named = {"labels": list(dm.schema.names("label"))} if hasattr(dm, "schema") else {}
         return super().from_data(dm, **{**named, **options})
 
     def latent(self, batch: CellBatch) -> Tensor:

@@ -32,10 +32,10 @@ def test_a_minibatch_holds_each_arm_by_its_condition(adata):
     np.testing.assert_array_equal(batch.control, x[:, [0]])
     np.testing.assert_array_equal(batch.pre, x[:, [2]])
     assert batch.features is None and batch.poses is None and batch.yields is None
-    levels = dm.schema["levels"]
+    assert dm.schema.cycles == ("A", "B", "C")
     for i, cycle in enumerate("ABC"):
-        assert [levels[cycle][code] for code in batch.synthons[:, i]] == list(adata.obs[cycle].iloc[rows])
-    assert levels["A"] == ["a1", "a2", "a10"]  # in natural order
+        assert [dm.schema.synthons[i][code] for code in batch.synthons[:, i]] == list(adata.obs[cycle].iloc[rows])
+    assert dm.schema.synthons[0] == ("a1", "a2", "a10")  # in natural order
     assert dm.sizes.n_synthons == (3, 2, 4)
     np.testing.assert_allclose(dm.sizes.depth, adata.X.toarray()[:, [1, 3]].mean(0), rtol=1e-6)
     np.testing.assert_allclose(dm.sizes.control_depth, adata.X.toarray()[:, [0]].mean(0), rtol=1e-6)

@@ -147,8 +147,8 @@ def test_paths(tmp_path, suffix, x):
 def test_batch_is_the_rows_of_the_anndata(num_workers):
     adata = cells(sp.csc_matrix(matrix()))
     dm = CellDataModule(adata, **FULL, batch_size=8, seed=3, num_workers=num_workers)
-    levels, obs = dm.schema["levels"], adata.obs
-    assert levels["batch"] == ["d2", "d10", "d1"]  # the column's own order, without what does not occur
+    schema, obs = dm.schema, adata.obs
+    assert schema.batches == ("d2", "d10", "d1")  # the column's own order, without what does not occur
     seen = 0
     for batch in (*dm.train_dataloader(), *dm.val_dataloader(), *dm.predict_dataloader()):
         row = batch.row.numpy()
@@ -156,13 +156,14 @@ def test_batch_is_the_rows_of_the_anndata(num_workers):
         assert batch.x.dtype == torch.float32
         assert np.array_equal(batch.x, matrix()[row])
         assert torch.equal(batch.index, dm.split.index[batch.row])
-        for codes, name, key in [
-            (batch.batch, "batch", "donor"),
-            (batch.label, "label", "type"),
-            (batch.categorical[:, 0], "categorical sex", "sex"),
-            (batch.categorical[:, 1], "categorical kit", "kit"),
+        assert schema.categorical == ("sex", "kit")
+        for codes, levels, key in [
+            (batch.batch, schema.batches, "donor"),
+            (batch.label, schema.labels, "type"),
+            (batch.categorical[:, 0], schema.categories[0], "sex"),
+            (batch.categorical[:, 1], schema.categories[1], "kit"),
         ]:
-            assert [levels[name][code] for code in codes] == obs[key].iloc[row].astype(str).tolist()
+            assert [levels[code] for code in codes] == obs[key].iloc[row].astype(str).tolist()
         np.testing.assert_allclose(batch.continuous, obs[["age", "mito"]].to_numpy()[row], rtol=1e-6)
         np.testing.assert_allclose(batch.size_factor, obs[["depth"]].to_numpy()[row], rtol=1e-6)
     assert seen == 2 * N
@@ -217,7 +218,7 @@ def test_batch_column_of_any_type(column):
 def test_numbers_are_ordered_as_numbers():
     adata = cells()
     adata.obs["run"] = [10, 9, 100, 9] * (N // 4)
-    assert CellDataModule(adata, batch_key="run").schema["levels"]["batch"] == ["9", "10", "100"]
+    assert CellDataModule(adata, batch_key="run").schema.batches == ("9", "10", "100")
 
 
 # Split and order ------------------------------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ def test_gene_mask(given):
     mask = np.arange(G) % 3 != 0
     dm = CellDataModule(cells(), gene_mask={"column": "variable", "array": mask, "list": mask.tolist()}[given])
     assert dm.n_genes == mask.sum()
-    assert dm.schema["genes"] == [f"gene{i}" for i in np.flatnonzero(mask)]
+    assert dm.schema.genes == tuple(f"gene{i}" for i in np.flatnonzero(mask))
     assert np.array_equal(dm.data[range(N)].x, matrix()[:, mask])
 
 
@@ -375,7 +376,7 @@ def test_aligned_codes_levels_as_the_model_does():
     mine.obs["donor"] = pd.Categorical(mine.obs["donor"].astype(str))  # alphabetical: other codes
     some = mine[mine.obs["donor"].isin(["d1", "d10"])].copy()
     batch = CellDataModule(some, **FULL).aligned(dm.schema)[range(some.n_obs)]
-    assert [dm.schema["levels"]["batch"][c] for c in batch.batch] == some.obs["donor"].tolist()
+    assert [dm.schema.batches[c] for c in batch.batch] == some.obs["donor"].tolist()
 
 
 def test_aligned_accepts_one_level_of_several():
@@ -385,7 +386,7 @@ def test_aligned_accepts_one_level_of_several():
     with pytest.warns(UserWarning, match="one level only"):
         other = CellDataModule(mine, batch_key="donor")
     assert other.data[range(N)].batch is None
-    assert (other.aligned(dm.schema)[range(N)].batch == dm.schema["levels"]["batch"].index("d1")).all()
+    assert (other.aligned(dm.schema)[range(N)].batch == dm.schema.batches.index("d1")).all()
 
 
 def test_aligned_takes_categories_by_name_whatever_their_order():
@@ -550,7 +551,7 @@ def test_the_mend_of_missing_values_works():
     adata = cells()
     adata.obs.loc["cell7", "donor"] = np.nan
     adata.obs["donor"] = adata.obs["donor"].astype(object).fillna("unknown")
-    assert "unknown" in CellDataModule(adata, batch_key="donor").schema["levels"]["batch"]
+    assert "unknown" in CellDataModule(adata, batch_key="donor").schema.batches
 
 
 @pytest.mark.parametrize("argument", ["batch_key", "label_key", "categorical_keys"])

@@ -55,7 +55,7 @@ def test_stored_in_any_way(stored):
     batch = dm.data[[5, 2]]
     assert np.array_equal(batch.y, y.to_numpy()[[5, 2]])
     assert batch.measured is None
-    assert dm.schema["proteins"] == (NAMES if "frame" in stored or stored in ("int", "nullable") else
+    assert list(dm.schema.proteins) == (NAMES if "frame" in stored or stored in ("int", "nullable") else
                                      ["protein0", "protein1", "protein2"])  # fmt: skip
 
 
@@ -168,11 +168,11 @@ def test_mudata_is_matched_by_name(tmp_path):
     mdata.write(tmp_path / "cells.h5mu")
     for source in (mdata, tmp_path / "cells.h5mu"):
         dm = po.CellDataModule(source, batch_key="donor")
-        assert dm.schema["proteins"] == NAMES
+        assert list(dm.schema.proteins) == NAMES
         assert dm.sizes == plain.sizes
         one, other = dm.data[range(N)], plain.data[range(N)]
         assert np.array_equal(one.y, other.y) and np.array_equal(one.x, other.x)
-    assert po.CellDataModule(mdata, batch_key="site").schema["levels"]["batch"] == ["s1", "s2"]
+    assert po.CellDataModule(mdata, batch_key="site").schema.batches == ("s1", "s2")
 
 
 def test_cells_that_a_modality_lacks_were_not_measured():

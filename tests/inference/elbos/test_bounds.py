@@ -650,7 +650,7 @@ def test_scanvi_sums_its_labels_out(cells):
         torch.manual_seed(2)  # the same draw again
         guide = draws.guide(batch, 0)
         z, log_q = guide.nodes["z"]["value"], guide.nodes["z"]["fn"].log_prob(guide.nodes["z"]["value"])
-        names = cells.schema["levels"]["label"]
+        names = cells.schema.labels
         given = [names[code] for code in batch.label]
         levels = model.levels["labels"]
         joint = torch.stack([

@@ -385,7 +385,7 @@ def test_penalty_is_in_the_loss_and_in_no_elbo(half):
 
 def test_normalized_expression_of_two_modalities(post):
     rna, protein = post.normalized_expression(library_size=1e4)
-    assert list(rna.columns) == post.schema["genes"] and list(protein.columns) == NAMES
+    assert tuple(rna.columns) == post.schema.genes and list(protein.columns) == NAMES
     np.testing.assert_allclose(rna.sum(1), 1e4, rtol=1e-4)
     np.testing.assert_allclose(
         post.normalized_expression(library_size=1e4, transform_batch=["d1", "d2"])[0].sum(1), 1e4, rtol=1e-4

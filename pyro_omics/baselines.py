@@ -20,7 +20,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import special, stats
 
-from pyro_omics.data.dna_encoded.synthons import aggregate, check_positive, n_compounds, pooled_counts, synthons
+from pyro_omics.data.dna_encoded.synthons import aggregate, n_compounds, pooled_counts, positive_values, synthons
 
 __all__ = ["aggregate", "enrichment_lower_bound", "enrichment_ratio", "normalized_z_score", "poly_o"]
 
@@ -211,4 +211,4 @@ def _abundance(adata: AnnData, expected: np.ndarray | pd.Series) -> np.ndarray:
         raise ValueError(
             f"expected must be {adata.n_obs} abundances, one for each row; got an array of shape {abundance.shape}"
         )
-    return check_positive(abundance, "expected")
+    return positive_values(abundance, "expected")

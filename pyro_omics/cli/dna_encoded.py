@@ -19,6 +19,7 @@ from pyro_omics.cli import dna_encoded_report
 from pyro_omics.cli.option_messages import option_errors, printed_notes
 from pyro_omics.data import DELDataModule, read_del
 from pyro_omics.data.anndata_io.reading import read_path
+from pyro_omics.data.dna_encoded.tables.layouts import LayoutName
 from pyro_omics.evaluation.report import History, draw
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import HierarchicalDEL
@@ -66,7 +67,7 @@ def analyse(
     table: str,
     out: str = "runs/del",
     conditions: dict[str, str] | str | None = None,
-    layout: Literal["deldock", "kindel", "deli", "deldenoiser", "plain"] | None = None,
+    layout: LayoutName | None = None,
     counts: Literal["umi", "raw"] = "umi",
     synthon_keys: list[str] | str | None = None,
     complete: bool | None = None,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any
 
 import numpy as np
+
+from pyro_omics.parts.base import check_positive
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,7 @@ class Blocks:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name in ("size", "number"):
-            value = getattr(self, name)
-            if not is_count(value):
-                raise ValueError(f"Blocks: {name} is a number of {_WHAT[name]}, at least 1, and is {value!r}")
+        check_positive(size=self.size, number=self.number)
 
     def n_minibatches(self, batch_size: int) -> int:
         """How many minibatches of ``batch_size`` rows a buffer holds."""
@@ -80,11 +77,3 @@ class Blocks:
         for start in range(0, n, m):
             rng.shuffle(order[start : start + m])
         return order
-
-
-def is_count(value: Any) -> bool:
-    """Whether a value is an integer of at least 1."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-_WHAT = {"size": "rows in a block", "number": "blocks in a buffer"}

@@ -14,10 +14,11 @@ from anndata import AnnData
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_omics.data.blocks import Blocks, is_count
+from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.loaders import BlockLoader, EpochLoader
 from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.splits import EpochSampler, Split, hold_out_all
+from pyro_omics.parts.base import check_positive
 from pyro_omics.sizes import Schema
 
 B = TypeVar("B")
@@ -52,8 +53,7 @@ class RowDataModule(pl.LightningDataModule):
 
     def __init__(self, batch_size: int, seed: int, num_workers: int) -> None:
         super().__init__()
-        if not is_count(batch_size):
-            raise ValueError(f"batch_size is a number of rows, an integer of at least 1, and is {batch_size!r}")
+        check_positive(batch_size=batch_size)
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.blocks: Blocks | None = None
         self._moved: Any = None

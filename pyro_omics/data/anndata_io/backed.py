@@ -23,7 +23,7 @@ ON_DISK = (CSRDataset, CSCDataset, h5py.Dataset, zarr.Array)
 TABLES = ("obs", "var", "obsm", "varm", "uns")  # what is read into memory
 
 
-class Stored:
+class BackedCounts:
     """The counts of an AnnData, on disk.
 
     Parameters
@@ -57,8 +57,8 @@ class Stored:
         """
         check_shape(self.layer, self.source.shape)
         columns = None if genes.all() else np.flatnonzero(genes)
-        tally, totals = self.source.survey(columns)
-        if (problem := tally.problem()) is not None:
+        summary, totals = self.source.survey(columns)
+        if (problem := summary.problem()) is not None:
             fitting = [mend for mend, other in self.others.items() if other.look().problem() is None]
             refuse(self.layer, problem, fitting[0] if fitting else "")
         self._surveyed = columns, totals
@@ -72,7 +72,7 @@ class Stored:
         return StoredMatrix(self.source, columns, totals if same else None)
 
 
-def opened(adata: Any, layer: str | None, backed: bool | Blocks) -> tuple[AnnData, Stored] | None:
+def open_backed(adata: Any, layer: str | None, backed: bool | Blocks) -> tuple[AnnData, BackedCounts] | None:
     """Tables, and counts that stay on disk; None where the counts are in memory, or to be read into it.
 
     Raises
@@ -101,7 +101,7 @@ def opened(adata: Any, layer: str | None, backed: bool | Blocks) -> tuple[AnnDat
                 "and genes), or adata.to_memory()"
             )
         with _open(Path(adata.filename)) as file:
-            return _tables({name: getattr(adata, name) for name in TABLES}), _stored(file, layer)
+            return _tables({name: getattr(adata, name) for name in TABLES}), _backed_counts(file, layer)
     if adata.is_view and not backed:
         return None  # whose rows are read into memory at each look
     matrix = matrix_of(adata, layer)
@@ -110,17 +110,17 @@ def opened(adata: Any, layer: str | None, backed: bool | Blocks) -> tuple[AnnDat
             raise ValueError(f"backed={backed!r}, and {name_of(layer)} is in memory: pass the path of its file instead")
         return None
     node = matrix.group if isinstance(matrix, CSRDataset | CSCDataset) else matrix
-    return _tables({name: getattr(adata, name) for name in TABLES}), Stored(node, layer, {})
+    return _tables({name: getattr(adata, name) for name in TABLES}), BackedCounts(node, layer, {})
 
 
-def _of_path(path: Path, layer: str | None) -> tuple[AnnData, Stored]:
+def _of_path(path: Path, layer: str | None) -> tuple[AnnData, BackedCounts]:
     try:
         with _open(path) as file:
             found = _tables({name: read_elem(file[name]) for name in TABLES if name in file})
     except Exception as error:  # every reader fails in its own way on foreign bytes
         raise ValueError(f"adata={str(path)!r} could not be read as an AnnData ({error})") from error
     with _open(path) as file:
-        return found, _stored(file, layer)
+        return found, _backed_counts(file, layer)
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def _tables(parts: dict[str, Any]) -> AnnData:
     return AnnData(obs=parts.pop("obs"), var=parts.pop("var"), **{name: dict(part) for name, part in parts.items()})
 
 
-def _stored(file: Any, layer: str | None) -> Stored:
+def _backed_counts(file: Any, layer: str | None) -> BackedCounts:
     layers = {name: file["layers"][name] for name in list(file["layers"].keys())} if "layers" in file else {}
     check_layer(layer, "X" in file, layers)
     others = {f"This one looks like counts: layer={name!r}": node for name, node in layers.items() if name != layer}
@@ -145,7 +145,7 @@ def _stored(file: Any, layer: str | None) -> Stored:
         others["This one looks like counts: layer=None (adata.X)"] = file["X"]
     if "raw" in file and "X" in file["raw"]:
         others["adata.raw looks like counts: write adata.raw.to_adata() to a file of its own"] = file["raw"]["X"]
-    return Stored(file["X"] if layer is None else layers[layer], layer, others)
+    return BackedCounts(file["X"] if layer is None else layers[layer], layer, others)
 
 
 def _has_rows(node: Any) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
+import natsort
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -15,6 +15,7 @@ from pyro_omics.data.anndata_io.reading import check_keys
 from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
 
 SEPARATOR = "-"
+NATURAL = natsort.natsort_keygen()
 
 
 def complete_grid(
@@ -85,15 +86,10 @@ def complete_grid(
 def natural_categorical(names: pd.Series) -> pd.Categorical:
     """A column as a Categorical whose levels, those that occur, are in natural order: "B2" before "B10"."""
     codes, levels = pd.factorize(names.astype(object))
-    order = sorted(range(len(levels)), key=lambda i: _natural(str(levels[i])))
+    order = sorted(range(len(levels)), key=lambda i: (NATURAL(str(levels[i])), str(levels[i])))
     rank = np.empty(len(order) + 1, dtype=np.int64)
     rank[order], rank[-1] = np.arange(len(order)), -1  # the last entry is that of the code -1, "missing"
     return pd.Categorical.from_codes(rank[codes], categories=pd.Index([str(levels[i]) for i in order], dtype=object))
-
-
-def _natural(name: str) -> tuple[list[str | int], str]:
-    # Text and digits alternate, so that positions compare like with like; the name itself parts "B1" from "B01".
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))], name
 
 
 def check_named(obs: pd.DataFrame, keys: Sequence[str], called: Sequence[str] | None = None) -> None:

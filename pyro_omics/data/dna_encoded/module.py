@@ -28,7 +28,7 @@ from pyro_omics.data.splits import split_rows
 from pyro_omics.sizes import DELSchema, DELSizes
 
 TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")
-ARMS = ("target", "control", "pre")
+KINDS = ("target", "control", "pre")
 OTHER_DEPTH = 1.5  # fold: half as deep again is another screen, and not another sample of compounds
 
 
@@ -115,14 +115,14 @@ class DELDataModule(RowDataModule):
         self.keys: dict[str, Any] = {"feature_key": feature_key, "pose_key": pose_key, "yield_keys": yield_keys}
         check_counts(self.adata, layer, rows="compounds", columns="selections")
         self.cycles = synthon_columns(self.adata, synthon_keys)
-        self.conditions = dict(zip(ARMS, (target, control, pre), strict=True))
-        arms = _arms(self.adata, (target, control, pre), selections)
+        self.conditions = dict(zip(KINDS, (target, control, pre), strict=True))
+        named = _selections_by_kind(self.adata, (target, control, pre), selections)
         self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
         self.schema = DELSchema(
             training_digest=digest(self.adata.obs_names[self.split.training.numpy()]),
-            targets=tuple(arms["target"]),
-            controls=tuple(arms["control"]),
-            pre_selections=tuple(arms["pre"]),
+            targets=tuple(named["target"]),
+            controls=tuple(named["control"]),
+            pre_selections=tuple(named["pre"]),
             cycles=self.cycles,
             synthons=tuple(tuple(levels_of(self.adata.obs, cycle)) for cycle in self.cycles),
             known_yields=yield_keys is not None,
@@ -134,9 +134,9 @@ class DELDataModule(RowDataModule):
         mean_counts = self.data.totals(self.split.rows("all")) / self.adata.n_obs
         self.schema = replace(self.schema, mean_counts=tuple(mean_counts.tolist()))
         check_duplicates(self.adata, self.cycles, self.data.fields["synthons"])
-        self._check_arms()
+        self._check_selections()
 
-    def _check_arms(self) -> None:
+    def _check_selections(self) -> None:
         totals = self.data.totals(self.split.rows("all"))
         names = list(self.schema.selections)
         if empty := [name for name, total in zip(names, totals, strict=True) if total == 0]:
@@ -264,8 +264,8 @@ class CompoundTensors(RowTensors[DELBatch]):
         """The minibatch of the rows at these positions (n,), whose counts are x (n, selections)."""
         here = at.to(self.index.device, non_blocking=True)
         fields = {name: None if field is None else _rows(field, at, here) for name, field in self.fields.items()}
-        arms = x.split(self.widths, -1)
-        counts = {name: arm if arm.shape[-1] else None for name, arm in zip(("x", "control", "pre"), arms, strict=True)}
+        columns = zip(("x", "control", "pre"), x.split(self.widths, -1), strict=True)
+        counts = {name: part if part.shape[-1] else None for name, part in columns}
         return DELBatch(row=here, index=self.index[here], **counts, **fields)  # type: ignore[arg-type]
 
     def totals(self, rows: Tensor) -> Tensor:
@@ -288,8 +288,10 @@ def _read(adata: Any) -> AnnData:
     return read(adata)[0]
 
 
-def _arms(adata: AnnData, conditions: tuple[str, str, str], selections: Sequence[str] | None) -> dict[str, list[str]]:
-    """The names of the selections of each arm."""
+def _selections_by_kind(
+    adata: AnnData, conditions: tuple[str, str, str], selections: Sequence[str] | None
+) -> dict[str, list[str]]:
+    """The names of the target, control and pre-selection samples."""
     if "condition" not in adata.var:
         raise ValueError(
             'adata.var has no column "condition": say of each selection what it is, adata.var["condition"] = '
@@ -301,7 +303,7 @@ def _arms(adata: AnnData, conditions: tuple[str, str, str], selections: Sequence
     if unknown := [name for name in chosen if name not in adata.var_names]:
         raise ValueError(f"selections names {unknown}, which are not in adata.var_names: {list(adata.var_names)}")
     condition = adata.var["condition"].astype(str).loc[chosen]
-    found = dict(zip(ARMS, ([*condition.index[condition == name]] for name in conditions), strict=True))
+    found = dict(zip(KINDS, ([*condition.index[condition == name]] for name in conditions), strict=True))
     others = sorted(set(condition) - set(conditions))
     if others and not found["control"]:
         warnings.warn(

@@ -115,10 +115,10 @@ def n_compounds(adata: AnnData) -> np.ndarray:
     """
     if N_COMPOUNDS not in adata.obs:
         return np.ones(adata.n_obs)
-    return check_positive(adata.obs[N_COMPOUNDS].to_numpy(np.float64), f"adata.obs[{N_COMPOUNDS!r}]")
+    return positive_values(adata.obs[N_COMPOUNDS].to_numpy(np.float64), f"adata.obs[{N_COMPOUNDS!r}]")
 
 
-def check_positive(values: np.ndarray, what: str) -> np.ndarray:
+def positive_values(values: np.ndarray, what: str) -> np.ndarray:
     """The values themselves; a ValueError where one is not positive and finite."""
     wrong = values[~((values > 0) & np.isfinite(values))]
     if wrong.size:

@@ -13,8 +13,8 @@ from anndata import AnnData
 PIECE = 2**22  # values that are checked at once
 
 
-class Tally:
-    """What is seen of the values of a matrix, as they come in pieces."""
+class CountSummary:
+    """Summary of a matrix's values, added up in pieces: range, and numbers of NaN, infinite and non-integer values."""
 
     def __init__(self) -> None:
         self.kind_seen: np.dtype | None = None
@@ -22,7 +22,7 @@ class Tally:
         self.fraction = math.nan
         self.lowest, self.highest = 0.0, 0.0
 
-    def add(self, values: np.ndarray) -> Tally:
+    def add(self, values: np.ndarray) -> CountSummary:
         """Take a piece's values, of any shape, into account."""
         flat = np.asarray(values).reshape(-1)
         self.kind_seen = flat.dtype
@@ -137,4 +137,4 @@ def refuse(layer: str | None, problem: str, elsewhere: str) -> None:
 
 
 def _problem(matrix: Any) -> str | None:
-    return Tally().add(np.asarray(matrix.data if sp.issparse(matrix) else matrix)).problem()
+    return CountSummary().add(np.asarray(matrix.data if sp.issparse(matrix) else matrix)).problem()

@@ -17,7 +17,7 @@ from anndata.io import sparse_dataset
 from torch import Tensor
 
 from pyro_omics.data.blocks import Blocks
-from pyro_omics.data.matrices.count_checks import PIECE, Tally
+from pyro_omics.data.matrices.count_checks import PIECE, CountSummary
 from pyro_omics.data.matrices.memory import HASHED, CountMatrix, canonical, digest_of, starts
 
 GAP = 32  # rows that are read and left out rather than begin another read
@@ -115,25 +115,25 @@ class Source:
             yield first, end
             first = end
 
-    def look(self) -> Tally:
+    def look(self) -> CountSummary:
         """What the first piece's values are."""
         for piece in self.pieces():
-            return Tally().add(self.values(*piece))
-        return Tally()
+            return CountSummary().add(self.values(*piece))
+        return CountSummary()
 
-    def survey(self, columns: np.ndarray | None) -> tuple[Tally, Tensor]:
+    def survey(self, columns: np.ndarray | None) -> tuple[CountSummary, Tensor]:
         """What all values are, and each row's sum over ``columns`` (n,): the file is read once, in pieces."""
         keep = np.ones(self.shape[1])
         if columns is not None:
             keep[:] = 0
             keep[columns] = 1
-        tally, totals = Tally(), np.empty(self.shape[0])
+        summary, totals = CountSummary(), np.empty(self.shape[0])
         for first, end in self.pieces():
             piece = self.read(first, end)
-            tally.add(piece.data)
+            summary.add(piece.data)
             if piece.data.dtype.kind in "biuf":
                 totals[first:end] = piece.astype(np.float64) @ keep
-        return tally, torch.from_numpy(totals)
+        return summary, torch.from_numpy(totals)
 
 
 class StoredMatrix:

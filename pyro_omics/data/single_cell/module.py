@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_omics.batch import CellBatch
 from pyro_omics.data.anndata_io import obs_columns
-from pyro_omics.data.anndata_io.backed import Stored, opened
+from pyro_omics.data.anndata_io.backed import BackedCounts, open_backed
 from pyro_omics.data.anndata_io.reading import check_keys, check_names, masked_genes, read
 from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.matrices.count_checks import check_counts, matrix_of
@@ -124,13 +124,13 @@ class CellDataModule(RowDataModule):
             },
             {"categorical_keys": categorical_keys, "continuous_keys": continuous_keys},
         )
-        on_disk = opened(adata, layer, backed)
-        self.stored: Stored | None = None
+        on_disk = open_backed(adata, layer, backed)
+        self.backed_counts: BackedCounts | None = None
         of_mudata: str | None = None
         if on_disk is None:
             self.adata, of_mudata = read(adata)
         else:
-            self.adata, self.stored = on_disk
+            self.adata, self.backed_counts = on_disk
             self.blocks = backed if isinstance(backed, Blocks) else Blocks()
         self.proteins = ProteinTable.read(self.adata, protein_obsm_key or of_mudata, protein_mask)
         self.layer = layer
@@ -143,10 +143,10 @@ class CellDataModule(RowDataModule):
         }
         check_names(self.adata)
         genes = masked_genes(self.adata, gene_mask)
-        if self.stored is None:
+        if self.backed_counts is None:
             check_counts(self.adata, layer)
         else:
-            self.stored.check(genes)
+            self.backed_counts.check(genes)
         self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
         self.n_obs = len(self.split.training)
         self.schema = CellSchema(
@@ -258,8 +258,8 @@ class CellDataModule(RowDataModule):
 
     def _counts(self, position: np.ndarray | None) -> CountMatrix | StoredMatrix:
         """The counts of the genes at these positions, or of all."""
-        if self.stored is not None:
-            return self.stored.matrix(position)
+        if self.backed_counts is not None:
+            return self.backed_counts.matrix(position)
         matrix = matrix_of(self.adata, self.layer)
         return CountMatrix(matrix if position is None else matrix[:, position])
 

@@ -186,7 +186,7 @@ def test_bad_input_is_refused(adata, what, message):
         ({"selections": ["t1", "t9"]}, r"selections names \['t9'\]"),
         ({"feature_key": "fp"}, "feature_key='fp' is not in adata.obsm"),
         ({"yield_keys": ["A"]}, "yield_keys must name a column for each of the cycles"),
-        ({"batch_size": 0}, "batch_size is a number of rows, an integer of at least 1, and is 0"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1.* 0$"),
         ({"validation_size": 1.5}, "validation_size is a share"),
     ],
 )

@@ -479,7 +479,7 @@ def test_what_cannot_be_backed_is_refused(path, tmp_path):
     with pytest.raises(ValueError, match="is a MuData, which is read into memory only"):
         CellDataModule(tmp_path / "cells.h5mu", backed=True)
     for name in ("size", "number"):
-        with pytest.raises(ValueError, match=f"{name} is a number of .*, at least 1, and is 0"):
+        with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1.* 0$"):
             Blocks(**{name: 0})
 
 

@@ -676,7 +676,7 @@ def test_wrong_gene_mask(mask, message):
 
 @pytest.mark.parametrize("batch_size", [0, -1, 64.0, float("nan"), None, "64", True])
 def test_wrong_batch_size(batch_size):
-    message = f"batch_size is a number of rows, an integer of at least 1, and is {batch_size!r}"
+    message = f"batch_size must be an integer of at least 1.* {batch_size!r}$"
     with pytest.raises(ValueError, match=message):
         CellDataModule(cells(), batch_size=batch_size)
 

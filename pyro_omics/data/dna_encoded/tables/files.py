@@ -16,7 +16,7 @@ EMPTY = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"]  # in a column o
 Load = Callable[[tuple[list[str], list[str]] | None], pd.DataFrame]
 
 
-def opened(source: Any) -> Load:
+def open_table(source: Any) -> Load:
     """A function that gives a table's first rows (of None), or all rows of its columns of text and of numbers.
 
     Raises

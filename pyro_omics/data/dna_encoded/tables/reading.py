@@ -26,8 +26,9 @@ from pyro_omics.data.dna_encoded.full_grid import (
     natural_categorical,
 )
 from pyro_omics.data.dna_encoded.tables.conditions import example, some
-from pyro_omics.data.dna_encoded.tables.files import opened
-from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS, Columns, recognise
+from pyro_omics.data.dna_encoded.tables.files import open_table
+from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS, LayoutName
+from pyro_omics.data.dna_encoded.tables.recognition import Columns, recognise
 
 LARGEST = 2**24  # float32 does not count exactly above
 INCOMPLETE, COMPLETE = Argument("complete", False), Argument("complete", True)
@@ -47,7 +48,7 @@ logger = logging.getLogger("pyro_omics")
 
 def read_del(
     path_or_frame: str | Path | pd.DataFrame,
-    layout: Literal["deldock", "kindel", "deli", "deldenoiser", "plain"] | None = None,
+    layout: LayoutName | None = None,
     conditions: Mapping[str, str] | None = None,
     synthon_keys: Sequence[str] | None = None,
     complete: bool | None = None,
@@ -55,20 +56,9 @@ def read_del(
 ) -> AnnData:
     """A table of DEL counts, one row per compound and one column per selection, as an AnnData.
 
-    =========== ================================================== ================== ==================
-    layout      columns of counts: condition                       building blocks    compound's name
-    =========== ================================================== ================== ==================
-    deldock     ``ca9_exp_r1``, ``exp_r1``: target;                any of those below any of those below
-                ``ca9_beads_r1``, ``beads_r1``: control
-    kindel      ``seq_target_1``: target; ``seq_matrix_1``:        any                ``molecule_hash``
-                control; ``seq_load``: pre-selection
-    deli        ``corrected_<selection>`` (UMI) or                 ``ID_A``, ``ID_B`` ``DEL_ID``
-                ``raw_<selection>``: target
-    deldenoiser ``readcount``: not known                           ``cycle_1_lane``   blocks, joined
-    plain       ``target_1``, ``control_1``, ``pre-selection_1``,  any                any
-                ``competitor_1``, in any case, also without the
-                number, and what ``conditions`` names
-    =========== ================================================== ================== ==================
+    `data.LAYOUTS` has the layouts that are known, and says which columns each is recognised by: those of DEL-Dock,
+    KinDEL, DELi and deldenoiser, and "plain", whose columns are called ``target_1``, ``control_1``,
+    ``pre-selection_1`` or ``competitor_1`` (in any case, also without the number) or are named by ``conditions``.
 
     Building blocks are recognised as ``A``, ``B``, ... (a column of whole numbers beside two or more of text is left
     out); ``ID_A``; ``cycle1`` or ``cycle_1``; ``cycle_1_lane``; ``bb1``; ``bb1_id``; ``BB_A``; ``synthon1``;
@@ -124,7 +114,7 @@ def read_del(
         if value not in allowed:
             raise ValueError(f"{argument}={value!r}: pass one of {', '.join(map(repr, allowed))}")
     check_keys({}, {"synthon_keys": synthon_keys})
-    load = opened(path_or_frame)
+    load = open_table(path_or_frame)
     columns = recognise(load(None), layout, conditions, synthon_keys, counts)
     _warn_of_reads(columns.counts(), counts)
     for doubt in _doubts(columns, named=synthon_keys is not None):
@@ -179,7 +169,8 @@ def _doubts(columns: Columns, named: bool) -> Iterator[ArgumentWarning]:
     if names := columns.assumed:
         yield ArgumentWarning(
             f"the selections {some(names)} are all taken as targets, and their names differ by more than a "
-            "replicate's number: DELi's columns do not say what was selected on; say it of each, ",
+            f"replicate's number: columns of the layout {columns.layout} do not say what was selected on; say it of "
+            "each, ",
             example(names),
         )
     if not columns.synthons and not named and (columns.id or columns.smiles):

@@ -10,19 +10,22 @@ import pandas as pd
 
 from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
 from pyro_omics.data.dna_encoded.tables.conditions import KNOWN, Selection, assumed, example, labelled, numbered, some
+from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS, Layout
+from pyro_omics.data.dna_encoded.tables.layouts.base import matches
 
-IDS = ("DEL_ID", "molecule_hash", "compound_id", "compound", "id", "Unnamed: 0")  # the last: an index, as CSV
-UMI, READS = "corrected", "raw"  # DELi's prefixes
+INDEX = "Unnamed: 0"  # what pandas calls the index of a table in CSV
+IDS = (*(layout.id_column for layout in LAYOUTS.values() if layout.id_column), "compound_id", "compound", "id", INDEX)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What is read of a table; ``synthons`` maps a column of obs to the table's.
+    """What is read of a table of a ``layout``; ``synthons`` maps a column of obs to the table's.
 
     ``names`` are all of the table's; ``unnamed`` those that look like counts and are not taken; ``assumed`` the
     targets that may be something else; ``candidates`` the columns of text that no other part is made of.
     """
 
+    layout: str
     selections: list[Selection]
     synthons: dict[str, str]
     id: str | None
@@ -41,66 +44,17 @@ class Columns:
         return [name for name in (*self.synthons.values(), self.id, self.smiles) if name is not None]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A published form of table.
-
-    Parameters
-    ----------
-    needs
-        what it is recognised by, for errors.
-    counts
-        patterns of count columns, each with its condition; groups: ``replicate``, ``name``, ``kind``, ``protein``.
-    synthons
-        the pattern of building-block columns that it must have; None: any of `FAMILIES`, or none.
-    """
-
-    needs: str
-    counts: dict[str, str | None]
-    synthons: str | None = None
-
-
-BARE = "|".join(name.replace("-", "[-_ ]?") for name in KNOWN)
-LANES, DELI_BLOCKS = r"cycle_(\d+)_lane", r"ID_([A-Z])"
+# Text that a condition's name alone makes, without a replicate's number.
+CONDITION_ALONE = "|".join(name.replace("-", "[-_ ]?") for name in KNOWN)
+LETTER = "([A-Z])"
 FAMILIES = (
-    "([A-Z])",
-    DELI_BLOCKS,
-    LANES,
+    LETTER,
+    *(layout.synthons for layout in LAYOUTS.values() if layout.synthons),
     *(rf"(?i:{word})[_ ]?(\d+)" for word in ("cycle", "bb", "synthon", "codon", "building[_ ]?block")),
     r"(?i:bb)[_ ]?(\d+)[_ ]?(?i:id)",
     r"(?i:bb)[_ ]([A-Za-z])",
 )
 STRUCTURES = (r"(?i:smiles)_([A-Za-z])",)  # building blocks where no other columns name them
-LAYOUTS = {
-    "deldock": Layout(
-        "'<protein>_exp_r1' and '<protein>_beads_r1'",
-        {
-            r"(?i:(?:(?P<protein>.+)_)?exp_r(?P<replicate>\d+))": "target",
-            r"(?i:(?:.+_)?beads_r(?P<replicate>\d+))": "control",
-        },
-    ),
-    "kindel": Layout(
-        "'seq_target_1', 'seq_matrix_1', 'seq_load'",
-        {
-            r"seq_target_(?P<replicate>\d+)": "target",
-            r"seq_matrix_(?P<replicate>\d+)": "control",
-            r"seq_load": "pre-selection",
-        },
-    ),
-    "deli": Layout(
-        "'ID_A', 'ID_B' and 'corrected_<selection>' or 'raw_<selection>'",
-        {rf"(?P<kind>{UMI}|{READS})_(?P<name>.+)": "target"},
-        DELI_BLOCKS,
-    ),
-    "deldenoiser": Layout("'cycle_1_lane', 'cycle_2_lane' and 'readcount'", {"readcount": None}, LANES),
-    "plain": Layout(
-        "'target_1', 'control_1', 'pre-selection_1', or columns that conditions names",
-        {
-            rf"(?i:{condition.replace('-', '[-_ ]?')}(?:[-_. ]?(?:r|rep)?(?P<replicate>\d+))?)": condition
-            for condition in KNOWN
-        },
-    ),
-}
 
 
 def recognise(
@@ -120,23 +74,17 @@ def recognise(
     names = [str(name) for name in head.columns]
     conditions = dict(conditions or {})
     # A column "target" may as well be of proteins' names.
-    free = [n for n in names if not re.fullmatch(f"(?i:{BARE})", n) or pd.api.types.is_numeric_dtype(head[n])]
-    fitting = _fitting(free)
-    if layout is None:
-        layout = _only(fitting, names, head, conditions)
-    elif layout not in fitting and layout != "plain":
-        needs = LAYOUTS[layout].needs
-        raise ArgumentError(Argument("layout", layout), f" is known by {needs}, and the columns are {some(names)}")
-    blocks = _synthons(head, LAYOUTS[layout].synthons, synthon_keys, conditions)
-    found = _selections(free, layout, UMI if counts == "umi" else READS)
-    # Of DELi's, the other columns are sums, or the same samples' reads.
+    is_number = pd.api.types.is_numeric_dtype
+    free = [name for name in names if not re.fullmatch(f"(?i:{CONDITION_ALONE})", name) or is_number(head[name])]
+    chosen = _chosen(layout, free, head, conditions)
+    blocks = _synthons(head, chosen.synthons, synthon_keys, conditions)
+    found = chosen.selections(free, counts)
     ids = {name.lower() for name in (*IDS, "smiles")}
-    free = [n for n in names if n in conditions or (n not in blocks.values() and n.lower() not in ids)]
-    others = [] if layout == "deli" else free
-    selections = labelled(found, others, conditions)
+    others = [n for n in names if n in conditions or (n not in blocks.values() and n.lower() not in ids)]
+    selections = labelled(found, others if chosen.takes_other_columns else [], conditions)
     if not selections or any(selection.condition is None for selection in selections):
         raise ArgumentError(
-            Argument("layout", layout),
+            Argument("layout", chosen.name),
             ": the names of the counts do not say what they were selected on. ",
             *_how(head, blocks),
         )
@@ -144,65 +92,42 @@ def recognise(
         raise ValueError(f"{both[0]!r} is among the building blocks and among the counts: it is one or the other")
     taken = {*blocks.values(), *(selection.column for selection in selections)}
     lower = {name.lower(): name for name in names}
-    unnamed = [name for name in _like_counts(head, taken) if layout == "plain" or _stray(name, blocks, synthon_keys)]
+    like = _like_counts(head, taken)
+    unnamed = [name for name in like if chosen.is_general or _may_be_cycle(name, blocks, synthon_keys)]
     return Columns(
+        layout=chosen.name,
         selections=numbered(selections),
         synthons=blocks,
         id=_id(head, taken),
         smiles=lower.get("smiles"),
         names=names,
         unnamed=unnamed,
-        assumed=assumed(selections, conditions) if layout == "deli" else [],
+        assumed=[] if chosen.names_conditions else assumed(selections, conditions),
         candidates=[n for n in names if n not in taken and n.lower() not in ids and _is_text(head[n])],
     )
 
 
-def _matches(names: Sequence[str], pattern: str) -> list[re.Match[str]]:
-    return [match for name in names if (match := re.fullmatch(pattern, name))]
-
-
-def _fitting(names: list[str]) -> list[str]:
-    """The layouts that fit."""
-    return [
-        name
-        for name, layout in LAYOUTS.items()
-        if any(_matches(names, pattern) for pattern in layout.counts)
-        and (layout.synthons is None or _matches(names, layout.synthons))
-    ]
-
-
-def _only(fitting: list[str], names: list[str], head: pd.DataFrame, conditions: Mapping[str, str]) -> str:
-    """The one layout that fits."""
+def _chosen(layout: str | None, names: list[str], head: pd.DataFrame, conditions: Mapping[str, str]) -> Layout:
+    """The layout that is asked for, or the one that fits the columns that ``names`` are of."""
+    fitting = [name for name, one in LAYOUTS.items() if one.fits(names)]
+    columns = some([str(name) for name in head.columns])
+    if layout is not None:
+        asked = LAYOUTS[layout]
+        if layout not in fitting and not asked.is_general:
+            raise ArgumentError(
+                Argument("layout", layout), f" is known by {asked.needs}, and the columns are {columns}"
+            )
+        return asked
     if not fitting and conditions:
-        return "plain"
+        return next(one for one in LAYOUTS.values() if one.is_general)
     if len(fitting) == 1:
-        return fitting[0]
+        return LAYOUTS[fitting[0]]
     if fitting:
         which = Argument("layout", fitting[0])
         raise ArgumentError(f"several layouts fit the columns: {', '.join(fitting)}; say which, ", which)
-    sought = "; ".join(f"{name}: {layout.needs}" for name, layout in LAYOUTS.items())
+    sought = "; ".join(f"{name}: {one.needs}" for name, one in LAYOUTS.items())
     how = _how(head, _synthons(head, None, None, {}))
-    raise ArgumentError(f"no layout fits the columns {some(names)}. Looked for {sought}. ", *how)
-
-
-def _selections(names: list[str], layout: str, kind: str) -> list[Selection]:
-    """The layout's selections, in the order of the columns; of DELi's, those of one kind."""
-    found = {}
-    for pattern, condition in LAYOUTS[layout].counts.items():
-        for match in _matches(names, pattern):
-            groups, column = match.groupdict(), match.string
-            if groups.get("kind", kind) == kind:
-                name, replicate, protein = (groups.get(one) for one in ("name", "replicate", "protein"))
-                found[column] = Selection(column, name or column, condition, replicate, protein)
-    if layout == "deli" and not found:
-        raise ArgumentError(
-            f"no column begins with '{kind}_': DELi calls UMI counts '{UMI}_<selection>' (",
-            Argument("counts", "umi"),
-            f") and reads '{READS}_<selection>' (",
-            Argument("counts", "raw"),
-            ")",
-        )
-    return [found[name] for name in names if name in found]
+    raise ArgumentError(f"no layout fits the columns {columns}. Looked for {sought}. ", *how)
 
 
 def _synthons(
@@ -228,7 +153,7 @@ def _synthons(
 
 def _family(head: pd.DataFrame, pattern: str) -> list[str]:
     """Columns that differ in the cycle's letter or number, in its order; letters run from A without a gap."""
-    cycles = {match[1].upper(): match.string for match in _matches(list(head.columns), pattern)}
+    cycles = {match[1].upper(): match.string for match in matches(list(head.columns), pattern)}
     if all(cycle.isdigit() for cycle in cycles):
         return [cycles[cycle] for cycle in sorted(cycles, key=int)]
     letters = [chr(ord("A") + i) for i in range(26)]
@@ -236,20 +161,20 @@ def _family(head: pd.DataFrame, pattern: str) -> list[str]:
     family = [cycles[letter] for letter in letters[:run]]
     # A letter alone may be a selection's name: whole numbers beside two or more cycles of text are no cycle.
     named = [name for name in family if name not in _like_counts(head, set())]
-    return named if pattern == FAMILIES[0] and len(named) > 1 else family
+    return named if pattern == LETTER and len(named) > 1 else family
 
 
-def _stray(name: str, blocks: Mapping[str, str], synthon_keys: Sequence[str] | None) -> bool:
+def _may_be_cycle(name: str, blocks: Mapping[str, str], synthon_keys: Sequence[str] | None) -> bool:
     """Whether a column that is left out might be a cycle of those recognised by their letters."""
-    by_letter = synthon_keys is None and bool(_matches(list(blocks.values()), FAMILIES[0]))
-    return by_letter and bool(_matches([name], FAMILIES[0]))
+    by_letter = synthon_keys is None and bool(matches(list(blocks.values()), LETTER))
+    return by_letter and bool(matches([name], LETTER))
 
 
 def _id(head: pd.DataFrame, taken: set[str]) -> str | None:
     lower = {str(name).lower(): str(name) for name in head.columns if name not in taken}
     found = [lower[name.lower()] for name in IDS if name.lower() in lower]
     # Rows that were numbered when the table was written name nothing.
-    return next((name for name in found if name != IDS[-1] or not pd.api.types.is_numeric_dtype(head[name])), None)
+    return next((name for name in found if name != INDEX or not pd.api.types.is_numeric_dtype(head[name])), None)
 
 
 def _like_counts(head: pd.DataFrame, taken: set[str]) -> list[str]:

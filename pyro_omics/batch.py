@@ -1,14 +1,17 @@
-"""What models and guides see of the data: minibatches as NamedTuples of tensors."""
+"""What models and guides see of the data: minibatches as NamedTuples of tensors, and what is asked of a DataModule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-Batch = TypeVar("Batch", bound=tuple[Any, ...])
+from pyro_omics.sizes import Schema
+
+Batch = TypeVar("Batch", bound="RowBatch")
 
 
 class CellBatch(NamedTuple):
@@ -99,8 +102,8 @@ class DELBatch(NamedTuple):
 
 def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
     """The batch, a NamedTuple, with ``function`` applied to each field that is a tensor."""
-    fields = (function(field) if isinstance(field, Tensor) else field for field in batch)
-    return batch._make(fields)  # type: ignore[attr-defined]
+    named: Any = batch
+    return named._make(function(field) if isinstance(field, Tensor) else field for field in named)
 
 
 def take_rows(batch: Batch, rows: Tensor) -> Batch:
@@ -111,3 +114,79 @@ def take_rows(batch: Batch, rows: Tensor) -> Batch:
 def move_like(batch: Batch, like: Tensor) -> Batch:
     """The batch on the device of ``like``, and its floating-point fields in the dtype of ``like``."""
     return map_tensors(batch, lambda field: field.to(like if field.is_floating_point() else like.device))
+
+
+class RowBatch(Protocol):
+    """What the package asks of any minibatch: a NamedTuple of tensors (or None), of which these are three.
+
+    `CellBatch` and `DELBatch` are such; models of other data may have their own.
+
+    Attributes
+    ----------
+    x
+        (n, columns) counts, as floats.
+    row
+        (n,) position in the AnnData.
+    index
+        (n,) training rows are numbered 0 .. n_obs - 1, held-out rows from n_obs on.
+    """
+
+    @property
+    def x(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def row(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def index(self) -> Tensor: ...  # noqa: D102
+
+
+class BatchSource(Protocol):
+    """The rows of a data set, of which minibatches are made."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """The minibatch of the rows at these positions."""
+
+    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Any]:
+        """Minibatches over ``rows``, in order."""
+
+
+class RowData(Protocol):
+    """What training and posterior queries ask of a DataModule.
+
+    Attributes
+    ----------
+    n_obs
+        number of training rows.
+    schema
+        the names that a model knows these data by.
+    sizes
+        `sizes.Sizes`, `sizes.DELSizes` or others that the model asks for.
+    data
+        all rows.
+    adata
+        the AnnData, of which queries take names of rows.
+    """
+
+    n_obs: int
+
+    @property
+    def schema(self) -> Schema: ...  # noqa: D102
+
+    @property
+    def sizes(self) -> Any: ...  # noqa: D102
+
+    @property
+    def data(self) -> BatchSource: ...  # noqa: D102
+
+    @property
+    def adata(self) -> Any: ...  # noqa: D102
+
+    def rows(self, split: str = "all") -> np.ndarray:
+        """Positions of ``"all"``, ``"training"`` or ``"validation"`` rows, ascending."""
+
+    def aligned(self, schema: Any) -> BatchSource:
+        """All rows as a model of another ``schema`` must see them, by name."""
+
+    def example_batch(self) -> Any:
+        """A minibatch of two rows."""

@@ -128,6 +128,19 @@ def test_other_data_are_aligned_by_name(adata):
         po.Posterior(svi, one_target(adata))
 
 
+def test_the_schema_comes_back_with_a_saved_model(adata, tmp_path):
+    dm = po.DELDataModule(adata)
+    assert dm.schema.selections == ("t1", "t2", "c1", "p1")
+    np.testing.assert_allclose(dm.schema.mean_counts, adata[:, ["t1", "t2", "c1", "p1"]].X.toarray().mean(0), rtol=1e-6)
+    svi = po.SVIModule(po.HierarchicalDEL.from_data(dm))
+    svi.schema = dm.schema
+    found = po.load(svi.save(tmp_path / "model"))
+    assert found.schema == dm.schema
+    assert found.schema.differences(po.DELDataModule(adata[:16].copy()).schema, training_rows=True) == [
+        "training_digest", "synthons", "mean_counts",
+    ]  # fmt: skip
+
+
 def one_target(adata):
     with pytest.warns(UserWarning, match="one target selection"):
         return po.DELDataModule(adata[:, ["t1", "k1", "c1", "p1"]].copy())

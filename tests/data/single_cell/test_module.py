@@ -392,6 +392,7 @@ def test_aligned_accepts_one_level_of_several():
 def test_aligned_takes_categories_by_name_whatever_their_order():
     dm = CellDataModule(cells(), categorical_keys=["sex", "kit"])
     other = CellDataModule(cells(), categorical_keys=["kit", "sex"])
+    assert dm.schema.differences(other.schema) == ["categorical", "categories"]  # so that a Posterior aligns them
     assert torch.equal(other.aligned(dm.schema)[range(N)].categorical, dm.data[range(N)].categorical)
 
 

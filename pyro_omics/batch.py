@@ -1,15 +1,12 @@
-"""What models and guides see of the data: minibatches as NamedTuples of tensors, and what is asked of a DataModule."""
+"""What models and guides see of the data: minibatches as NamedTuples of tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from pyro_omics.sizes import Schema
 
 Batch = TypeVar("Batch", bound="RowBatch")
 
@@ -139,54 +136,3 @@ class RowBatch(Protocol):
 
     @property
     def index(self) -> Tensor: ...  # noqa: D102
-
-
-class BatchSource(Protocol):
-    """The rows of a data set, of which minibatches are made."""
-
-    def __getitem__(self, rows: Any, /) -> Any:
-        """The minibatch of the rows at these positions."""
-
-    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[Any]:
-        """Minibatches over ``rows``, in order."""
-
-
-class RowData(Protocol):
-    """What training and posterior queries ask of a DataModule.
-
-    Attributes
-    ----------
-    n_obs
-        number of training rows.
-    schema
-        the names that a model knows these data by.
-    sizes
-        `sizes.Sizes`, `sizes.DELSizes` or others that the model asks for.
-    data
-        all rows.
-    adata
-        the AnnData, of which queries take names of rows.
-    """
-
-    n_obs: int
-
-    @property
-    def schema(self) -> Schema: ...  # noqa: D102
-
-    @property
-    def sizes(self) -> Any: ...  # noqa: D102
-
-    @property
-    def data(self) -> BatchSource: ...  # noqa: D102
-
-    @property
-    def adata(self) -> Any: ...  # noqa: D102
-
-    def rows(self, split: str = "all") -> np.ndarray:
-        """Positions of ``"all"``, ``"training"`` or ``"validation"`` rows, ascending."""
-
-    def aligned(self, schema: Any) -> BatchSource:
-        """All rows as a model of another ``schema`` must see them, by name."""
-
-    def example_batch(self) -> Any:
-        """A minibatch of two rows."""

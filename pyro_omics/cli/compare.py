@@ -13,6 +13,7 @@ from pyro_omics import plots
 from pyro_omics.evaluation import comparison
 from pyro_omics.evaluation.fingerprint import fingerprint, same_fit
 from pyro_omics.evaluation.report import draw
+from pyro_omics.schema import RowData
 from pyro_omics.serialization.atomic_write import atomic_write
 
 FINGERPRINT = ".compared"
@@ -79,7 +80,7 @@ def _fitted(file: Path, options: list[str], folder: Path, fit: Callable[..., Non
     text = hashlib.sha256("\n".join([file.read_text(), *options]).encode()).hexdigest()
     current: dict[str, Any] = {}
 
-    def check(svi: Any, dm: Any, trainer: Any) -> None:
+    def check(svi: Any, dm: RowData, trainer: Any) -> None:
         # The trainer's settings are in the file; of its callbacks, own classes' code is not.
         settings = {"file and options": text, "callbacks": [type(callback) for callback in trainer.callbacks]}
         current.update(fingerprint(svi, dm, settings))

@@ -15,6 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pyro_omics import plots
+from pyro_omics.data.dna_encoded.module import DELDataModule
 from pyro_omics.evaluation.report import UNIT
 from pyro_omics.posterior import Posterior
 from pyro_omics.posterior.enrichment import detectable, shortlist
@@ -70,7 +71,7 @@ def _joined(compounds: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([compounds.loc[table.index], folds, table], axis=1).rename_axis("compound")
 
 
-def _compounds(dm: Any) -> pd.DataFrame:
+def _compounds(dm: DELDataModule) -> pd.DataFrame:
     """Each compound's building blocks, SMILES where there are any, and counts by condition."""
     adata, smiles = dm.adata, [name for name in ("smiles",) if name in dm.adata.obs]
     table = adata.obs[[*dm.cycles, *smiles]].copy()
@@ -142,7 +143,7 @@ def metrics(posterior: Posterior, found: dict[str, pd.DataFrame], curves: dict[s
     }
 
 
-def _selections(dm: Any) -> dict[str, int]:
+def _selections(dm: DELDataModule) -> dict[str, int]:
     """How many selections there are of each condition."""
     return dm.adata.var["condition"].astype(str).value_counts(sort=False).to_dict()
 
@@ -161,7 +162,7 @@ def without_lightning() -> Iterator[None]:
         log.setLevel(level)
 
 
-def print_selections(dm: Any) -> None:
+def print_selections(dm: DELDataModule) -> None:
     """Say what was read."""
     named = ", ".join(f"{n} {condition}" for condition, n in _selections(dm).items())
     blocks = " x ".join(str(len(synthons)) for synthons in dm.schema.synthons)

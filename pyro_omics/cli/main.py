@@ -26,8 +26,9 @@ from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import CountModel
 from pyro_omics.models.bayesianize import bayesianize
 from pyro_omics.parts.weight_priors import WeightPrior
+from pyro_omics.schema import Schema
 from pyro_omics.serialization.atomic_write import atomic_write
-from pyro_omics.sizes import Schema, Sizes
+from pyro_omics.sizes import Sizes
 
 USAGE = """pyro-omics {name} --config FILE.yaml [--data.adata FILE.h5ad] [--out FOLDER] [options]
 

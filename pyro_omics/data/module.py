@@ -14,12 +14,13 @@ from anndata import AnnData
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.loaders import BlockLoader, EpochLoader
 from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.splits import EpochSampler, Split, hold_out_all
 from pyro_omics.parts.base import check_positive
-from pyro_omics.sizes import Schema
+from pyro_omics.schema import Schema
 
 B = TypeVar("B")
 
@@ -119,7 +120,7 @@ class RowDataModule(pl.LightningDataModule):
             self._moved = self.data, device, self.data.placed(device, room)
         return self._moved[2]
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(self, batch: RowBatch, device: torch.device, dataloader_idx: int) -> Any:
         """The batch on the device: itself, where it is there already, and as Lightning moves it where not."""
         if isinstance(batch, tuple) and all(field is None or _is_on(field, device) for field in batch):
             return batch

@@ -16,6 +16,7 @@ from pyro_omics.evaluation.fingerprint import fingerprint, same_fit
 from pyro_omics.evaluation.report import SCORES, History, scores
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.posterior import Posterior
+from pyro_omics.schema import RowData
 from pyro_omics.serialization.atomic_write import atomic_write
 
 METRICS, MODEL = "metrics.json", "model"
@@ -32,7 +33,7 @@ class Fit:
 
 def compare(
     configurations: Mapping[str, Callable[[], SVIModule]],
-    dm: Any,
+    dm: RowData,
     max_epochs: int = 100,
     folder: str | Path | None = None,
     num_particles: int = 50,
@@ -166,7 +167,7 @@ def read(folder: Path) -> Fit:
 class _Run:
     """Fits configurations to a DataModule, or reads fits that were saved."""
 
-    def __init__(self, dm: Any, options: dict[str, Any], trainer: dict[str, Any]) -> None:
+    def __init__(self, dm: RowData, options: dict[str, Any], trainer: dict[str, Any]) -> None:
         self.dm, self.options = dm, options
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         self.trainer = {"accelerator": "cpu", "enable_model_summary": False, **quiet, **trainer}

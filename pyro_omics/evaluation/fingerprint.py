@@ -22,6 +22,7 @@ from pyro_omics.data.module import RowDataModule, digest
 from pyro_omics.evaluation.source import source_digest
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel
+from pyro_omics.schema import RowData
 from pyro_omics.serialization.arguments import RecordsArguments, classes_of, encode, encode_factory
 from pyro_omics.serialization.class_names import PACKAGE, class_name
 from pyro_omics.version import __version__
@@ -29,7 +30,7 @@ from pyro_omics.version import __version__
 UNKNOWN = "unknown"  # of `encode`: what cannot be made from plain data, nor compared
 
 
-def fingerprint(svi: SVIModule, dm: Any, trainer: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(svi: SVIModule, dm: RowData, trainer: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same for a fit not to be repeated, as plain JSON data.
 
     Parameters
@@ -158,7 +159,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return code.hexdigest()
 
 
-def _describe_data(dm: Any) -> dict[str, Any]:
+def _describe_data(dm: RowData) -> dict[str, Any]:
     """The rows of each split, the counts, and all else that a minibatch is made of."""
     if not isinstance(dm, RowDataModule):
         return {UNKNOWN: f"{type(dm).__name__}, no DataModule of this package"}

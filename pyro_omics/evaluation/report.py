@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from pyro_omics import plots
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.posterior import Posterior
+from pyro_omics.schema import RowData
 from pyro_omics.serialization.atomic_write import atomic_write
 from pyro_omics.version import __version__
 
@@ -74,7 +75,7 @@ class Report(History):
         if self.color is not None and obs is not None and self.color not in obs:
             raise ValueError(f"report.color={self.color!r} is not a column of adata.obs: there are {list(obs.columns)}")
 
-    def write(self, svi: SVIModule, dm: Any, trainer: pl.Trainer, folder: Path) -> list[Path]:
+    def write(self, svi: SVIModule, dm: RowData, trainer: pl.Trainer, folder: Path) -> list[Path]:
         """Write the saved model, an .h5ad with the latent, the model's tables, metrics and figures.
 
         A model without local sites has no latent and no UMAP, and one whose latent has a single dimension no UMAP.

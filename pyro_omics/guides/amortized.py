@@ -13,6 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.distributions.flows import FlowDistribution, zuko
 from pyro_omics.guides.base import LocalGuide
 from pyro_omics.guides.guided_model import GuidedModel
@@ -49,7 +50,7 @@ class Amortized(LocalGuide):
         for name in model.local_sites:
             model.require_encoder(name, self.size(name))
 
-    def start(self, name: str, batch: Any, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def start(self, name: str, batch: RowBatch, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Location and scale (n, d) from the site's encoder."""
         loc, scale = self.model.encode(batch, name, latents)
         if loc.shape[-2:] != (len(batch.index), self.size(name)):

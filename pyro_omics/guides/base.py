@@ -16,6 +16,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.distributions import masked
 from pyro_omics.guides.global_guide import global_guide, start_at
 from pyro_omics.guides.guided_model import GuidedModel
@@ -71,7 +72,7 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         """Number of unconstrained dimensions of a local site."""
         return math.prod(self._supports[name][1])
 
-    def forward(self, batch: Any) -> None:
+    def forward(self, batch: RowBatch) -> None:
         """Sample the global latents, then each row's own."""
         if self.rest is not None:
             self.rest(batch)
@@ -90,7 +91,7 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         if self.rest is not None:
             start_at(self.rest, site, start)
 
-    def local(self, name: str, batch: Any, latents: Mapping[str, Tensor] | None = None) -> TorchDistribution:
+    def local(self, name: str, batch: RowBatch, latents: Mapping[str, Tensor] | None = None) -> TorchDistribution:
         """The posterior of one local site for each row of the batch, given the ``latents`` sampled before it."""
         loc, scale = self.start(name, batch, latents)
         offsets = self._known[1] if self._known is not None and self._known[0] is batch else self.offsets(batch)
@@ -99,15 +100,15 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
             loc, scale = loc + shift, scale * stretch.exp()
         return self.distribution(name, batch, loc, scale)
 
-    def start(self, name: str, batch: Any, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def start(self, name: str, batch: RowBatch, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Location and scale (n, d) of a local site in its d unconstrained dimensions, without offsets."""
         raise NotImplementedError(f"{type(self).__name__} must define start(name, batch, latents)")
 
-    def offsets(self, batch: Any) -> Offsets:
+    def offsets(self, batch: RowBatch) -> Offsets:
         """What is added to the locations and to the log scales of each row, by site (n, d) each; none here."""
         return {}
 
-    def distribution(self, name: str, batch: Any, loc: Tensor, scale: Tensor) -> TorchDistribution:
+    def distribution(self, name: str, batch: RowBatch, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """The distribution of a local site at these locations and scales (n, d), mapped to its support."""
         base, informed = self.posterior(name, loc, scale), self.model.informed(name, batch)
         if informed is not None:

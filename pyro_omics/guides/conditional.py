@@ -10,6 +10,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.guides.gamma_mean_field import GammaMeanField
 from pyro_omics.guides.global_guide import global_guide, start_at
 from pyro_omics.guides.guided_model import ConditionedModel
@@ -62,7 +63,7 @@ class Conditional(PyroModule, RecordsArguments):
         """The model that the guide is for."""
         return self._model[0]
 
-    def forward(self, batch: Any) -> None:
+    def forward(self, batch: RowBatch) -> None:
         """Sample the global latents, then each row's own given them."""
         latents: dict[str, Tensor] = dict(self.rest(batch))
         with self.model.plate(batch):

@@ -14,6 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.distributions import masked
 from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.serialization.arguments import RecordsArguments
@@ -51,7 +52,7 @@ class GammaMeanField(PyroModule, RecordsArguments):
         self._local: list[str] = []
         self._size = 0  # of the plate
 
-    def _make(self, batch: Any) -> None:
+    def _make(self, batch: RowBatch) -> None:
         """One factor for each latent site, as it is at the prior's mean."""
         program = self._program[0]
         # A model may have a trace already; a part of one has none.
@@ -79,7 +80,7 @@ class GammaMeanField(PyroModule, RecordsArguments):
         """Names of the latent sites, known once the guide was run."""
         return list(self._names)
 
-    def forward(self, batch: Any) -> dict[str, Tensor]:
+    def forward(self, batch: RowBatch) -> dict[str, Tensor]:
         """Sample every latent; returns their values."""
         if not self._names:
             self._make(batch)
@@ -89,11 +90,11 @@ class GammaMeanField(PyroModule, RecordsArguments):
                 values |= {name: pyro.sample(name, self._rows(name, batch)) for name in self._local}
         return values
 
-    def _rows(self, name: str, batch: Any) -> TorchDistribution:
+    def _rows(self, name: str, batch: RowBatch) -> TorchDistribution:
         informed = getattr(self._program[0], "informed", lambda *_: None)(name, batch)
         return masked(self.factor(name)(batch.index), informed)
 
-    def _plate(self, batch: Any) -> pyro.plate:
+    def _plate(self, batch: RowBatch) -> pyro.plate:
         if len(batch.index) and int(batch.index.max()) >= self._size:
             raise ValueError(
                 f"GammaMeanField has a table of {self._size} training rows for {self._local}, and these are held-out "

@@ -11,6 +11,8 @@ from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
+from pyro_omics.batch import RowBatch
+
 Guide: TypeAlias = PyroModule
 
 
@@ -31,10 +33,10 @@ class GuidedModel(Protocol):
     local_sites: tuple[str, ...]
     starts: dict[str, Tensor]
 
-    def __call__(self, batch: Any) -> Any:
+    def __call__(self, batch: RowBatch) -> Any:
         """Run the program."""
 
-    def plate(self, batch: Any) -> pyro.plate:
+    def plate(self, batch: RowBatch) -> pyro.plate:
         """The plate over rows, at the size of the whole data."""
 
     def example_batch(self) -> Any:
@@ -43,13 +45,13 @@ class GuidedModel(Protocol):
     def example_trace(self) -> Trace:
         """The trace of the model on an example batch."""
 
-    def informed(self, site: str, batch: Any) -> Tensor | None:
+    def informed(self, site: str, batch: RowBatch) -> Tensor | None:
         """Which entries of a local latent the batch's data say something of; None for all."""
 
     def require_encoder(self, site: str, n_out: int) -> None:
         """Make the encoder of a local site if there is none."""
 
-    def encode(self, batch: Any, site: str, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def encode(self, batch: RowBatch, site: str, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Location and scale of a local site's posterior from its encoder."""
 
     def modules(self) -> Iterator[nn.Module]:
@@ -65,5 +67,5 @@ class GuidedModel(Protocol):
 class ConditionedModel(GuidedModel, Protocol):
     """A model that can work out its local latents' exact posterior given the global ones."""
 
-    def conditional(self, site: str, batch: Any, latents: dict[str, Tensor]) -> TorchDistribution:
+    def conditional(self, site: str, batch: RowBatch, latents: dict[str, Tensor]) -> TorchDistribution:
         """The posterior of one local site given the global latents and the local ones before it."""

@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_omics.batch import take_rows
+from pyro_omics.batch import RowBatch, take_rows
 from pyro_omics.guides.base import LocalGuide, Offsets
 from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.guides.refinement import Refinement
@@ -78,7 +78,7 @@ class PerObservation(LocalGuide):
             if self._given is None and not table.loc.any() and not table.log_scale.any():
                 table.speed.fill_(max(1.0, RATE / lr))
 
-    def start(self, name: str, batch: Any, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def start(self, name: str, batch: RowBatch, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Location and scale (n, d) from the table, or where rows that it does not have start."""
         loc, scale = self.tables[name](batch.index)
         informed = self.model.informed(name, batch)
@@ -88,7 +88,7 @@ class PerObservation(LocalGuide):
             scale = torch.where(known, scale, self.tables[name].prior_scale)
         return loc, scale
 
-    def offsets(self, batch: Any) -> Offsets:
+    def offsets(self, batch: RowBatch) -> Offsets:
         """What held-out rows add to their start; 0 for the rows of the table."""
         held_out = batch.index >= self.model.n_obs
         if not bool(held_out.any()):

@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_omics.batch import map_tensors
+from pyro_omics.batch import RowBatch, map_tensors
 from pyro_omics.guides.base import LocalGuide, Offsets
 from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.layers.eval_mode import prototype_trace
@@ -56,7 +56,7 @@ class Refinement:
         self.n_steps, self.lr = n_steps, lr
         self._memory = Memory()
 
-    def __call__(self, guide: LocalGuide, batch: Any) -> Offsets:
+    def __call__(self, guide: LocalGuide, batch: RowBatch) -> Offsets:
         """The offsets of the rows of a batch, by site: of the location and of the log scale, (n, d) each."""
         if not guide.model.local_sites:
             return {}
@@ -69,7 +69,7 @@ class Refinement:
                 self._memory.keep(guide, batch, known)
         return known
 
-    def _sought(self, guide: LocalGuide, batch: Any) -> Offsets:
+    def _sought(self, guide: LocalGuide, batch: RowBatch) -> Offsets:
         dtype = next((p.dtype for p in guide.model.parameters()), torch.get_default_dtype())
         offsets = {
             name: tuple(
@@ -93,7 +93,9 @@ class Refinement:
         return {name: (shift.detach(), stretch.detach()) for name, (shift, stretch) in offsets.items()}
 
 
-def local_elbo(guide: LocalGuide, batch: Any, offsets: Mapping[str, tuple[Tensor, ...]], nesting: int | None) -> Tensor:
+def local_elbo(
+    guide: LocalGuide, batch: RowBatch, offsets: Mapping[str, tuple[Tensor, ...]], nesting: int | None
+) -> Tensor:
     """One draw of the rows' local ELBO terms, summed; its gradient in the offsets is that of the path alone."""
     with torch.no_grad():
         shared = poutine.Trace() if guide.rest is None else poutine.trace(guide.rest).get_trace(batch)
@@ -111,7 +113,7 @@ def local_elbo(guide: LocalGuide, batch: Any, offsets: Mapping[str, tuple[Tensor
     return sum((term.sum() for term in row_terms(sample_sites(trace)).values()), torch.zeros(())) - log_q
 
 
-def _nesting(model: GuidedModel, batch: Any) -> int | None:
+def _nesting(model: GuidedModel, batch: RowBatch) -> int | None:
     """How deep the model's plates are nested, where it has discrete latents to be summed out; else None."""
     trace = prototype_trace(model, batch)
     discrete = latent_sites(trace, summed_out=True)
@@ -120,7 +122,7 @@ def _nesting(model: GuidedModel, batch: Any) -> int | None:
 
 
 @contextmanager
-def _apart(guide: LocalGuide, batch: Any) -> Iterator[None]:
+def _apart(guide: LocalGuide, batch: RowBatch) -> Iterator[None]:
     """In eval mode, with gradients, unseen by outer handlers; modes and the random state are put back after."""
     modules = [module for part in (guide, guide.model) for module in part.modules() if module.training]
     device = batch.index.device
@@ -151,14 +153,14 @@ class Memory:
         self._state: list[Tensor] = []
         self._entries: list[tuple[Any, Offsets]] = []
 
-    def find(self, guide: LocalGuide, batch: Any) -> Offsets | None:
+    def find(self, guide: LocalGuide, batch: RowBatch) -> Offsets | None:
         """The offsets of this batch, if they are remembered."""
         if not self._entries or not _equal(self._state, _state(guide)):
             self._entries.clear()
             return None
         return next((offsets for known, offsets in self._entries if _equal(known, batch)), None)
 
-    def keep(self, guide: LocalGuide, batch: Any, offsets: Offsets) -> None:
+    def keep(self, guide: LocalGuide, batch: RowBatch, offsets: Offsets) -> None:
         """Remember the offsets of this batch."""
         if not self._entries:
             self._state = [value.detach().clone() for value in _state(guide)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyro.nn import PyroModule
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.guides.amortized import Amortized
 from pyro_omics.guides.base import Offsets
 from pyro_omics.guides.guided_model import GuidedModel
@@ -50,6 +51,6 @@ class SemiAmortized(Amortized):
         super().__init__(model, rest)
         self.refinement = Refinement(n_steps, lr)
 
-    def offsets(self, batch: Any) -> Offsets:
+    def offsets(self, batch: RowBatch) -> Offsets:
         """What the rows of a batch add to the encoder's locations and log scales: nothing in training."""
         return {} if self.training else self.refinement(self, batch)

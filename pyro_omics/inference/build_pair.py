@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.elbo import ELBOModule
@@ -11,6 +10,7 @@ from pyro.poutine import Trace
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.inference.checks import check_guide, check_model, check_pair, check_rows, run
 from pyro_omics.inference.elbos.adapters import BoundAdapter
 from pyro_omics.layers import without_side_effects
@@ -19,7 +19,7 @@ from pyro_omics.sites import latent_sites
 
 
 def build_pair(
-    model: CountModel, guide: Callable[[CountModel], Guide] | Guide | None, adapter: BoundAdapter, batch: Any
+    model: CountModel, guide: Callable[[CountModel], Guide] | Guide | None, adapter: BoundAdapter, batch: RowBatch
 ) -> ELBOModule:
     """Make the guide and everything that is lazy in the pair, before an optimizer can miss it.
 
@@ -55,12 +55,12 @@ def build_pair(
     return pair
 
 
-def check_on_data(pair: ELBOModule, adapter: BoundAdapter, batch: Any) -> None:
+def check_on_data(pair: ELBOModule, adapter: BoundAdapter, batch: RowBatch) -> None:
     """Run a pair once more, on a batch of the data: what it asks of them and they lack is said before training."""
     with without_side_effects(pair):
         _check(pair, adapter, batch, run("model", pair.model, batch), run("guide", pair.guide, batch))
 
 
-def _check(pair: ELBOModule, adapter: BoundAdapter, batch: Any, p: Trace, q: Trace) -> None:
+def _check(pair: ELBOModule, adapter: BoundAdapter, batch: RowBatch, p: Trace, q: Trace) -> None:
     adapter.check(type(pair.model).__name__, pair.model.n_obs, p, q)
     check_pair(pair.model, pair.guide, batch, p, q)

@@ -13,15 +13,17 @@ from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.layers import prototype_trace
 from pyro_omics.models.base import CountModel, Guide
+from pyro_omics.schema import Schema
 from pyro_omics.sites import PLATE, is_local, latent_sites
-from pyro_omics.sizes import DELSizes, Schema, Sizes
+from pyro_omics.sizes import DELSizes, Sizes
 
 MARGINAL = "TraceEnum_ELBO(max_plate_nesting=1)"
 
 
-def run(side: str, program: PyroModule, batch: Any) -> Trace:
+def run(side: str, program: PyroModule, batch: RowBatch) -> Trace:
     """The trace of one run of a model or guide, which makes what is lazy in it; see `layers.prototype_trace`.
 
     Raises
@@ -70,7 +72,7 @@ def check_callable(argument: str, value: Any, example: str) -> None:
         raise TypeError(f"{argument} must be a callable, such as the class {example}, and is {value!r}")
 
 
-def check_pair(model: CountModel, guide: Guide, batch: Any, p: Trace, q: Trace) -> None:
+def check_pair(model: CountModel, guide: Guide, batch: RowBatch, p: Trace, q: Trace) -> None:
     """Raise where model and guide do not cover the same latents, or where their plates go wrong.
 
     Parameters

@@ -13,6 +13,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.inference.pair import Pair
 from pyro_omics.layers import without_side_effects
 from pyro_omics.parts.priors import Prior
@@ -32,7 +33,7 @@ class GuideDraws:
         self.trained = pair
         self._globals: dict[int, Trace] = {}
 
-    def guide(self, batch: Any, s: int) -> Trace:
+    def guide(self, batch: RowBatch, s: int) -> Trace:
         """Draw s of the guide for one minibatch."""
         guide = self.trained.guide
         if s in self._globals:
@@ -45,7 +46,7 @@ class GuideDraws:
         self._globals[s] = shared
         return trace
 
-    def pair(self, batch: Any, s: int, model: Callable[..., Any] | None = None) -> tuple[Trace, Trace]:
+    def pair(self, batch: RowBatch, s: int, model: Callable[..., Any] | None = None) -> tuple[Trace, Trace]:
         """Draw s of the guide, and the model (or ``model``) replayed on it.
 
         The discrete latents that no guide has are drawn given the rest, the batch's counts among it.
@@ -58,7 +59,7 @@ class GuideDraws:
                 known.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
         return guide, replayed(model or self.trained.model, known, (batch,), None)
 
-    def sites(self, batch: Any, names: Sequence[str], num: int) -> dict[str, Tensor]:
+    def sites(self, batch: RowBatch, names: Sequence[str], num: int) -> dict[str, Tensor]:
         """The first ``num`` draws of latent sites (num, ...), of all of them when ``names`` is empty.
 
         Raises
@@ -71,7 +72,7 @@ class GuideDraws:
             raise ValueError(f"{unknown} are no latent sites of the model: it has {sorted(values[0])}")
         return {name: torch.stack([value[name] for value in values]).cpu() for name in names or values[0]}
 
-    def moments(self, batch: Any, num: int) -> tuple[Tensor, Tensor]:
+    def moments(self, batch: RowBatch, num: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (n, k) of the latent site that is reported, as the decoder sees it.
 
         In closed form where the guide's distribution has one, else of the first ``num`` draws.
@@ -88,7 +89,7 @@ class GuideDraws:
         seen = seen.reshape(*seen.shape[:2], -1)
         return seen.mean(0), seen.std(0, correction=0)
 
-    def log_weights(self, batch: Any, s: int, with_global: bool) -> dict[str, Tensor]:
+    def log_weights(self, batch: RowBatch, s: int, with_global: bool) -> dict[str, Tensor]:
         """Each site's part of log p(x, z) - log q(z), (n,): log p where observed, log p - log q where latent.
 
         The global sites' parts are divided by n_obs, or left out; a joint autoguide's own site is "auxiliary". Discrete
@@ -110,7 +111,7 @@ class GuideDraws:
                 parts[name] = parts.get(name, zeros) + sign * part
         return parts
 
-    def log_weight(self, batch: Any, s: int, with_global: bool) -> Tensor:
+    def log_weight(self, batch: RowBatch, s: int, with_global: bool) -> Tensor:
         """Log p(x, z) - log q(z) of each row (n,); with the global terms divided by n_obs, or without them."""
         zeros = torch.zeros(len(batch.index), device=batch.index.device)
         return sum(self.log_weights(batch, s, with_global).values(), zeros)

@@ -8,10 +8,10 @@ from typing import Any
 
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel, Guide
+from pyro_omics.schema import Schema
 from pyro_omics.serialization.arguments import decode
 from pyro_omics.serialization.class_names import qualified_name
 from pyro_omics.serialization.folder import read_folder
-from pyro_omics.sizes import Schema
 
 
 def load(

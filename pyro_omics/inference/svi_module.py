@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.guides.hooks import TrainingHooks
 from pyro_omics.inference.build_pair import build_pair, check_on_data
 from pyro_omics.inference.checks import check_callable, check_parameters, check_schema, check_sizes
@@ -29,9 +30,9 @@ from pyro_omics.inference.kl_warmup import LatentValues
 from pyro_omics.layers import eval_mode
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.optim import warn_of_two_decays
+from pyro_omics.schema import Schema
 from pyro_omics.serialization.arguments import encode, encode_factory
 from pyro_omics.serialization.folder import write_folder
-from pyro_omics.sizes import Schema
 from pyro_omics.version import __version__
 
 
@@ -119,7 +120,7 @@ class SVIModule(pl.LightningModule):
         else:
             self._make(model, batch)
 
-    def _make(self, model: CountModel, batch: Any) -> None:
+    def _make(self, model: CountModel, batch: RowBatch) -> None:
         # Registered once, as a pair: model and guide beside it would triple the keys of the state dict.
         self.elbo = build_pair(model, self._make_guide, self.adapter, batch)
         self._n_names = len(list(self.elbo.parameters()))
@@ -176,7 +177,7 @@ class SVIModule(pl.LightningModule):
             self.model.warm_start(self.guide, dm)
             self.schema = dm.schema
 
-    def forward(self, batch: Any) -> Tensor:
+    def forward(self, batch: RowBatch) -> Tensor:
         """The loss that is trained, at full KL weight: a negative bound divided by n_obs; and the penalty."""
         with self._latents() as latents:
             loss: Tensor = self.elbo(batch) / self.n_obs
@@ -188,7 +189,7 @@ class SVIModule(pl.LightningModule):
         own = getattr(self.model.penalty, "__func__", None) is not CountModel.penalty
         return LatentValues() if self.training and own else nullcontext()
 
-    def _penalty(self, batch: Any, latents: LatentValues | None) -> Tensor | None:
+    def _penalty(self, batch: RowBatch, latents: LatentValues | None) -> Tensor | None:
         return None if latents is None else self.model.penalty(batch, latents.values)
 
     @property
@@ -214,7 +215,7 @@ class SVIModule(pl.LightningModule):
     def _hooks(self) -> list[TrainingHooks]:
         return [module for module in self.guide.modules() if isinstance(module, TrainingHooks)]
 
-    def _keyed(self, batch: Any) -> Tensor:
+    def _keyed(self, batch: RowBatch) -> Tensor:
         """The negative bound over the full data, at the draws of the last step."""
         with self._noise(batch, "end"):
             loss: Tensor = self.elbo(batch)
@@ -224,7 +225,7 @@ class SVIModule(pl.LightningModule):
         for batch in self.trainer.train_dataloader:
             yield self.trainer.strategy.batch_to_device(batch)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
         """One step's loss: with the latent sites at `kl_weight`."""
         # Validation of arguments costs 8-17% of a step, and what it finds, it finds in the first one.
         with pyro.validation_enabled(not self._checked_step), self._noise(batch, "step"):
@@ -241,32 +242,32 @@ class SVIModule(pl.LightningModule):
         return loss / self.n_obs + penalty
 
     @torch.no_grad()
-    def plain_elbo(self, batch: Any) -> Tensor:
+    def plain_elbo(self, batch: RowBatch) -> Tensor:
         """One draw of the ELBO per observation, in nats, at full KL weight, with discrete latents summed out."""
         with pyro.validation_enabled(False), self._noise(batch, "plain"):
             return self.adapter.plain(self.elbo, batch) / self.n_obs
 
-    def _noise(self, batch: Any, purpose: str) -> AbstractContextManager[Any]:
+    def _noise(self, batch: RowBatch, purpose: str) -> AbstractContextManager[Any]:
         """What latents are drawn from at this step."""
         if self.noise_seed is None:
             return nullcontext()
         return KeyedNoise(batch.index, self.noise_seed, purpose, self.global_step)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: RowBatch, batch_idx: int) -> None:
         """Log ``val_elbo``: local terms averaged over the held-out rows, and the global terms divided by n_obs."""
         self._log("val_elbo", self.plain_elbo(batch), batch)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: RowBatch, batch_idx: int) -> None:
         """Log ``test_elbo``."""
         self._log("test_elbo", self.plain_elbo(batch), batch)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: RowBatch, batch_idx: int) -> dict[str, Tensor]:
         """Posterior mean and standard deviation (n, k) of the rows' latent, and their positions ``row``."""
         with drawing(self, seed=batch_idx) as draws:
             mean, sd = draws.moments(batch, 25)
         return {"row": batch.row, "latent": mean, "latent_sd": sd}
 
-    def _log(self, name: str, value: Tensor, batch: Any) -> None:
+    def _log(self, name: str, value: Tensor, batch: RowBatch) -> None:
         # Weighted by rows: the plain mean over minibatches is off when the last one is ragged.
         rows = float(len(batch.index))
         if self._trainer is not None and self.trainer.training:

@@ -12,6 +12,8 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import nn
 
+from pyro_omics.batch import RowBatch
+
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
@@ -44,7 +46,7 @@ def without_side_effects(*modules: nn.Module) -> Iterator[None]:
             child.training = mode
 
 
-def prototype_trace(program: Callable[..., Any], batch: Any) -> Trace:
+def prototype_trace(program: Callable[..., Any], batch: RowBatch) -> Trace:
     """The trace of one run of a model or guide, which leaves everything else as it was.
 
     In eval mode, without gradients, with the random state put back after, and unseen by handlers outside of it.

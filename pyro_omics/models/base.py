@@ -16,6 +16,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.guides.amortized import Amortized
 from pyro_omics.guides.guided_model import Guide
 from pyro_omics.layers import Encoder, log_counts
@@ -23,6 +24,7 @@ from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.base import Part
+from pyro_omics.schema import RowData
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import PLATE
 from pyro_omics.sizes import Sizes
@@ -81,7 +83,7 @@ class CountModel(FastPyroModule, RecordsArguments):
         self._shared = _SharedTrace()
 
     @classmethod
-    def from_data(cls, dm: Any, **options: Any) -> CountModel:
+    def from_data(cls, dm: RowData, **options: Any) -> CountModel:
         """The model for a DataModule's data: what the constructor asks of ``dm.sizes`` is filled in.
 
         Parameters
@@ -109,7 +111,7 @@ class CountModel(FastPyroModule, RecordsArguments):
         """Where the latent is written in an AnnData's obsm: "X_scvi" for `SCVI`."""
         return f"X_{type(self).__name__.lower()}"
 
-    def plate(self, batch: Any) -> pyro.plate:
+    def plate(self, batch: RowBatch) -> pyro.plate:
         """The plate over rows, at the size of the whole data: a minibatch is scaled up to it.
 
         Weights that are latent (PyroSample) are drawn here, before the plate opens: inside it they would be drawn
@@ -140,7 +142,7 @@ class CountModel(FastPyroModule, RecordsArguments):
             )
         return (sizes or Sizes(self.n_obs, self.n_genes)).example_batch()
 
-    def example_trace(self, batch: Any = None) -> Trace:
+    def example_trace(self, batch: RowBatch | None = None) -> Trace:
         """The trace of the model on an example: which sites it has, on which supports and of which shapes.
 
         While `SVIModule` makes a pair this is one trace for all who ask. At any other time it is a new one, of a run on
@@ -229,7 +231,7 @@ class CountModel(FastPyroModule, RecordsArguments):
         """
         return None
 
-    def warm_start(self, guide: Guide, dm: Any) -> None:
+    def warm_start(self, guide: Guide, dm: RowData) -> None:
         """Give the guide (or the model) a better start than its own, once, before training, from the data.
 
         The base asks each part of the model (`parts.base.Part`) for its own.

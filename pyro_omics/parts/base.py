@@ -8,7 +8,9 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.layers.module import FastPyroModule
+from pyro_omics.schema import RowData
 from pyro_omics.serialization.arguments import RecordsArguments
 
 P = TypeVar("P")
@@ -32,10 +34,10 @@ class EncodingModel(Protocol):
     def example_batch(self) -> Any:
         """A tiny batch of the right shapes."""
 
-    def encoder_inputs(self, batch: Any) -> Tensor:
+    def encoder_inputs(self, batch: RowBatch) -> Tensor:
         """What the encoders see of a batch (n, n_in)."""
 
-    def encoder_covariates(self, batch: Any) -> Tensor | None:
+    def encoder_covariates(self, batch: RowBatch) -> Tensor | None:
         """Covariates for the encoders' layers (n, n_cov), or None."""
 
     def require_encoder(self, site: str, n_out: int) -> None:
@@ -67,7 +69,7 @@ class Part(FastPyroModule, RecordsArguments):
             )
         self.built = True
 
-    def warm_start(self, model: EncodingModel, dm: Any) -> None:
+    def warm_start(self, model: EncodingModel, dm: RowData) -> None:
         """Take a start from the data, once, before training; by default there is none.
 
         Parameters

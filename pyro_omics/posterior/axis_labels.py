@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from pyro_omics.sizes import Schema
+from pyro_omics.schema import Schema
 
 
 class AxisLabels:

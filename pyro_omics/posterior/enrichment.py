@@ -15,11 +15,12 @@ from pyro import poutine
 from scipy import stats
 
 from pyro_omics import baselines
+from pyro_omics.data.dna_encoded.module import DELDataModule
 from pyro_omics.inference.draws import drawing
 from pyro_omics.posterior.rows import PosteriorRows, check_draws
 from pyro_omics.posterior.synthon_sums import INTERVAL, SynthonSums
+from pyro_omics.schema import DELSchema
 from pyro_omics.sites import latent_values
-from pyro_omics.sizes import DELSchema
 
 DOUBLED = math.log(2)
 DETECTABLE = 10.0  # a fold enrichment that the sequencing of a selection should be deep enough to find
@@ -242,7 +243,7 @@ def shortlist(table: pd.DataFrame, fdr: float, fold: float = 1.0) -> pd.DataFram
     return table[(rate <= fdr) & (table["p_enriched"] > 0)]
 
 
-def classical_scores(dm: Any) -> pd.DataFrame:
+def classical_scores(dm: DELDataModule) -> pd.DataFrame:
     """The scores of `baselines` for each compound of a DELDataModule, (n, 2) or, with controls, (n, 4)."""
     target, control = dm.conditions["target"], dm.conditions["control"]
     adata = _counts(dm)
@@ -253,7 +254,7 @@ def classical_scores(dm: Any) -> pd.DataFrame:
     return pd.DataFrame(scores)
 
 
-def detectable(dm: Any) -> float:
+def detectable(dm: DELDataModule) -> float:
     """The fold enrichment at which half of such compounds would stand out of a Poisson background.
 
     A count stands out whose tail probability under the mean count of a compound, over all target selections, is below
@@ -284,7 +285,7 @@ def _summary(draws: dict[str, np.ndarray], threshold: float) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _counts(dm: Any) -> AnnData:
+def _counts(dm: DELDataModule) -> AnnData:
     """The counts that the DataModule uses, in X."""
     names = [*dm.schema.targets, *dm.schema.controls]
     adata = dm.adata[:, names]

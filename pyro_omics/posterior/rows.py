@@ -14,7 +14,7 @@ from pyro_omics.batch import move_like
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel
 from pyro_omics.posterior.axis_labels import AxisLabels
-from pyro_omics.sizes import Schema
+from pyro_omics.schema import RowData, Schema
 
 MAX_HELD = 2**26  # numbers that a query holds for one minibatch: 256 MB
 LONG = 200  # evaluations of minibatches from which a query shows a progress bar
@@ -38,7 +38,7 @@ class PosteriorRows:
         Where the data lack genes or covariates of the model, or have levels that it does not know.
     """
 
-    def __init__(self, svi: SVIModule, dm: Any, batch_size: int = 512) -> None:
+    def __init__(self, svi: SVIModule, dm: RowData, batch_size: int = 512) -> None:
         if not isinstance(svi, SVIModule) or not hasattr(dm, "schema"):
             raise TypeError(
                 "Posterior(svi, dm) must be given an SVIModule and a DataModule; got a "
@@ -46,7 +46,8 @@ class PosteriorRows:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be a number of rows, 1 or more; got {batch_size}")
-        self.svi, self.dm, self.batch_size = svi, dm, batch_size
+        self.svi, self.batch_size = svi, batch_size
+        self.dm: Any = dm  # tables of DEL models ask for more than RowData has
         self.model: CountModel = svi.model
         self.schema: Schema = svi.schema or dm.schema
         self.own_data = svi.schema is None or (svi.schema == dm.schema and svi.n_obs == dm.n_obs)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+
+from pyro_omics.batch import DELBatch
 
 INTERVAL = (0.05, 0.95)
 
@@ -30,7 +31,7 @@ class SynthonSums:
         self.totals: dict[str, torch.Tensor] = {}
         self.number, self.counts = (torch.zeros(self.size, dtype=torch.float64) for _ in range(2))
 
-    def add(self, batch: Any, draws: dict[str, torch.Tensor]) -> None:
+    def add(self, batch: DELBatch, draws: dict[str, torch.Tensor]) -> None:
         """Add a minibatch's draws (num_samples, n)."""
         code = torch.zeros_like(batch.index.cpu())
         for position, level in zip(self.positions, self.levels, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyro
@@ -12,9 +11,11 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.layers import without_side_effects
 from pyro_omics.models.base import CountModel, Guide
+from pyro_omics.schema import RowData
 from pyro_omics.testing.gradients import check_gradients, check_loss
 from pyro_omics.testing.pairs import check_sites
 from pyro_omics.testing.reloading import check_reloading
@@ -26,7 +27,7 @@ ROWS = 48
 
 def check_model(
     model: CountModel,
-    dm: Any,
+    dm: RowData,
     guide: Callable[[CountModel], Guide] | None = None,
     elbo: ELBO | None = None,
 ) -> None:
@@ -77,13 +78,13 @@ def check_model(
     require(set(pyro.get_param_store().keys()) == stored, "the model writes to Pyro's global parameter store")
 
 
-def _batches(dm: Any) -> list[np.ndarray]:
+def _batches(dm: RowData) -> list[np.ndarray]:
     """Positions of the training rows in three minibatches."""
     rng = np.random.default_rng(0)
     return [rng.permutation(dm.rows("training"))[:ROWS] for _ in range(3)]
 
 
-def _check_prior_predictive(model: CountModel, batch: Any) -> None:
+def _check_prior_predictive(model: CountModel, batch: RowBatch) -> None:
     observed = poutine.trace(model).get_trace(batch).observation_nodes
     require(bool(observed), "the model observes nothing: pyro.sample(..., obs=batch.x)")
     trace = poutine.trace(poutine.uncondition(model)).get_trace(batch)

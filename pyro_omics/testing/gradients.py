@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.testing.required import require
 
 
-def check_loss(svi: SVIModule, batch: Any) -> None:
+def check_loss(svi: SVIModule, batch: RowBatch) -> None:
     """One training step: a finite loss, whose gradients are finite, of parameters that the optimizer has."""
     svi.train()
     before = len(list(svi.parameters()))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.layers import prototype_trace
 from pyro_omics.sites import is_local, latent_sites
@@ -16,7 +17,7 @@ from pyro_omics.testing.required import is_delta, require
 N_DRAWS = 20
 
 
-def check_sites(svi: SVIModule, batch: Any) -> None:
+def check_sites(svi: SVIModule, batch: RowBatch) -> None:
     """Each latent is local on both sides or on none, and neither side has values that the other has not."""
     theirs = latent_sites(prototype_trace(svi.guide, batch))
     for name, site in latent_sites(prototype_trace(svi.model, batch)).items():

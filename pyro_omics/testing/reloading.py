@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.inference.loading import load
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel, Guide
@@ -22,7 +22,7 @@ from pyro_omics.testing.rows import terms_of
 STATE = "part of its state is no parameter, buffer or argument of the constructor; self.register_buffer saves a tensor"
 
 
-def check_reloading(svi: SVIModule, batch: Any, guide: Callable[[CountModel], Guide] | None) -> None:
+def check_reloading(svi: SVIModule, batch: RowBatch, guide: Callable[[CountModel], Guide] | None) -> None:
     """The loaded pair has the draws, the log-probabilities and the loss of the saved one."""
     with tempfile.TemporaryDirectory() as folder:
         path = svi.save(Path(folder) / "model")
@@ -45,12 +45,12 @@ def check_reloading(svi: SVIModule, batch: Any, guide: Callable[[CountModel], Gu
         )
 
 
-def _draws(svi: SVIModule, batch: Any) -> dict[str, Tensor]:
+def _draws(svi: SVIModule, batch: RowBatch) -> dict[str, Tensor]:
     torch.manual_seed(1)
     return latent_values(poutine.trace(svi.guide).get_trace(batch))
 
 
-def _loss(svi: SVIModule, batch: Any, training: bool) -> Tensor:
+def _loss(svi: SVIModule, batch: RowBatch, training: bool) -> Tensor:
     torch.manual_seed(1)
     with torch.enable_grad():  # some ELBOs refuse to be worked out without
         return svi.train(training)(batch).detach()

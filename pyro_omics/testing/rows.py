@@ -14,7 +14,9 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.inference.svi_module import SVIModule
+from pyro_omics.schema import RowData
 from pyro_omics.sites import PLATE, global_terms, is_local, plate_scale, replayed, row_terms, sample_sites
 from pyro_omics.testing.required import is_delta, require
 
@@ -52,7 +54,7 @@ class Terms:
         return self.rows | self.shared
 
 
-def check_rows(svi: SVIModule, dm: Any, rows: np.ndarray) -> None:
+def check_rows(svi: SVIModule, dm: RowData, rows: np.ndarray) -> None:
     """Compare the terms of each row in a batch with those in other batches, at the same values."""
     for training in (False, True):
         with _top(svi, training):
@@ -68,7 +70,7 @@ def check_rows(svi: SVIModule, dm: Any, rows: np.ndarray) -> None:
             _check_batches(svi, dm, rows, drawn, first, " in training mode" if training else "")
 
 
-def _check_batches(svi: SVIModule, dm: Any, rows: np.ndarray, drawn: Trace, whole: Terms, mode: str) -> None:
+def _check_batches(svi: SVIModule, dm: RowData, rows: np.ndarray, drawn: Trace, whole: Terms, mode: str) -> None:
     shuffled = np.random.default_rng(1).permutation(len(rows))
     parts = [part for part in np.array_split(shuffled, [5 * len(rows) // 12, 10 * len(rows) // 12]) if len(part)]
     for at in (shuffled, *parts):
@@ -132,7 +134,7 @@ def _unequal(whole: Terms, found: Terms, at: np.ndarray) -> tuple[tuple[str, str
     return None
 
 
-def terms_of(svi: SVIModule, batch: Any, drawn: Trace) -> Terms:
+def terms_of(svi: SVIModule, batch: RowBatch, drawn: Trace) -> Terms:
     """The log-probabilities of model and guide on a batch, at the values of a guide's trace."""
     # Points that a transform gives differ in their last digit with the size of the batch: they are not replayed.
     known = drawn.copy()

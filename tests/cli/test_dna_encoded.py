@@ -19,7 +19,7 @@ import pyro_omics as po
 from pyro_omics import cli
 from pyro_omics.cli.option_messages import as_option
 from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
-from pyro_omics.sizes import DELSchema
+from pyro_omics.schema import DELSchema
 
 CONFIGS = Path(po.__file__).parents[1] / "configs"
 FIGURES = ["calibration.png", "cube.png", "replicates.png", "synthons.png", "target_against_control.png",

@@ -23,8 +23,9 @@ from pyro.nn import PyroModule
 import pyro_omics as po
 from pyro_omics import layers
 from pyro_omics.parts import dispersions, library_sizes, likelihoods, priors
+from pyro_omics.schema import Schema
 from pyro_omics.serialization import arguments
-from pyro_omics.sizes import DELSizes, Schema, Sizes
+from pyro_omics.sizes import DELSizes, Sizes
 
 N, G = 60, 12
 

@@ -25,7 +25,8 @@ from pyro_omics.data.matrices.count_checks import check_counts, matrix_of
 from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.module import RowDataModule, RowTensors, digest
 from pyro_omics.data.splits import split_rows
-from pyro_omics.sizes import DELSchema, DELSizes
+from pyro_omics.schema import DELSchema
+from pyro_omics.sizes import DELSizes
 
 TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")
 KINDS = ("target", "control", "pre")
@@ -75,7 +76,7 @@ class DELDataModule(RowDataModule):
     sizes
         `sizes.DELSizes`.
     schema
-        `sizes.DELSchema`: the names of the selections, and the building blocks of each cycle.
+        `schema.DELSchema`: the names of the selections, and the building blocks of each cycle.
 
     Raises
     ------

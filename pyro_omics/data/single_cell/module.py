@@ -24,7 +24,8 @@ from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.module import RowDataModule, RowTensors, digest
 from pyro_omics.data.single_cell.proteins import ProteinTable, background_start, check_training
 from pyro_omics.data.splits import split_rows
-from pyro_omics.sizes import CellSchema, Sizes
+from pyro_omics.schema import CellSchema
+from pyro_omics.sizes import Sizes
 
 
 class CellDataModule(RowDataModule):
@@ -83,7 +84,7 @@ class CellDataModule(RowDataModule):
     sizes
         `sizes.Sizes`.
     schema
-        `sizes.CellSchema`: the names of genes and proteins, and the levels of each covariate.
+        `schema.CellSchema`: the names of genes and proteins, and the levels of each covariate.
 
     Raises
     ------

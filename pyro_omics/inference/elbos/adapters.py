@@ -13,6 +13,7 @@ from pyro.poutine import Trace
 from pyro.util import check_site_shape
 from torch import Tensor
 
+from pyro_omics.batch import RowBatch
 from pyro_omics.inference.checks import MARGINAL, check_plate
 from pyro_omics.inference.elbos.renyi import RenyiELBO
 from pyro_omics.inference.elbos.trace import TraceELBO
@@ -64,7 +65,7 @@ class BoundAdapter:
                 f"{type(self.bound).__name__}(num_particles={self.bound.num_particles}), which loops and is as fast"
             )
 
-    def step(self, pair: ELBOModule, batch: Any, weight: float) -> tuple[Tensor, Tensor]:
+    def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """The loss of a training step, and the plain ELBO: both over the full data, in nats.
 
         Parameters
@@ -82,7 +83,7 @@ class BoundAdapter:
         with torch.no_grad():
             return loss, self.plain(pair, batch)
 
-    def plain(self, pair: ELBOModule, batch: Any) -> Tensor:
+    def plain(self, pair: ELBOModule, batch: RowBatch) -> Tensor:
         """One draw of the ELBO over the full data, in nats, with discrete latents summed out."""
         return -TraceELBO().differentiable_loss(pair.model, pair.guide, batch)
 
@@ -92,7 +93,7 @@ class TraceELBOAdapter(BoundAdapter):
 
     bound: TraceELBO
 
-    def step(self, pair: ELBOModule, batch: Any, weight: float) -> tuple[Tensor, Tensor]:
+    def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
         with _at(weight):
             loss = pair(batch)
@@ -102,7 +103,7 @@ class TraceELBOAdapter(BoundAdapter):
 class PyroTraceAdapter(BoundAdapter):
     """Pyro's Trace_ELBO and its subclasses, such as TraceMeanField_ELBO: what warm-up takes from the KL is recorded."""
 
-    def step(self, pair: ELBOModule, batch: Any, weight: float) -> tuple[Tensor, Tensor]:
+    def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
         loss, rest = _scaled(self.bound, pair, batch, weight)
         return loss, -(loss.detach() + rest)
@@ -146,7 +147,7 @@ class SummingAdapter(BoundAdapter):
         if self.bound.max_plate_nesting == math.inf:
             self.bound.max_plate_nesting = _nesting(p, q)
 
-    def plain(self, pair: ELBOModule, batch: Any) -> Tensor:
+    def plain(self, pair: ELBOModule, batch: RowBatch) -> Tensor:
         """See `BoundAdapter`."""
         elbo = RenyiELBO(alpha=1.0, num_particles=1)
         elbo.max_plate_nesting = self.nesting
@@ -158,7 +159,7 @@ class RenyiAdapter(SummingAdapter):
 
     bound: RenyiELBO
 
-    def step(self, pair: ELBOModule, batch: Any, weight: float) -> tuple[Tensor, Tensor]:
+    def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
         loss, rest = _scaled(self.bound, pair, batch, weight)
         assert self.bound.plain_loss is not None
@@ -170,7 +171,7 @@ class TraceEnumAdapter(SummingAdapter):
 
     needs_marked = True
 
-    def step(self, pair: ELBOModule, batch: Any, weight: float) -> tuple[Tensor, Tensor]:
+    def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
         with LatentSites() if weight < 1 else nullcontext() as latents:
             loss = pair(batch)
@@ -220,7 +221,7 @@ def _at(weight: float) -> AbstractContextManager[Any]:
     return ScaleLatents(weight) if weight < 1 else nullcontext()
 
 
-def _scaled(bound: ELBO, pair: ELBOModule, batch: Any, weight: float) -> tuple[Tensor, Tensor | float]:
+def _scaled(bound: ELBO, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor | float]:
     """The loss with the latent sites at ``weight``, and what a weight of 1 would add to it at the same draws."""
     if weight == 1:
         return pair(batch), 0.0

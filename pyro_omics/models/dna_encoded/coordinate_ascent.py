@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_omics.batch import DELBatch
 from pyro_omics.models.dna_encoded.superposition import ABUNDANCE, YIELD, Subset, amount, at, of_members
+from pyro_omics.schema import RowData
 from pyro_omics.sizes import DELSizes
 
 Gammas = tuple[Tensor, Tensor]  # shape, rate
@@ -70,7 +71,7 @@ class Tally:
         of each selection: lists of tensors (r,).
     """
 
-    def __init__(self, dm: Any) -> None:
+    def __init__(self, dm: RowData) -> None:
         parts = []
         rows = dm.rows("training")
         for batch in dm.data.batches(rows, CHUNK):
@@ -91,11 +92,11 @@ class Tally:
         return torch.zeros(math.prod(shape), dtype=values.dtype).index_add_(0, flat, values).reshape(shape)
 
 
-def _arms(batch: Any) -> tuple[Tensor | None, ...]:
+def _arms(batch: DELBatch) -> tuple[Tensor | None, ...]:
     return batch.x, batch.control, batch.pre
 
 
-def _yields(batch: Any, some: Tensor) -> list[Tensor]:
+def _yields(batch: DELBatch, some: Tensor) -> list[Tensor]:
     return [] if batch.yields is None else [batch.yields[some].double()]
 
 

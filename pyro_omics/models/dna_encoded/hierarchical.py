@@ -32,6 +32,7 @@ from pyro_omics.parts.dispersions import PerGene
 from pyro_omics.parts.likelihoods import Likelihood, Poisson
 from pyro_omics.parts.likelihoods import NegativeBinomial as NegativeBinomialLikelihood
 from pyro_omics.parts.sparse_effects import SparseGamma
+from pyro_omics.schema import RowData
 from pyro_omics.sizes import DELSizes
 
 Latents = dict[str, Tensor]
@@ -324,7 +325,7 @@ class HierarchicalDEL(CountModel):
         """
         return partial(ClippedAdam, lr=self.learning_rate, lrd=0.997)
 
-    def warm_start(self, guide: Guide, dm: Any) -> None:
+    def warm_start(self, guide: Guide, dm: RowData) -> None:
         """Start guide and priors at the optimum of coordinate ascent in the Poisson model, if asked to."""
         super().warm_start(guide, dm)
         if not self.starts_warm:

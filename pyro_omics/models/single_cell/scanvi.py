@@ -16,6 +16,7 @@ from pyro_omics.batch import CellBatch
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.single_cell.scvi import SCVI
 from pyro_omics.parts.priors.label_mixture import LabelMixture
+from pyro_omics.schema import RowData
 from pyro_omics.sizes import Sizes
 
 
@@ -79,7 +80,7 @@ class SCANVI(SCVI):
         self.register_buffer("confusion", error, persistent=False)
 
     @classmethod
-    def from_data(cls, dm: Any, **options: Any) -> CountModel:
+    def from_data(cls, dm: RowData, **options: Any) -> CountModel:
         """The model for a CellDataModule's data: their sizes and the names of the label's levels are filled in."""
         named = {"labels": list(dm.schema.names("label"))} if hasattr(dm, "schema") else {}
         return super().from_data(dm, **{**named, **options})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
@@ -13,6 +11,7 @@ from pyro_omics.layers import eval_mode
 from pyro_omics.parts.base import EncodingModel, check_positive
 from pyro_omics.parts.priors.base import Prior
 from pyro_omics.parts.priors.mixture import normal_mixture
+from pyro_omics.schema import RowData
 
 SEED = 0  # of the rows that the pseudo-inputs start from
 
@@ -73,7 +72,7 @@ class VampPrior(Prior):
         self.register_buffer("cov", None if cov is None else cov[:1].detach().repeat(self.n_components, 1))
 
     @torch.no_grad()
-    def warm_start(self, model: EncodingModel, dm: Any) -> None:
+    def warm_start(self, model: EncodingModel, dm: RowData) -> None:
         """Put the pseudo-inputs at random training rows, the same at each run; not twice, which would undo training."""
         if self.started:
             return

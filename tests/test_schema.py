@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import pytest
 
-from pyro_omics.sizes import CellSchema, DELSchema, DELSizes, Schema, Sizes
+from pyro_omics.schema import CellSchema, DELSchema, Schema
+from pyro_omics.sizes import DELSizes, Sizes
 
 CELLS = CellSchema(
     training_digest="0123456789abcdef",

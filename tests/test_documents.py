@@ -1,14 +1,18 @@
-"""What README and docs/ show runs as it stands; blocks fenced as ``py`` are shown, and not run."""
+"""What README, CONTRIBUTING and docs/ show runs as it stands; blocks fenced as ``py`` are shown, and not run."""
 
+import math
 import re
 import sys
 import types
 from pathlib import Path
 
+import helpers
 import pytest
+import torch
 
 import pyro_omics as po
 from pyro_omics import cli
+from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS
 
 REPO = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((REPO / "docs").glob("*.md")))]
@@ -32,8 +36,8 @@ def run(page, folder, monkeypatch):
 
 
 def test_every_python_block_is_run_below():
-    shown = {page for page in PAGES if blocks(page, "python")} - {"CONTRIBUTING.md"}
-    assert shown == {"README.md", "docs/guide.md", "docs/own_model.md", "docs/swaps.md"}
+    shown = {page for page in PAGES if blocks(page, "python")}
+    assert shown == {"README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/own_model.md", "docs/swaps.md"}
 
 
 def test_the_readme_is_short():
@@ -89,3 +93,51 @@ def test_the_yaml_of_the_swaps_runs(tmp_path, monkeypatch):
     names = [type(part).__name__ for part in parts]
     assert names == ["MixtureOfGaussians", "NegativeBinomial", "Latent", "AmortizedFlow", "AutoDiagonalNormal"]
     assert type(svi.model.constructor_edits[0]["prior"]).__name__ == "Horseshoe"
+
+
+def example(path):
+    """The module that CONTRIBUTING shows for this path."""
+    (block,) = [text for text in blocks("CONTRIBUTING.md", "python") if text.startswith(f"# {path}\n")]
+    assert (REPO / path).parent.is_dir(), f"{path}: there is no such folder"
+    assert not (REPO / path).exists(), f"{path}: an example may not be in the package"
+    module = types.ModuleType(Path(path).stem)
+    exec(compile(block, path, "exec"), module.__dict__)
+    return module
+
+
+def test_the_examples_for_contributors_are_right():
+    prior = example("pyro_omics/parts/priors/laplace.py").LaplacePrior
+    likelihood = example("pyro_omics/parts/likelihoods/geometric.py").Geometric
+    guide = example("pyro_omics/guides/amortized_laplace.py").AmortizedLaplace
+    model = example("pyro_omics/models/single_cell/poisson_factors.py").PoissonFactors
+
+    z = torch.randn(4, 3)
+    expected = (-z.abs() / 0.5 - math.log(2 * 0.5)).sum(-1)
+    torch.testing.assert_close(prior(0.5, n_latent=3)().log_prob(z), expected)
+    mean, x = torch.rand(4, 6) * 5 + 0.1, torch.randint(0, 9, (4, 6)).float()
+    expected = po.distributions.NegativeBinomial(mean, torch.ones(6)).to_event(1).log_prob(x)
+    torch.testing.assert_close(likelihood()(mean, {}, None).log_prob(x), expected, rtol=1e-4, atol=1e-4)
+
+    dm = po.CellDataModule(helpers.counts(), batch_size=20)
+    with_parts = po.SCVI.from_data(dm, n_latent=3, n_hidden=16, prior=prior(), likelihood=likelihood())
+    for svi in (po.SVIModule(with_parts, guide=guide), po.SVIModule(model.from_data(dm, n_latent=3))):
+        helpers.quiet_trainer(1).fit(svi, dm)
+        assert po.Posterior(svi, dm).latent().shape == (60, 3)
+    # The standard deviation of a Laplace is sqrt(2) times its scale.
+    svi = po.SVIModule(helpers.small(dm), guide=guide).eval()
+    batch = svi.model.example_batch()
+    _, scale = svi.guide.start("z", batch, None)
+    torch.testing.assert_close(svi.guide.local("z", batch).stddev, scale * math.sqrt(2))
+
+
+def test_the_layout_for_contributors_is_read():
+    layout = example("pyro_omics/data/dna_encoded/tables/layouts/captured.py").CAPTURED
+    found = layout.selections(list(layout.example), "umi")
+    assert {one.name: one.condition for one in found} == {
+        "captured_1": "target",
+        "captured_2": "target",
+        "empty_1": "control",
+        "input": "pre-selection",
+    }
+    assert layout.fits(layout.example)
+    assert not any(other.fits(layout.example) for other in LAYOUTS.values())

@@ -356,16 +356,25 @@ def test_what_cannot_be_compared_is_fitted_again_and_said(dm, change, part, tmp_
     assert f"is fitted again: what cannot be compared is part of its {part}" in caplog.text
 
 
+class Blind(po.models.CountModel):
+    """A model that knows no shapes: its pair is made in ``setup``, from the data."""
+
+    local_sites = ("z",)
+
+    def __init__(self, n_obs: int, scale: float = 1.0):
+        super().__init__(n_obs=n_obs)
+        self.scale = scale
+
+    def forward(self, batch):
+        with self.plate(batch):
+            z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(1), self.scale).to_event(1))
+            pyro.sample("x", pyro.distributions.Poisson(z.exp().expand(batch.x.shape)).to_event(1), obs=batch.x)
+
+
 def test_a_model_without_an_example_batch_is_compared_too(dm, tmp_path, trained):
-    class NoExample(po.SCVI):
-        def example_batch(self):
-            raise NotImplementedError
-
-    def make(n_hidden=4):
-        return po.SVIModule(NoExample.from_data(dm, n_latent=2, n_hidden=n_hidden))
-
-    for n_hidden, fits in ((4, 1), (4, 1), (5, 2)):
-        po.compare({"a": lambda n=n_hidden: make(n)}, dm, max_epochs=1, folder=tmp_path, num_particles=2)
+    for scale, fits in ((1.0, 1), (1.0, 1), (2.0, 2)):
+        make = {"a": lambda scale=scale: po.SVIModule(Blind.from_data(dm, scale=scale))}
+        po.compare(make, dm, max_epochs=1, folder=tmp_path, num_particles=2)
         assert len(trained) == fits
 
 

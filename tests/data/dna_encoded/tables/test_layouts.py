@@ -8,6 +8,7 @@ import pytest
 from anndata import read_h5ad
 
 import pyro_omics as po
+from pyro_omics.cli.main import main
 from pyro_omics.data.dna_encoded.tables import layouts
 from pyro_omics.data.dna_encoded.tables.conditions import KNOWN
 from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS
@@ -82,6 +83,6 @@ def test_a_table_of_another_form_is_not_taken_for_it(layout):
 def test_the_command_line_has_the_layouts_as_choices(tmp_path, capsys):
     pd.DataFrame(LAYOUTS["plain"].example).to_csv(tmp_path / "counts.csv", index=False)
     with pytest.raises(SystemExit):
-        po.cli.main(["del", str(tmp_path / "counts.csv"), "--layout", "unheard-of"])
+        main(["del", str(tmp_path / "counts.csv"), "--layout", "unheard-of"])
     said = capsys.readouterr().err
     assert "unheard-of" in said and all(f"'{name}'" in said for name in LAYOUTS)

@@ -1,4 +1,4 @@
-"""The layout: floors as the README draws them, imports that go down only, no circles, lazy and type-only ones included."""
+"""The layout: floors as the README draws them; imports, lazy and type-only ones too, go down only and in no circle."""
 
 import ast
 import re
@@ -118,7 +118,9 @@ def test_programs_know_neither_lightning_nor_anndata(name):
     below = {name for name, height in FLOOR.items() if height <= FLOOR["models"]}
     if room(name) in below:
         text = FILES[MODULES[name]].read_text()
-        assert not re.search(r"^\s*(?:from|import) (?:pytorch_lightning|lightning|anndata|scanpy)\b", text, re.MULTILINE)
+        assert not re.search(
+            r"^\s*(?:from|import) (?:pytorch_lightning|lightning|anndata|scanpy)\b", text, re.MULTILINE
+        )
 
 
 def test_inference_never_imports_data():

@@ -2,13 +2,13 @@
 
 - `likelihood`: log-probabilities of rows of counts and their derivatives, which the distributions of
   `pyro_omics.distributions` use in ``fn.to_event(1).log_prob(x)``; in torch operations for any device, and as
-  compiled loops for float32 on a processor.
+  compiled loops for float32 on the CPU.
 - `sparse_product`: counts times weights, the first product of an encoder.
-- `dense_rows`: minibatches made dense, and log(1 + x) of them.
-- `compiled`: the loops, in numba, which run in torch's own threads.
+- `dense_rows`: dense minibatches, and log(1 + x) of them.
+- `compiled`: the loops, compiled by numba, which run in torch's own threads.
 
-Kernels are used where they are valid and faster (`dispatch.can_use_kernel`), find by themselves where counts are not
-zero, and give the values and gradients of the elementwise formulas up to rounding. ``with po.kernels.reference():``
+Kernels are used where they are valid and faster (`dispatch.can_use_kernel`). They find the non-zero counts themselves,
+and give the values and gradients of the elementwise formulas up to rounding. ``with po.kernels.reference():``
 switches them off.
 """
 

@@ -1,4 +1,4 @@
-"""Where matrices of counts are not zero."""
+"""Positions of the non-zero entries of matrices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COMPILED = (torch.float32, torch.float64)
 
 
 def positions(x: Tensor) -> Tensor:
-    """The positions in ``x.flatten()`` of its entries that are not zero, (nnz,) int64, ascending."""
+    """Positions in ``x.flatten()`` of the entries that are not zero, (nnz,) int64, ascending."""
     x = x.detach()
     if x.device.type == "cpu" and x.dtype in COMPILED and x.ndim and x.numel():
         rows = x.reshape(-1, x.shape[-1])
@@ -20,9 +20,9 @@ def positions(x: Tensor) -> Tensor:
 
 
 def row_bounds(x: Tensor) -> Tensor:
-    """How many entries of ``x`` (n, g) are not zero in the rows before each, and in all, (n + 1,) int64.
+    """Cumulative number of non-zero entries before each row of ``x`` (n, g), and in all rows, (n + 1,) int64.
 
-    ``x`` is of float32 or float64, on a processor.
+    ``x`` must be float32 or float64, on the CPU.
     """
     bounds = torch.zeros(len(x) + 1, dtype=torch.long)
     run("nonzero.count_rows", x, bounds[1:])
@@ -30,7 +30,7 @@ def row_bounds(x: Tensor) -> Tensor:
 
 
 def row_positions(x: Tensor, bounds: Tensor) -> Tensor:
-    """`positions` of ``x`` (n, g), which has these `row_bounds`."""
+    """`positions` of ``x`` (n, g), from its `row_bounds`."""
     found = torch.empty(int(bounds[-1]), dtype=torch.long)
     run("nonzero.positions", x, bounds, found)
     return found

@@ -1,4 +1,4 @@
-"""Products of matrices that are mostly zero, such as counts and fingerprints, with weights."""
+"""Products of weights with mostly zero matrices, such as counts and fingerprints."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pyro_omics.kernels import nonzero
 from pyro_omics.kernels.compiled.run import run
 from pyro_omics.kernels.dispatch import can_use_kernel
 
-MOSTLY_ZERO = 0.15  # of the entries are not zero: with more, the dense product is faster
+MAX_NONZERO = 0.15  # share of non-zero entries above which the dense product is faster
 
 
 def product(x: Tensor, weight_gh: Tensor) -> Tensor:
-    """``x @ weight``: on a processor, through the entries of ``x`` (n, g) that are not zero, where these are few."""
+    """``x @ weight_gh``; on the CPU, only non-zero entries of ``x`` (n, g) are multiplied where they are few."""
     if x.ndim != 2 or x.device.type != "cpu" or weight_gh.ndim != 2 or not can_use_kernel(x, weight_gh):
         return x @ weight_gh
     x = x.contiguous()
     bounds = nonzero.row_bounds(x)
-    if bounds[-1] > MOSTLY_ZERO * x.numel():
+    if bounds[-1] > MAX_NONZERO * x.numel():
         return x @ weight_gh
     out: Tensor = _Product.apply(x, nonzero.row_positions(x, bounds), bounds, weight_gh)
     return out
 
 
 class _Product(torch.autograd.Function):
-    """x W of x (n, g), which needs no gradient, and W (g, h)."""
+    """x W, for x (n, g), which needs no gradient, and W (g, h)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, positions: Tensor, bounds: Tensor, weight_gh: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad_nh: Tensor) -> tuple[None, None, None, Tensor]:
         x, positions, bounds = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return None, None, None, x.t() @ grad_nh  # to be differentiated once more
+            return None, None, None, x.t() @ grad_nh  # which can be differentiated once more
         grad_gh = grad_nh.new_empty(x.shape[1], grad_nh.shape[1])
         run("sparse_rows.outer_product", x, positions, bounds, grad_nh, grad_gh)
         return None, None, None, grad_gh

@@ -1,1 +1,1 @@
-"""Loops compiled by numba, which share the rows of a minibatch out to torch's threads."""
+"""Loops compiled by numba, which divide the rows of a minibatch among torch's threads."""

@@ -13,12 +13,12 @@ from pyro_omics.kernels.compiled.cache import compiled
 from pyro_omics.kernels.compiled.threads import row_range, run_in_threads
 
 WIDTH = 16  # entries that are compared with zero at once
-EXPECTED = 3  # of them that are written without asking whether there are as many: fewer branches to mispredict
+EXPECTED = 3  # of these, always written, even if fewer are not zero: saves mispredicted branches
 
 
 @intrinsic
 def _nonzero_bits(typing: Any, row: Any, j: Any) -> Any:
-    """Which of the entries row[j : j + WIDTH] are not zero, as bits; NaN is not zero."""
+    """Bits that say which of the entries row[j : j + WIDTH] are not zero; NaN is not zero."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, args[0])
@@ -34,7 +34,7 @@ def _nonzero_bits(typing: Any, row: Any, j: Any) -> Any:
 
 @intrinsic
 def _lowest_bit(typing: Any, bits: Any) -> Any:
-    """The place of the lowest bit that is set; any number where none is."""
+    """Position of the lowest bit that is set; undefined where none is."""
     return types.int64(types.int64), lambda context, builder, signature, args: builder.cttz(
         args[0], ir.Constant(ir.IntType(1), 0)
     )
@@ -42,14 +42,14 @@ def _lowest_bit(typing: Any, bits: Any) -> Any:
 
 @intrinsic
 def _n_bits(typing: Any, bits: Any) -> Any:
-    """How many bits are set."""
+    """Number of bits that are set."""
     return types.int64(types.int64), lambda context, builder, signature, args: builder.ctpop(args[0])
 
 
-# Without fast mathematics, in which NaN may be taken for zero.
+# Without fast mathematics, which may take NaN for zero.
 @compiled()
 def nonzero_columns(row, columns):
-    """Write the columns of a contiguous ``row`` (g,) that are not zero to ``columns`` (g,); returns how many."""
+    """Write the columns of a contiguous ``row`` (g,) that are not zero to ``columns`` (g,), and return their number."""
     n_found = 0
     end = len(row) - len(row) % WIDTH
     for j in range(0, end, WIDTH):
@@ -82,7 +82,7 @@ def _count_rows(threads, x, n_nonzero):
 
 @compiled()
 def count_rows(threads, x, n_nonzero):
-    """How many entries of each row of ``x`` (n, g) are not zero, to ``n_nonzero`` (n,)."""
+    """Write the number of non-zero entries in each row of ``x`` (n, g) to ``n_nonzero`` (n,)."""
     run_in_threads(_count_rows, threads, (threads, x, n_nonzero))
 
 
@@ -100,8 +100,8 @@ def _positions(threads, x, bounds, positions):
 
 @compiled()
 def positions(threads, x, bounds, positions):
-    """The positions in the flattened ``x`` (n, g) that are not zero, ascending, to ``positions`` (nnz,).
+    """Write the positions in the flattened ``x`` (n, g) that are not zero, ascending, to ``positions`` (nnz,).
 
-    ``bounds`` (n + 1,) says where in ``positions`` each row begins, and where the last ends.
+    ``bounds`` (n + 1,) holds where in ``positions`` each row begins, and where the last row ends.
     """
     run_in_threads(_positions, threads, (threads, x, bounds, positions))

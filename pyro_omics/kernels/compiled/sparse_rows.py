@@ -13,7 +13,7 @@ from pyro_omics.kernels.compiled.threads import row_range, run_in_threads
 
 # A NaN among the weights must come out as NaN.
 EXACT: dict[str, Any] = {**FAST, "fastmath": {"contract"}}
-COLUMNS = 512  # at a time: their weights fit into a core's cache
+COLUMNS = 512  # processed at a time, so that their weights fit into a core's cache
 
 
 @compiled(**EXACT)
@@ -36,7 +36,7 @@ def _product(threads, x, positions, bounds, weights, out):
 
 @compiled()
 def product(threads, x, positions, bounds, weights, out):
-    """X W, of ``x`` (n, d), whose entries at ``positions`` are not zero, and ``weights`` (d, h), to ``out`` (n, h)."""
+    """Write x W to ``out`` (n, h), for ``x`` (n, d), whose entries at ``positions`` are not zero, and W (d, h)."""
     run_in_threads(_product, threads, (threads, x, positions, bounds, weights, out))
 
 
@@ -60,7 +60,7 @@ def _outer_product(threads, x, positions, bounds, rows, out):
 
 @compiled()
 def outer_product(threads, x, positions, bounds, rows, out):
-    """X' R, of the same ``x`` and ``rows`` (n, h), to ``out`` (d, h)."""
+    """Write x' R to ``out`` (d, h), for ``x`` as in `product` and ``rows`` R (n, h)."""
     run_in_threads(_outer_product, threads, (threads, x, positions, bounds, rows, out))
 
 
@@ -73,11 +73,11 @@ def _log1p_line(values, scale):
 @compiled()
 def _log1p_rows(threads, x, scale, out):
     n, g = x.shape
-    room, found = np.empty(g, np.float32), np.empty(g, np.int64)
+    buffer, column_buffer = np.empty(g, np.float32), np.empty(g, np.int64)
     start, stop = row_range(threads, n)
     for i in range(start, stop):
-        columns = found[: nonzero_columns(x[i], found)]
-        values = room[: len(columns)]
+        columns = column_buffer[: nonzero_columns(x[i], column_buffer)]
+        values = buffer[: len(columns)]
         for k in range(len(columns)):
             values[k] = x[i, columns[k]]
         _log1p_line(values, scale[i % len(scale)])
@@ -88,7 +88,7 @@ def _log1p_rows(threads, x, scale, out):
 
 @compiled()
 def log1p(threads, x, scale, out):
-    """log(1 + scale x) of ``x`` (n, g), most of which is zero, to ``out``; ``scale`` is (n,), or (1,) for all rows."""
+    """Write log(1 + scale x) to ``out``, for a mostly zero ``x`` (n, g) and ``scale`` (n,), or (1,) for all rows."""
     run_in_threads(_log1p_rows, threads, (threads, x, scale, out))
 
 
@@ -103,5 +103,5 @@ def _dense_rows(threads, rows, indptr, indices, data, out):
 
 @compiled()
 def dense(threads, rows, indptr, indices, data, out):
-    """Compressed ``rows`` (n,) made dense, to ``out`` (n, g)."""
+    """Write the ``rows`` (n,) of a compressed matrix to the dense ``out`` (n, g)."""
     run_in_threads(_dense_rows, threads, (threads, rows, indptr, indices, data, out))

@@ -1,10 +1,10 @@
 """Compiled loops that divide the rows of a minibatch among torch's own threads.
 
 Torch's threads spin for a moment while they wait for work, and would compete with a second pool, such as numba's. So
-the loops run in the OpenMP runtime that torch has loaded, as torch's operations do, with as many threads as
-``torch.set_num_threads`` says; where that runtime cannot be found, in one thread.
+the loops run in the OpenMP runtime that torch has loaded, with as many threads as ``torch.set_num_threads`` says. Where
+that runtime is not found, they run in one thread.
 
-Each thread takes the same rows in each loop, as in torch's operations: what it wrote is in its own core's cache. ::
+As in torch's operations, a thread takes the same rows in each loop, so that they are in its own core's cache. ::
 
     @njit
     def doubled(threads, x_ng, out_ng):
@@ -40,9 +40,10 @@ TASK = ir.FunctionType(ir.VoidType(), [POINTER])
 
 
 def threads() -> tuple[int, int, int, int]:
-    """What `run_in_threads` needs: the number of threads to ask for, and the addresses of three OpenMP functions.
+    """The number of threads to ask for, and the addresses of three OpenMP functions, for `run_in_threads`.
 
-    These start the threads, and tell a thread its number and how many there are: fewer where a limit is set.
+    The functions start the threads, return the number of the calling thread, and return how many threads there are,
+    which a limit may make fewer than asked for.
     """
     enter, number, size = _runtime()
     return torch.get_num_threads() if enter and not _forked else 1, enter, number, size
@@ -54,19 +55,19 @@ def _runtime() -> tuple[int, int, int]:
     try:
         loaded = ctypes.CDLL(None)
         found = [ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value or 0 for name in (ENTRY, NUMBER, SIZE)]
-    except (AttributeError, OSError, TypeError):  # another runtime, another system
+    except (AttributeError, OSError, TypeError):  # another runtime or system
         return 0, 0, 0
     return found[0], found[1], found[2]
 
 
-_forked: list[bool] = []  # a forked process has none of the threads that its copy of the runtime counts on
+_forked: list[bool] = []  # not empty in a forked process, where the runtime's threads are missing
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _forked.append(True))
 
 
 @intrinsic
 def _number(typing: Any, address: Any) -> Any:
-    """The result of the function at an address: this thread's number, or the number of threads."""
+    """Call the function at an address, which returns this thread's number or the number of threads."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         function = ir.FunctionType(ir.IntType(32), []).as_pointer()
@@ -77,7 +78,7 @@ def _number(typing: Any, address: Any) -> Any:
 
 @compiled()
 def row_range(threads: Any, n: Any) -> Any:
-    """The rows of this thread among n: the first, and one past the last."""
+    """The rows of this thread among n rows: the first, and one past the last."""
     if threads[0] == 1:
         return 0, n
     step = -(-n // _number(threads[3]))
@@ -87,9 +88,9 @@ def row_range(threads: Any, n: Any) -> Any:
 
 @intrinsic
 def run_in_threads(typing: Any, loop: Any, members: Any, args: Any) -> Any:
-    """Run ``loop(*args)`` in each thread of `threads` at once, or here, where it has one; wait for all.
+    """Run ``loop(*args)`` in all `threads` at once and wait for them; in the calling thread if there is only one.
 
-    ``loop`` is compiled by numba, returns nothing and raises nothing: an error in another thread has nowhere to go.
+    ``loop`` must be compiled by numba, return nothing and raise nothing: an error in another thread would be lost.
     """
     inner = loop.get_call_type(typing, args.types, {})
 
@@ -97,17 +98,17 @@ def run_in_threads(typing: Any, loop: Any, members: Any, args: Any) -> Any:
         compiled = loop.dispatcher.get_compile_result(inner)
         context.add_linking_libs([compiled.library])
         threads, address = (builder.extract_value(values[1], i) for i in range(2))
-        given = cgutils.alloca_once_value(builder, values[2])
+        arguments = cgutils.alloca_once_value(builder, values[2])
         task = ir.Function(builder.module, TASK, builder.module.get_unique_name("task"))
         task.linkage = "internal"
         body = ir.IRBuilder(task.append_basic_block())
-        taken = body.load(body.bitcast(task.args[0], given.type))
-        items = [body.extract_value(taken, i) for i in range(len(args.types))]
+        loaded = body.load(body.bitcast(task.args[0], arguments.type))
+        items = [body.extract_value(loaded, i) for i in range(len(args.types))]
         context.call_internal_no_propagate(body, compiled.fndesc, inner, items)
         body.ret_void()
-        pointer = builder.bitcast(given, POINTER)
-        is_team = builder.icmp_signed(">", threads, ir.Constant(threads.type, 1))
-        with builder.if_else(is_team) as (many, one):
+        pointer = builder.bitcast(arguments, POINTER)
+        is_parallel = builder.icmp_signed(">", threads, ir.Constant(threads.type, 1))
+        with builder.if_else(is_parallel) as (many, one):
             with many:
                 number = ir.IntType(32)
                 enter = ir.FunctionType(ir.VoidType(), [TASK.as_pointer(), POINTER, number, number])

@@ -1,1 +1,1 @@
-"""Log-probabilities of rows of counts with their gradients, by compiled loops on a processor and by torch elsewhere."""
+"""Log-probabilities of rows of counts with their gradients, in compiled loops on the CPU and in torch operations."""

@@ -1,4 +1,4 @@
-"""Kernels as one differentiable function, for autograd."""
+"""A kernel as a differentiable function for autograd."""
 
 from __future__ import annotations
 
@@ -8,89 +8,90 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_omics.kernels.likelihood.densities import Slopes
+from pyro_omics.kernels.likelihood.densities import Derivatives
 from pyro_omics.kernels.likelihood.sparse_counts import Counts
 from pyro_omics.kernels.likelihood.torch_kernels import Kernel
 
 Elementwise = Callable[..., Tensor]
 
 
-def row_log_prob(kernel: Kernel, plain: Elementwise, value: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Log-probabilities, summed over the last dimension, by a kernel.
+def row_log_prob(kernel: Kernel, elementwise: Elementwise, value: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Log-probabilities of counts, summed over the last dimension (...), from a kernel.
 
     Parameters
     ----------
     kernel
         see `torch_kernels.Kernel`.
-    plain
-        (value, *parameters) -> the same elementwise: a second derivative is taken of this.
+    elementwise
+        (value, *parameters) -> log-probabilities (..., g), from which second derivatives are taken.
     value
         counts (..., g).
     parameters
-        of shapes that broadcast with ``value``; derivatives by those that require no gradient are not computed.
+        tensors that broadcast with ``value``; no derivative is computed for one that requires no gradient.
     """
     shape = value.shape
-    if any(p.shape not in (shape, shape[-1:]) for p in parameters):  # slow: Python
+    if any(p.shape not in (shape, shape[-1:]) for p in parameters):  # a slow function, in Python
         shape = torch.broadcast_shapes(shape, *(p.shape for p in parameters))
-    given = [_matrix(p, shape, i in kernel.by_column) for i, p in enumerate(parameters)]
-    if torch.is_grad_enabled() and any(p.requires_grad for p in given):
-        rows: Tensor = _Rows.apply(kernel, plain, shape, value, *given)
+    matrices = [_matrix(p, shape, i in kernel.by_column) for i, p in enumerate(parameters)]
+    if torch.is_grad_enabled() and any(p.requires_grad for p in matrices):
+        rows: Tensor = _RowLogProb.apply(kernel, elementwise, shape, value, *matrices)
     else:
-        rows, _ = kernel(Counts(value, shape), given, [False] * len(given))
+        rows, _ = kernel(Counts(value, shape), matrices, [False] * len(matrices))
     return rows.view(shape[:-1])
 
 
 def _matrix(parameter: Tensor, shape: torch.Size, by_column: bool) -> Tensor:
-    """A parameter as (n, g), or as (g,) where it is the same for all rows and the kernel takes it so."""
+    """A parameter as (n, g), or as (g,) where all rows share it and the kernel accepts that shape."""
     columns = shape[-1]
     if by_column and parameter.shape[:-1].numel() == 1:
         return parameter.reshape(-1).expand(columns)
     return parameter.expand(shape).reshape(-1, columns).contiguous()
 
 
-class _Rows(torch.autograd.Function):
-    """Values and derivatives are computed together; backward multiplies the latter by the rows' gradient."""
+class _RowLogProb(torch.autograd.Function):
+    """Sums over rows from a kernel: forward computes the derivatives too, and backward multiplies by the gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, kernel: Kernel, plain: Elementwise, shape: torch.Size, value: Tensor, *given: Tensor
+        ctx: Any, kernel: Kernel, elementwise: Elementwise, shape: torch.Size, value: Tensor, *matrices: Tensor
     ) -> Tensor:
-        rows, ctx.slopes = kernel(Counts(value, shape), given, ctx.needs_input_grad[4:])
-        ctx.kernel, ctx.plain, ctx.shape = kernel, plain, shape
-        ctx.save_for_backward(value, *given)
+        rows, ctx.derivatives = kernel(Counts(value, shape), matrices, ctx.needs_input_grad[4:])
+        ctx.kernel, ctx.elementwise, ctx.shape = kernel, elementwise, shape
+        ctx.save_for_backward(value, *matrices)
         return rows
 
     @staticmethod
     def backward(ctx: Any, grad_n: Tensor) -> tuple[Tensor | None, ...]:
-        value, *given = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[4:]
+        value, *matrices = ctx.saved_tensors
+        needs_grad = ctx.needs_input_grad[4:]
         counts = Counts(value, ctx.shape)
         if torch.is_grad_enabled():
-            grads = _differentiable(ctx.plain, counts.matrix, given, wanted, grad_n)
+            grads = _elementwise_gradients(ctx.elementwise, counts.matrix, matrices, needs_grad, grad_n)
         else:
-            # Backward overwrites them: a second one through a retained graph computes them anew.
-            slopes, ctx.slopes = ctx.slopes, None
-            if slopes is None:
-                _, slopes = ctx.kernel(counts, given, wanted)
-            grads = [_weighted(s, p, grad_n) for s, p in zip(slopes, given, strict=True)]
+            # Backward overwrites the derivatives, so a second one through a retained graph computes them again.
+            derivatives, ctx.derivatives = ctx.derivatives, None
+            if derivatives is None:
+                _, derivatives = ctx.kernel(counts, matrices, needs_grad)
+            grads = [_parameter_gradient(d, p, grad_n) for d, p in zip(derivatives, matrices, strict=True)]
         return None, None, None, None, *grads
 
 
-def _weighted(slope: Tensor | None, parameter: Tensor, grad_n: Tensor) -> Tensor | None:
-    """The gradient of a parameter, from its derivatives (n, g) and the rows' gradient (n,)."""
-    if slope is None:
+def _parameter_gradient(derivative: Tensor | None, parameter: Tensor, grad_n: Tensor) -> Tensor | None:
+    """The gradient of a parameter, from the derivatives (n, g) and the gradient of the rows (n,)."""
+    if derivative is None:
         return None
     if parameter.ndim > 1:
-        return slope.mul_(grad_n.unsqueeze(-1))
-    with torch.autocast(slope.device.type, enabled=False):  # a product of matrices is rounded to 16 bits in one
-        return grad_n @ slope
+        return derivative.mul_(grad_n.unsqueeze(-1))
+    with torch.autocast(derivative.device.type, enabled=False):  # which would round the product to 16 bits
+        return grad_n @ derivative
 
 
-def _differentiable(
-    plain: Elementwise, x: Tensor, given: Sequence[Tensor], wanted: Sequence[bool], grad_n: Tensor
-) -> Slopes:
-    """The same gradients by the elementwise formula, which can be differentiated once more."""
-    own = [p.view_as(p) for p in given]  # one parameter may be made of another, whose gradient is its own alone
-    asked = [p for p, is_wanted in zip(own, wanted, strict=True) if is_wanted]
-    found = iter(torch.autograd.grad(plain(x, *own).sum(-1), asked, grad_n, create_graph=True))
-    return [next(found) if is_wanted else None for is_wanted in wanted]
+def _elementwise_gradients(
+    elementwise: Elementwise, x: Tensor, matrices: Sequence[Tensor], needs_grad: Sequence[bool], grad_n: Tensor
+) -> Derivatives:
+    """Gradients of the elementwise formula, which can be differentiated once more."""
+    # Views, so that no gradient passes from a parameter to another one that it was computed from.
+    aliases = [p.view_as(p) for p in matrices]
+    inputs = [p for p, is_needed in zip(aliases, needs_grad, strict=True) if is_needed]
+    gradients = iter(torch.autograd.grad(elementwise(x, *aliases).sum(-1), inputs, grad_n, create_graph=True))
+    return [next(gradients) if is_needed else None for is_needed in needs_grad]

@@ -1,4 +1,4 @@
-"""A matrix of counts as kernels in torch operations see it: all entries, and the non-zero ones."""
+"""A matrix of counts for kernels: all entries, and the non-zero ones."""
 
 from __future__ import annotations
 
@@ -12,44 +12,54 @@ from torch import Tensor
 
 from pyro_omics.kernels import nonzero
 
-BLOCK = 2**17  # entries: some ten operations on so many stay in a core's cache
+BLOCK = 2**17  # entries of a block: what some ten operations read and write fits into a core's cache
 
 
 class Block(NamedTuple):
-    """Some rows of the matrix, which of all non-zero counts are theirs, and the positions of these in the block."""
+    """Some rows of the matrix.
+
+    Attributes
+    ----------
+    rows
+        their positions in the matrix.
+    nonzero
+        which of all non-zero counts lie in them.
+    position
+        positions of these counts in the flattened block.
+    """
 
     rows: slice
     nonzero: slice
     position: Tensor
 
-    def of(self, parameter: Tensor) -> Tensor:
-        """The block's rows of a parameter (n, g), or the whole of one that all rows share (g,)."""
+    def rows_of(self, parameter: Tensor) -> Tensor:
+        """The block's rows of a parameter (n, g); a parameter (g,), which all rows share, is returned whole."""
         return parameter if parameter.ndim == 1 else parameter[self.rows]
 
-    def put(self, matrix: Tensor, values: Tensor) -> Tensor:
-        """The block's contiguous ``matrix``, with its entries of ``values`` (nnz,) written at the non-zero counts."""
+    def write_nonzero(self, matrix: Tensor, values: Tensor) -> Tensor:
+        """Write the block's entries of ``values`` (nnz,) at the non-zero counts of its contiguous ``matrix``."""
         matrix.view(-1).scatter_(0, self.position, values[self.nonzero])
         return matrix
 
 
 class Counts:
-    """The counts of ``value``, broadcast to ``shape`` and with all leading dimensions as one, (n, g).
+    """Counts ``value`` broadcast to ``shape``, with all leading dimensions flattened into one, (n, g).
 
     Parameters
     ----------
     value
         (..., g).
     shape
-        the shape of the distribution's entries.
+        shape of the distribution's entries.
     """
 
     def __init__(self, value: Tensor, shape: torch.Size) -> None:
-        ndim = next((i for i, size in enumerate(value.shape) if size > 1), value.ndim - 1)
-        own = value.shape[ndim:]
-        if own != shape[len(shape) - len(own) :]:
-            value, own = value.expand(shape).contiguous(), shape
+        start = next((i for i, size in enumerate(value.shape) if size > 1), value.ndim - 1)
+        tail = value.shape[start:]
+        if tail != shape[len(shape) - len(tail) :]:
+            value, tail = value.expand(shape).contiguous(), shape
         self.value, self.shape = value, shape
-        self.repeats = math.prod(shape[: len(shape) - len(own)])  # particles see the same counts
+        self.repeats = math.prod(shape[: len(shape) - len(tail)])  # several particles share the same counts
 
     @cached_property
     def matrix(self) -> Tensor:
@@ -58,44 +68,44 @@ class Counts:
 
     @property
     def n_rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return self.shape[:-1].numel()
 
     @property
-    def own(self) -> Tensor:
-        """The counts (m, g) before they were repeated: row i of all is row i % m of these."""
+    def distinct(self) -> Tensor:
+        """The counts (m, g) before they are repeated: row i of the matrix is row i % m of these."""
         return self.value.reshape(-1, self.shape[-1])
 
     @cached_property
-    def _own(self) -> Tensor:
+    def _distinct_position(self) -> Tensor:
         return nonzero.positions(self.value)
 
     @cached_property
     def x(self) -> Tensor:
         """The counts that are not zero (nnz,)."""
-        return self.value.flatten().index_select(0, self._own).repeat(self.repeats)
+        return self.value.flatten().index_select(0, self._distinct_position).repeat(self.repeats)
 
     @cached_property
     def position(self) -> Tensor:
-        """Their positions in the flattened matrix (nnz,)."""
+        """Positions of the non-zero counts in the flattened matrix (nnz,)."""
         if self.repeats == 1:
-            return self._own
-        starts = torch.arange(self.repeats, device=self._own.device) * self.value.numel()
-        return (starts.unsqueeze(-1) + self._own).flatten()
+            return self._distinct_position
+        starts = torch.arange(self.repeats, device=self._distinct_position.device) * self.value.numel()
+        return (starts.unsqueeze(-1) + self._distinct_position).flatten()
 
     @cached_property
     def column(self) -> Tensor:
-        """Their columns (nnz,)."""
-        return (self._own % self.shape[-1]).repeat(self.repeats)
+        """Columns of the non-zero counts (nnz,)."""
+        return (self._distinct_position % self.shape[-1]).repeat(self.repeats)
 
-    def of(self, parameter: Tensor) -> Tensor:
-        """A parameter's entries at them, of an (n, g) matrix or of (g,) columns."""
+    def at_nonzero(self, parameter: Tensor) -> Tensor:
+        """Entries (nnz,) of a parameter, (n, g) or (g,), at the non-zero counts."""
         if parameter.ndim == 1:
             return parameter.index_select(0, self.column)
         return parameter.flatten().index_select(0, self.position)
 
     def blocks(self) -> Iterator[Block]:
-        """Blocks of rows that fit into a core's cache; on a GPU, or of few rows, all rows at once."""
+        """Blocks of rows that fit into a core's cache; all rows at once on a GPU, or where there are few."""
         n, columns = self.n_rows, self.shape[-1]
         step = max(1, BLOCK // columns) if self.value.device.type == "cpu" else n
         if step >= n:

@@ -1,6 +1,6 @@
-"""The layers and networks of which the models are made.
+"""Layers and networks of the models.
 
-All are PyroModules down to the last Linear, so that any weight can be made a latent variable, and all accept sample
+All are PyroModules down to the last Linear, so that any weight can become a latent variable, and all accept sample
 dimensions in front of the rows.
 """
 

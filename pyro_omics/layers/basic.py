@@ -1,4 +1,4 @@
-"""The single layers: linear, normalisation and dropout."""
+"""Single layers: linear, normalisation and dropout."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Linear(nn.Linear, FastPyroModule):
 
 
 class Dropout(nn.Dropout, FastPyroModule):
-    """``nn.Dropout`` as a PyroModule, which is faster to read: Pyro looks for the parameters of a plain module."""
+    """``nn.Dropout`` as a PyroModule, which is faster: Pyro searches a plain module for parameters at each access."""
 
 
 class BatchNorm(nn.BatchNorm1d, FastPyroModule):
-    """Batch normalisation with the field's momentum (0.01) and eps (1e-3), over all leading dimensions.
+    """Batch normalisation over all leading dimensions, with momentum 0.01 and eps 1e-3 as in scvi-tools.
 
-    ``nn.BatchNorm1d`` takes the second dimension for the features, which is silently wrong for (particles, n, h)
-    when n = h. A single row has no variance: it is normalised with the running statistics. (A mixin and not a subclass
-    of ``PyroModule[nn.BatchNorm1d]``, whose copies and pickles come back as the parent class.)
+    ``nn.BatchNorm1d`` takes the second dimension as the features, which is silently wrong for (particles, n, h) when
+    n = h. A single row has no variance: it is normalised with the running statistics. (The class does not derive from
+    ``PyroModule[nn.BatchNorm1d]``, because copies and pickles of a subclass of that are of the parent class.)
     """
 
     def __init__(self, n_features: int) -> None:
@@ -42,16 +42,16 @@ class BatchNorm(nn.BatchNorm1d, FastPyroModule):
 
 
 class LayerNorm(nn.LayerNorm, FastPyroModule):
-    """Layer normalisation with eps 1e-3: no statistics are shared between rows."""
+    """Layer normalisation with eps 1e-3; rows share no statistics."""
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features, eps=1e-3)
 
 
 class SparseLinear(FastPyroModule, RecordsArguments):
-    """x W + b for inputs most of which may be zero: on a processor, the product takes the non-zero ones alone.
+    """x W + b for mostly zero inputs: on the CPU, only the non-zero entries are multiplied.
 
-    The weights are (n_in, n_out), transposed to those of ``nn.Linear``: an input's weights are contiguous.
+    The weights are (n_in, n_out), transposed to those of ``nn.Linear``, so that the weights of an input are contiguous.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ class SparseLinear(FastPyroModule, RecordsArguments):
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
-        drawn = nn.Linear(n_in, n_out)
-        self.weight = nn.Parameter(drawn.weight.detach().t().contiguous())
-        self.bias = nn.Parameter(drawn.bias.detach())
+        dense = nn.Linear(n_in, n_out)
+        self.weight = nn.Parameter(dense.weight.detach().t().contiguous())
+        self.bias = nn.Parameter(dense.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n_in) to (..., n_out)."""

@@ -1,4 +1,4 @@
-"""Run a program as in evaluation, and put back after what the run would have changed."""
+"""Runs of a program in evaluation mode, which leave modes and random state as they were."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyro_omics.batch import RowBatch
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Run a module as in evaluation: no dropout, and BatchNorm's running statistics, which do not move."""
+    """Run a module in evaluation mode: without dropout, and with BatchNorm's running statistics, left unchanged."""
     training = [child for child in module.modules() if child.training]
     try:
         for child in training:
@@ -30,9 +30,9 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_side_effects(*modules: nn.Module) -> Iterator[None]:
-    """Run modules in eval mode, without gradients, and put mode and random state back after.
+    """Run modules in evaluation mode, without gradients, and restore modes and random state afterwards.
 
-    Not in inference mode: parameters made there could not be trained.
+    Not in torch's inference mode, because parameters made there could not be trained.
     """
     training = {child: child.training for module in modules for child in module.modules()}
     devices = {p.device for module in modules for p in module.parameters() if p.device.type == "cuda"}
@@ -47,10 +47,11 @@ def without_side_effects(*modules: nn.Module) -> Iterator[None]:
 
 
 def prototype_trace(program: Callable[..., Any], batch: RowBatch) -> Trace:
-    """The trace of one run of a model or guide, which leaves everything else as it was.
+    """Trace one run of a model or guide, without side effects.
 
-    In eval mode, without gradients, with the random state put back after, and unseen by handlers outside of it.
+    The run is in evaluation mode and without gradients, the CPU's random state is restored afterwards, and effect
+    handlers outside do not see the run.
     """
-    quiet = eval_mode(program) if isinstance(program, nn.Module) else nullcontext()
-    with quiet, torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
+    mode = eval_mode(program) if isinstance(program, nn.Module) else nullcontext()
+    with mode, torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
         return poutine.trace(program).get_trace(batch)

@@ -1,4 +1,4 @@
-"""What networks see of a minibatch: transformed counts, and covariates."""
+"""Inputs of networks from a minibatch: transformed counts and covariates."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pyro_omics.sizes import Sizes
 
 
 class Covariates(FastPyroModule, RecordsArguments):
-    """A batch's covariates as one matrix: one-hot batch, one-hot categories, continuous covariates.
+    """Covariates of a minibatch as one matrix: one-hot batch, one-hot categories, continuous covariates.
 
     A categorical covariate with one level is dropped.
 
     Parameters
     ----------
     sizes
-        the numbers of levels.
+        numbers of levels and of continuous covariates.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -31,7 +31,7 @@ class Covariates(FastPyroModule, RecordsArguments):
         self.n_out = sum(n for n in (sizes.n_batches, *sizes.n_categories) if n > 1) + sizes.n_continuous
 
     def forward(self, batch: CellBatch) -> Tensor | None:
-        """The covariates (n, n_out), or None when there are none."""
+        """Return the covariates (n, n_out), or None if there are none."""
         parts = []
         if self.n_batches > 1:
             parts.append(_one_hot("batch", batch.batch, self.n_batches, batch.x))
@@ -46,17 +46,23 @@ class Covariates(FastPyroModule, RecordsArguments):
 
 def _one_hot(name: str, codes: Tensor | None, n_levels: int, like: Tensor) -> Tensor:
     if codes is None:
-        raise ValueError(f"the model was made for {n_levels} levels of batch.{name}, and this batch has None there")
+        raise ValueError(
+            f"batch.{name} must hold codes of {n_levels} levels, for which the model was made; got None: pass data "
+            "with this covariate"
+        )
     return functional.one_hot(codes, n_levels).to(like.dtype)
 
 
 def log_counts(x: Tensor, scale_n1: Tensor | None = None) -> Tensor:
-    """log(1 + scale x) of counts (..., n, g), with a scale for each row (..., n, 1) or none."""
+    """log(1 + scale x) of counts (..., n, g), with a scale for each row (..., n, 1), or 1."""
     return log1p(x, scale_n1)
 
 
 def log_normalised(counts: Tensor, measured: Tensor | None = None) -> Tensor:
-    """Counts as totalVI's encoder sees them: log(1 + x / (1 + mean x)), the mean over each row's measured columns."""
+    """log(1 + x / (1 + mean x)) of counts x (..., n, t), the input of totalVI's encoder.
+
+    The mean is over each row's columns at which ``measured`` (..., n, t) is True; None for all. Other columns give 0.
+    """
     if measured is None:
         return log_counts(counts, 1 / (1 + counts.mean(-1, keepdim=True)))
     counts = counts * measured

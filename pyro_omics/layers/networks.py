@@ -1,4 +1,4 @@
-"""The networks: encoders, decoders, residual networks, attention and classifiers."""
+"""Networks: encoders, decoders, residual networks, attention and classifiers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
 
 
-def _join(x: Tensor, cov: Tensor | None) -> Tensor:
+def _concatenate(x: Tensor, cov: Tensor | None) -> Tensor:
     if cov is None:
         return x
     return torch.cat([x, cov.expand(*x.shape[:-1], cov.shape[-1])], -1)
 
 
-def _width(n_in: int, n_hidden: int, n_layers: int, n_cov: int, skip: bool) -> int:
-    """Width of what the last Linear of an encoder or decoder sees."""
+def _last_input_width(n_in: int, n_hidden: int, n_layers: int, n_cov: int, skip: bool) -> int:
+    """Input width of the last Linear of an encoder or decoder."""
     return (n_hidden if n_layers else n_in) + (n_in + n_cov if skip else 0)
 
 
 class FCLayers(FastPyroModule, RecordsArguments):
-    """Fully connected layers, each Linear, norm, ReLU, Dropout; covariates are concatenated to each layer's input.
+    """Fully connected layers of Linear, norm, ReLU and Dropout; covariates are concatenated to each layer's input.
 
     Parameters
     ----------
@@ -41,9 +41,9 @@ class FCLayers(FastPyroModule, RecordsArguments):
     dropout
         probability that a hidden unit is dropped in training.
     norm
-        a class, called with the width: `BatchNorm`, `LayerNorm`, or None for no normalisation.
+        class of the normalisation, called with the width: `BatchNorm`, `LayerNorm`, or None for no normalisation.
     first
-        the class of the first Linear: `SparseLinear` for inputs that may be mostly zero.
+        class of the first Linear: `SparseLinear` for mostly zero inputs.
 
     Source: scVI (Lopez et al. 2018, Supplementary Note 1), scvi-tools' published defaults.
     """
@@ -60,8 +60,8 @@ class FCLayers(FastPyroModule, RecordsArguments):
     ) -> None:
         super().__init__()
         widths = [n_in] + [n_hidden] * n_layers
-        kinds = itertools.chain([first], itertools.repeat(Linear))
-        layers = [kind(a + n_cov, b) for (a, b), kind in zip(itertools.pairwise(widths), kinds, strict=False)]
+        classes = itertools.chain([first], itertools.repeat(Linear))
+        layers = [cls(a + n_cov, b) for (a, b), cls in zip(itertools.pairwise(widths), classes, strict=False)]
         self.linear = PyroModule[nn.ModuleList](layers)
         self.norm = None if norm is None else PyroModule[nn.ModuleList]([norm(n_hidden) for _ in range(n_layers)])
         self.dropout = Dropout(dropout)
@@ -70,7 +70,7 @@ class FCLayers(FastPyroModule, RecordsArguments):
         """Map (..., n, n_in) to (..., n, n_hidden)."""
         norms = self.norm
         for i, linear in enumerate(self.linear):
-            x = linear(_join(x, cov))
+            x = linear(_concatenate(x, cov))
             if norms is not None:
                 x = norms[i](x)
             x = self.dropout(torch.relu(x))
@@ -78,7 +78,7 @@ class FCLayers(FastPyroModule, RecordsArguments):
 
 
 class Encoder(FastPyroModule, RecordsArguments):
-    """The location and scale of a Normal: hidden layers, then a Linear each; variance = exp(.) + 1e-4.
+    """Location and scale of a Normal: hidden layers, then one Linear for each; variance = exp(.) + 1e-4.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Encoder(FastPyroModule, RecordsArguments):
     n_hidden, n_layers, n_cov, dropout, norm
         see `FCLayers`.
     skip
-        whether the last Linear sees the input and the covariates again, beside the hidden layers' output.
+        whether the last Linear also gets the input and the covariates, beside the output of the hidden layers.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Encoder(FastPyroModule, RecordsArguments):
         super().__init__()
         self.hidden = FCLayers(n_in, n_hidden, n_layers, n_cov, dropout, norm, first=SparseLinear)
         self.skip = skip
-        width = _width(n_in, n_hidden, n_layers, n_cov, skip)
+        width = _last_input_width(n_in, n_hidden, n_layers, n_cov, skip)
         self.loc = Linear(width, n_out)
         self.log_var = Linear(width, n_out)
 
@@ -112,7 +112,7 @@ class Encoder(FastPyroModule, RecordsArguments):
         """Map (n, n_in) to the location and the scale (standard deviation), (n, n_out) each."""
         h = self.hidden(x, cov)
         if self.skip:
-            h = _join(torch.cat([h, x], -1), cov)
+            h = _concatenate(torch.cat([h, x], -1), cov)
         return to_float32(self.loc(h)), (to_float32(self.log_var(h)).exp() + 1e-4).sqrt()
 
 
@@ -128,7 +128,7 @@ class Decoder(FastPyroModule, RecordsArguments):
     n_hidden, n_layers, n_cov, dropout, norm
         see `FCLayers`.
     skip
-        whether the heads see the latent and the covariates again, beside the hidden layers' output.
+        whether the heads also get the latent and the covariates, beside the output of the hidden layers.
     """
 
     def __init__(
@@ -145,24 +145,24 @@ class Decoder(FastPyroModule, RecordsArguments):
         super().__init__()
         self.hidden = FCLayers(n_in, n_hidden, n_layers, n_cov, dropout, norm)
         self.skip = skip
-        width = _width(n_in, n_hidden, n_layers, n_cov, skip)
+        width = _last_input_width(n_in, n_hidden, n_layers, n_cov, skip)
         self.heads = PyroModule[nn.ModuleDict]({name: Linear(width, n_out) for name, n_out in heads.items()})
 
     def forward(self, z: Tensor, cov: Tensor | None = None) -> dict[str, Tensor]:
         """Map (..., n, n_in) to a dict of unconstrained outputs, (..., n, width of the head)."""
         h = self.hidden(z, cov)
         if self.skip:
-            h = _join(torch.cat([h, z], -1), cov)
+            h = _concatenate(torch.cat([h, z], -1), cov)
         return {name: to_float32(head(h)) for name, head in self.heads.items()}
 
 
 class Branches(FastPyroModule, RecordsArguments):
-    """Decoders side by side, with a hidden layer each, whose outputs are put together.
+    """Decoders with hidden layers of their own, whose outputs are merged into one dict.
 
     Parameters
     ----------
     decoders
-        modules (z, covariates) -> dict, each with names of its own.
+        modules (z, covariates) -> dict; each output must have another name.
     """
 
     def __init__(self, *decoders: nn.Module) -> None:
@@ -175,7 +175,7 @@ class Branches(FastPyroModule, RecordsArguments):
 
 
 class ResidualMLP(FastPyroModule, RecordsArguments):
-    """A Linear to the hidden width, blocks x + dropout(relu(norm(Linear(x)))), and a Linear out of it.
+    """A Linear with ReLU to the hidden width, blocks x + dropout(relu(norm(Linear(x)))), and a Linear to the output.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ class ResidualMLP(FastPyroModule, RecordsArguments):
 
 
 class GatedAttention(FastPyroModule, RecordsArguments):
-    r"""The weighted mean of a set, by weights that each member's own features give.
+    r"""Weighted mean of a set, with weights computed from the features h_p of each member.
 
     .. math:: a_p \propto \exp(w^\top (\tanh(V h_p) \odot \mathrm{sigmoid}(U h_p)))
 
@@ -237,7 +237,7 @@ class GatedAttention(FastPyroModule, RecordsArguments):
         self.score = Linear(n_hidden, 1)
 
     def weights(self, h: Tensor) -> Tensor:
-        """The weights (..., p) of members (..., p, n_in), which sum to 1."""
+        """Weights (..., p) of members (..., p, n_in); they sum to 1."""
         gated = torch.tanh(self.value(h)) * torch.sigmoid(self.gate(h))
         return torch.softmax(self.score(gated).squeeze(-1), -1)
 
@@ -247,7 +247,7 @@ class GatedAttention(FastPyroModule, RecordsArguments):
 
 
 class Classifier(FastPyroModule, RecordsArguments):
-    """Logits of classes from a latent, whose gradient reaches the latent reversed: the latent learns to hide the class.
+    """Logits of classes from a latent, whose gradient is reversed, so that the latent learns to hide the class.
 
     Parameters
     ----------
@@ -277,7 +277,7 @@ class Classifier(FastPyroModule, RecordsArguments):
 
 
 class _Reversal(torch.autograd.Function):
-    """The identity, with minus the gradient."""
+    """The identity, whose gradient is multiplied by -1."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Distributions over counts, in the parameters that the field uses, and what guides and priors are made of."""
+"""Distributions over counts, in the field's parameters, and distributions for guides and priors."""
 
 from pyro_omics.distributions.counts import (
     NegativeBinomial,

@@ -1,4 +1,4 @@
-"""Distributions over counts, in the parameters that the field uses (mean, inverse dispersion, dropout logits)."""
+"""Distributions over counts, in the field's parameters (mean, inverse dispersion, dropout logits)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 from pyro_omics import kernels
 from pyro_omics.kernels.likelihood.stirling import EPS
 
-STIRLING_FROM = 1e3  # above this inverse dispersion, float32 loses lgamma(x + theta) - lgamma(theta)
+STIRLING_FROM = 1e3  # above it, lgamma(x + theta) - lgamma(theta) is too inaccurate in float32
 
 
 class NegativeBinomial(kernels.CountDistribution, TorchDistribution):
@@ -23,8 +23,8 @@ class NegativeBinomial(kernels.CountDistribution, TorchDistribution):
     .. math:: \log p(x) = \log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!}
         + \theta \log\frac{\theta}{\theta+\mu} + x \log\frac{\mu}{\theta+\mu}
 
-    with 1e-8 added inside the logarithms of mu and theta + mu, so that a cell without counts (mu = 0) stays finite.
-    For theta > 1e3 the ratio of gamma functions is Stirling's series, which float32 follows to the Poisson limit.
+    with 1e-8 added inside the logarithms, so that a cell without counts (mu = 0) stays finite. For theta > 1e3 the
+    ratio of gamma functions is Stirling's series, which is accurate in float32 up to the Poisson limit.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class NegativeBinomial(kernels.CountDistribution, TorchDistribution):
         return new
 
     def kernel_parameters(self) -> tuple[Tensor, ...]:
-        """Mu, and theta as it was given."""
+        """Mean mu, and theta before it is broadcast."""
         return self.mu, self._theta
 
     @property
@@ -79,13 +79,13 @@ class NegativeBinomial(kernels.CountDistribution, TorchDistribution):
         """Natural log of the probability, elementwise."""
         if self._validate_args:
             self._validate_sample(value)
-        # As it was given, before it was broadcast: means may have dimensions that counts and theta do not, and the
-        # gamma functions are what costs.
+        # Not broadcast, because mu may have dimensions that counts and theta do not, and the gamma functions are the
+        # expensive part.
         theta = self._theta
         large = theta > STIRLING_FROM
         if not bool(large.any()):
             return _log_nb(value, self.mu, theta)
-        # Each branch sees harmless arguments where the other is taken: a NaN there would poison the gradient.
+        # Each branch gets harmless arguments where the other is taken: a NaN there would make the gradient NaN.
         small = _log_nb(value, self.mu, theta.masked_fill(large, 1.0))
         stirling = _log_nb_stirling(value, self.mu, theta.masked_fill(~large, STIRLING_FROM))
         return torch.where(large, stirling, small)
@@ -117,7 +117,7 @@ class Poisson(kernels.CountDistribution, dist.Poisson):
 
     def __init__(self, rate: Tensor, validate_args: bool | None = None) -> None:
         super().__init__(rate, validate_args=validate_args)
-        self.rate: Tensor = self.rate.clamp(min=EPS)  # after the check, which it would hide a negative rate from
+        self.rate: Tensor = self.rate.clamp(min=EPS)  # after the validation, which must see a negative rate
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Poisson:
         """The same distribution over a larger batch shape."""
@@ -129,17 +129,17 @@ class Poisson(kernels.CountDistribution, dist.Poisson):
 
 
 class _ZeroInflated(kernels.CountDistribution, dist.ZeroInflatedDistribution):
-    """Pyro's, without its cache: there, a gate once asked for replaces the logits in log_prob, and expand fails."""
+    """Pyro's ZeroInflatedDistribution without its cached gate, which would replace the logits and break expand."""
 
     arg_constraints = {"gate_logits": constraints.real}
 
     @property
     def gate(self) -> Tensor:
-        """The extra zero's probability."""
+        """Probability of the extra zero."""
         return torch.sigmoid(self.gate_logits)
 
     def kernel_parameters(self) -> tuple[Tensor, ...]:
-        """The base's, and the logits."""
+        """Parameters of the base distribution, and the logits."""
         return *self.base_dist.kernel_parameters(), self.gate_logits
 
 
@@ -168,7 +168,7 @@ class ZeroInflatedNegativeBinomial(_ZeroInflated):
 class ZeroInflatedPoisson(_ZeroInflated):
     """A zero with probability sigmoid(gate_logits), else Poisson(rate) with a floor of 1e-8 on the rate.
 
-    Logits, not probabilities: a gate of exactly 0 has no finite log-probability at a zero of a large rate.
+    Logits, not probabilities: with a gate of exactly 0, a zero at a large rate would have no finite log-probability.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ class ZeroInflatedPoisson(_ZeroInflated):
 
 
 class NegativeBinomialMixture(kernels.CountDistribution, TorchDistribution):
-    r"""Counts of a background or of a foreground, which of the two is summed out.
+    r"""Mixture of a background and a foreground of counts; the choice of the component is summed out.
 
     .. math:: p(y) = \pi \, \mathrm{NB}(y; \mu_b, \theta) + (1 - \pi) \, \mathrm{NB}(y; \mu_f, \theta), \quad
         \pi = \mathrm{sigmoid}(\mathrm{logits})
@@ -240,17 +240,17 @@ class NegativeBinomialMixture(kernels.CountDistribution, TorchDistribution):
         return new
 
     def kernel_parameters(self) -> tuple[Tensor, ...]:
-        """The means, theta as it was given, and the logits."""
+        """The means, theta before it is broadcast, and the logits."""
         return self.mu_background, self.mu_foreground, self._theta, self.background_logits
 
     @property
     def background(self) -> NegativeBinomial:
-        """The background's component."""
+        """Component of the background."""
         return NegativeBinomial(self.mu_background, self._theta, validate_args=self._validate_args)
 
     @property
     def foreground(self) -> NegativeBinomial:
-        """The foreground's component."""
+        """Component of the foreground."""
         return NegativeBinomial(self.mu_foreground, self._theta, validate_args=self._validate_args)
 
     @property
@@ -261,7 +261,7 @@ class NegativeBinomialMixture(kernels.CountDistribution, TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        """The variance: within the components, and between them."""
+        """The variance, within and between the components."""
         pi = torch.sigmoid(self.background_logits)
         within = pi * self.background.variance + (1 - pi) * self.foreground.variance
         return within + pi * (1 - pi) * (self.mu_foreground - self.mu_background).square()
@@ -274,8 +274,8 @@ class NegativeBinomialMixture(kernels.CountDistribution, TorchDistribution):
             mu = torch.where(background.bool(), self.mu_background, self.mu_foreground)
             return NegativeBinomial(mu, self.theta.expand(shape), validate_args=False).sample()
 
-    def _joint(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The log-densities of (y, background) and of (y, foreground)."""
+    def _log_joint(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of (y, background) and of (y, foreground)."""
         background = self.background.log_prob(value) + functional.logsigmoid(self.background_logits)
         foreground = self.foreground.log_prob(value) + functional.logsigmoid(-self.background_logits)
         return background, foreground
@@ -284,26 +284,33 @@ class NegativeBinomialMixture(kernels.CountDistribution, TorchDistribution):
         """Natural log of the probability, elementwise."""
         if self._validate_args:
             self._validate_sample(value)
-        return torch.logaddexp(*self._joint(value))
+        return torch.logaddexp(*self._log_joint(value))
 
     def foreground_probability(self, value: Tensor) -> Tensor:
         """P(foreground | y) of each count, by Bayes' rule."""
-        background, foreground = self._joint(value)
+        background, foreground = self._log_joint(value)
         return torch.sigmoid(foreground - background)
 
 
 def masked(fn: TorchDistribution, mask: Tensor | None) -> TorchDistribution:
-    """``fn`` with the log-probability of single entries of its events left out where ``mask`` is False.
+    """Return ``fn`` with a log-probability that leaves out the entries of its events where ``mask`` is False.
 
     Parameters
     ----------
     fn
         a distribution whose events are independent entries, made by ``.to_event()``.
     mask
-        booleans of the shape of a draw; None leaves nothing out.
+        booleans in the shape of a draw; None leaves nothing out.
+
+    Raises
+    ------
+    ValueError
+        If the entries of an event are not independent.
     """
     if mask is None:
         return fn
     if not isinstance(fn, dist.Independent):
-        raise ValueError(f"entries of {fn} are not independent, so that single ones cannot be left out")
+        raise ValueError(
+            f"fn must have independent entries, some of which can be masked; got {fn}: make it by .to_event()"
+        )
     return fn.base_dist.mask(mask).to_event(fn.reinterpreted_batch_ndims)

@@ -1,4 +1,4 @@
-"""Normalizing flows: zuko, imported when first asked for and without its side effect, and its flows as Pyro's."""
+"""Normalizing flows of the optional package zuko, as Pyro distributions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.distributions import Distribution, constraints
 
 
 def zuko() -> ModuleType:
-    """The package zuko.
+    """Import the package zuko.
 
-    Its import switches torch's and Pyro's validation of arguments off: what was set before is put back.
+    Its import switches off the validation of arguments in torch and Pyro: the previous setting is restored.
 
     Raises
     ------
     ImportError
-        Where it is not installed.
+        If it is not installed.
     """
     switches = ("_validate_args", "arg_constraints")
     before = {name: Distribution.__dict__[name] for name in switches}
@@ -32,24 +32,24 @@ def zuko() -> ModuleType:
     finally:
         for name, value in before.items():
             setattr(Distribution, name, value)
-    # Its own distribution relies on what was put back.
+    # Its own distribution declares no constraints, and would fail under the restored setting.
     package.distributions.NormalizingFlow.arg_constraints = {}
     return package
 
 
 class FlowDistribution(ZukoToPyro):
-    """A zuko flow as a Pyro distribution over real vectors; a draw brings its density along.
+    """A zuko flow as a Pyro distribution over real vectors; a draw carries its log-density along.
 
-    ZukoToPyro alone has no support, and can be neither transformed nor expanded further.
+    Unlike ZukoToPyro, it has a support, and can be transformed and expanded.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws, with their gradient."""
+        """Draws with gradient, (sample_shape, batch_shape, event_shape)."""
         return self(torch.Size(sample_shape))
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlowDistribution:
-        """The flow for each of ``batch_shape`` rows."""
+        """The flow with another batch shape."""
         return FlowDistribution(self.dist.expand(torch.Size(batch_shape)))

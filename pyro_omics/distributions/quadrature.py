@@ -1,4 +1,4 @@
-"""A distribution over positive numbers that is known up to a constant: by quadrature over cells."""
+"""Distribution over positive numbers with an unnormalised density, by quadrature over cells."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 
 
 class Quadrature(TorchDistribution):
-    r"""The density proportional to exp(log_joint), whose constant is a sum over cells.
+    r"""Distribution with a density proportional to exp(log_joint), normalised by a sum over cells.
 
     .. math:: p(g) = \frac{e^{\ell(g)}}{\sum_k \int_k g^{a-1} dg \; e^{\ell(m_k)} m_k^{1-a}}
 
-    with l = log_joint and m_k the mean of the cell under the power g^(a-1), which makes the rule exact for such a power
-    times a line. Draws fall in the cells by their probability, and inside a cell by the power, corrected by
+    with l = log_joint and m_k the mean of cell k under the power g^(a-1), so that the rule is exact for such a power
+    times a linear function. A draw takes a cell by its probability, and a point in the cell by the power, corrected by
     sampling-importance-resampling.
 
-    A draw carries no gradient: where l is a log joint density with observations, l(g) - log p(g) is the log evidence,
-    whatever g is, and its gradient in everything else needs none through g.
+    Draws carry no gradient. If l is a log joint density with observations, l(g) - log p(g) is the log evidence for
+    every g, and its gradient needs none through g.
 
     Parameters
     ----------
     edges
-        (..., K + 1) ascending, the first 0 or above; cells of no width are allowed, and have no probability.
+        (..., K + 1) ascending, the first >= 0; cells of width 0 are allowed, and have probability 0.
     log_joint
-        l: takes points (k, ...) and gives its values there (k, ...), for any k.
+        l, a function from points (k, ...) to values (k, ...), for any k.
     power
         a > 0, ().
     """
@@ -45,11 +45,11 @@ class Quadrature(TorchDistribution):
     ) -> None:
         self.edges, self.log_joint, self.power = edges, log_joint, power
         low, high = edges[..., :-1], edges[..., 1:]
-        # The power may be a parameter, of which the mass of a cell says more than its middle.
+        # The power may be a parameter: its gradient passes through the mass of a cell, not through its middle.
         self._log_mass, self._empty = _log_mass(low, high, power)
         with torch.no_grad():
             moment = (high ** (power + 1) - low ** (power + 1)) / (power + 1)
-            # Rounding may carry a narrow cell's mean outside it.
+            # Rounding may move the mean of a narrow cell outside of it.
             middle = torch.minimum(torch.maximum(moment / self._log_mass.exp(), low), high).clamp(min=TINY)
         self.middle = middle.movedim(-1, 0)
         values = log_joint(self.middle).movedim(0, -1)
@@ -59,15 +59,17 @@ class Quadrature(TorchDistribution):
         super().__init__(edges.shape[:-1], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Quadrature:
-        """The distribution itself: its batch shape is the joint density's.
+        """Return the distribution itself, if ``batch_shape`` is its own, which is that of the joint density.
 
         Raises
         ------
         NotImplementedError
-            For another batch shape.
+            If ``batch_shape`` is another.
         """
         if torch.Size(batch_shape) != self.batch_shape:
-            raise NotImplementedError(f"a Quadrature of batch shape {tuple(self.batch_shape)} cannot be expanded")
+            raise NotImplementedError(
+                f"batch_shape must be {tuple(self.batch_shape)}; got {tuple(batch_shape)}: a Quadrature does not expand"
+            )
         return self
 
     @torch.no_grad()
@@ -80,11 +82,11 @@ class Quadrature(TorchDistribution):
         edges = self.edges.expand(*shape, *self.edges.shape)
         low, high = edges.gather(-1, cell).squeeze(-1), edges.gather(-1, cell + 1).squeeze(-1)
         inside = torch.rand_like(low)
-        # In logarithms: a small power sends most of the first cell below the smallest float.
+        # In logarithms, because with a small power most draws in the first cell are below the smallest float.
         log_ratio = torch.where(low > 0, self.power * (low / high).log(), -torch.inf)
         drawn = high * ((log_ratio.exp() + inside * -log_ratio.expm1()).log() / self.power).exp()
         drawn = torch.minimum(torch.maximum(drawn, low), high).clamp(min=TINY)
-        # The density inside a cell is not quite the power's: of a few candidates, one is taken by what is left.
+        # The power only approximates the density in a cell: one of a few candidates is chosen by importance weight.
         offset = (
             (self.log_weights - self._log_mass).expand(*shape, *self.log_weights.shape).gather(-1, cell).squeeze(-1)
         )
@@ -96,7 +98,7 @@ class Quadrature(TorchDistribution):
 
     @torch.no_grad()
     def cdf(self, value: Tensor | float) -> Tensor:
-        """Probability of values up to ``value``, (...)."""
+        """Probability (...) of values up to ``value``."""
         low, high = self.edges[..., :-1], self.edges[..., 1:]
         top = torch.minimum(torch.as_tensor(value, dtype=high.dtype).unsqueeze(-1).expand_as(high), high)
         share = torch.where(top > low, (_log_mass(low, top, self.power)[0] - self._log_mass).exp(), 0.0)
@@ -104,7 +106,7 @@ class Quadrature(TorchDistribution):
 
     @torch.no_grad()
     def mean_of(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Mean (...) of a function of the value, which takes points (k, ...) and gives its values there (k, ...)."""
+        """Mean (...) of ``function``, which maps points (k, ...) to values (k, ...)."""
         weights = self.log_weights.softmax(-1).movedim(-1, 0)
         return (weights * function(self.middle)).sum(0)
 
@@ -114,14 +116,14 @@ class Quadrature(TorchDistribution):
 
 
 CANDIDATES = 4
-TINY = 1e-30  # below, log-densities of sparse Gammas leave float32
+TINY = 1e-30  # below it, log-densities of sparse Gammas are not finite in float32
 
 
 def _log_mass(low: Tensor, high: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
-    """The log of the integral of g^(a-1) over each cell, and which cells have no width."""
+    """Log of the integral of g^(a-1) over each cell, and which cells have width 0."""
     empty = high <= low
     ratio = (low / high.masked_fill(empty, 1.0)).masked_fill(empty, 0.5)
-    # 1 - (low / high)^a without cancellation, for cells that are narrow or powers that are small.
+    # 1 - (low / high)^a without cancellation, for narrow cells and small powers.
     log_ratio = ratio.clamp(min=TINY).log()
     share = torch.where(ratio > 0, -torch.expm1(power * log_ratio), 1.0)
     return power * high.masked_fill(empty, 1.0).log() + share.log() - power.log(), empty

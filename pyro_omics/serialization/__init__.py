@@ -1,1 +1,1 @@
-"""How objects were made, as plain data; folders of weights and configuration; files that are whole or not there."""
+"""Descriptions of objects as plain data, folders of weights and configuration, and atomic writes."""

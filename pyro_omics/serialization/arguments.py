@@ -1,4 +1,4 @@
-"""How an object was made, written down as plain data, so that it can be made again without pickle."""
+"""Descriptions of objects by their constructor arguments, as plain data, which replace pickle."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from torch.distributions import Distribution, Transform
 
 from pyro_omics.serialization.class_names import PACKAGE, class_name, find_class, qualified_name
 
-# Arguments of a distribution that say the same: the first is left out for the second.
-ALIKE = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
-# What may be done to an object after it was made, by name: (object, **arguments) -> object.
+# Equivalent arguments of a distribution: the first is not saved where there is the second.
+REDUNDANT = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
+# Name of an edit -> function (object, **arguments) -> object, which edits an object after its construction.
 EDITS: dict[str, Callable[..., Any]] = {}
 
 
 class RecordsArguments:
-    """Mixin: an instance keeps the arguments that it was made with.
+    """Mixin that records the arguments with which an instance is made.
 
-    It works through ``__new__``, so that a subclass needs no cooperation: a user's own model is recorded as ours are.
+    It works through ``__new__``, so that a subclass, such as a user's own model, needs no code for it.
 
     Attributes
     ----------
     constructor_arguments
-        name -> value, of the arguments that were given.
+        name -> value, of the arguments that were passed.
     constructor_edits
-        what was done to the instance after it was made, in order: see `record_edit`. Absent where nothing was.
+        edits of the instance after its construction, in order, see `record_edit`; absent where there are none.
     """
 
     constructor_arguments: dict[str, Any]
     constructor_edits: list[dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> RecordsArguments:
-        """Make the instance, and keep the arguments."""
+        """Make the instance and record the arguments."""
         self = super().__new__(cls)
         try:
             bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
         except TypeError:
-            # Copying and unpickling call __new__ bare (their state follows); a wrong call is __init__'s to report.
+            # Copying and unpickling call __new__ without arguments; __init__ reports a call with wrong ones.
             return self
         arguments = dict(list(bound.arguments.items())[1:])
         for name, parameter in bound.signature.parameters.items():
@@ -55,18 +55,18 @@ class RecordsArguments:
         return self
 
 
-# What a saved file may have made: parts of models and guides, and torch's networks.
+# Base classes of the objects that may be made from a saved file; `resolve` adds networks of torch.
 PARTS = (RecordsArguments, PyroModule, Distribution, Transform)
 
 
 def record_edit(value: RecordsArguments, edit: str, **arguments: Any) -> None:
-    """Record that ``EDITS[edit](object, **arguments)`` made ``value`` of an object with its arguments and edits."""
+    """Record that ``value`` is the result of ``EDITS[edit](object, **arguments)``, after its earlier edits."""
     edits = [*getattr(value, "constructor_edits", ()), {"edit": edit, **arguments}]
     object.__setattr__(value, "constructor_edits", edits)
 
 
 def classes_of(value: Any) -> Iterator[type]:
-    """The classes of an object, and of all that stands in the arguments and edits that made it."""
+    """Classes of an object and of everything in its recorded arguments and edits."""
     if isinstance(value, type):
         yield value
         return
@@ -82,9 +82,9 @@ def classes_of(value: Any) -> Iterator[type]:
 
 
 def encode(value: Any) -> Any:
-    """Plain JSON data that `decode` makes ``value`` of again.
+    """Encode an object as plain JSON data, from which `decode` makes it again.
 
-    What cannot be made from plain data stands in it as ``{"unknown": NAME_OF_ITS_CLASS}``, which `decode` refuses.
+    An object that cannot be encoded becomes ``{"unknown": NAME_OF_ITS_CLASS}``, which `decode` refuses.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -101,16 +101,16 @@ def encode(value: Any) -> Any:
     if isinstance(value, functools.partial):
         return _encode_partial(value)
     if isinstance(value, RecordsArguments) and hasattr(value, "constructor_arguments"):
-        made = {"class": class_name(type(value)), "arguments": _encode_items(value.constructor_arguments)}
+        entry = {"class": class_name(type(value)), "arguments": _encode_items(value.constructor_arguments)}
         edits = [_encode_items(edit) for edit in getattr(value, "constructor_edits", ())]
-        return {**made, "edits": edits} if edits else made
+        return {**entry, "edits": edits} if edits else entry
     if isinstance(value, Distribution | Transform):
         return _encode_distribution(value)
     return {"unknown": qualified_name(type(value))}
 
 
 def encode_factory(value: Any) -> Any:
-    """What makes ``value`` from its constructor's first argument, as `encode` writes a ``functools.partial``."""
+    """Encode the constructor of ``value`` with all its arguments but the first, as a ``functools.partial``."""
     if not (isinstance(value, RecordsArguments) and hasattr(value, "constructor_arguments")):
         return {"unknown": qualified_name(type(value))}
     others = dict(list(value.constructor_arguments.items())[1:])
@@ -122,15 +122,15 @@ def _encode_items(items: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _encode_distribution(value: Distribution | Transform) -> dict[str, Any]:
-    """A distribution or a transform, made of numbers, tensors and others of its kind."""
-    wanted = inspect.signature(type(value).__init__).parameters
-    names = [name for name in wanted if name not in ("self", "validate_args", "cache_size")]
+    """Encode a distribution or transform whose arguments are numbers, tensors, distributions or transforms."""
+    parameters = inspect.signature(type(value).__init__).parameters
+    names = [name for name in parameters if name not in ("self", "validate_args", "cache_size")]
     arguments = {}
     for name in names:
-        if ALIKE.get(name) in names:
+        if REDUNDANT.get(name) in names:
             continue
         item = getattr(value, "base_dist" if name == "base_distribution" else name, None)
-        if item is None and wanted[name].default is inspect.Parameter.empty:
+        if item is None and parameters[name].default is inspect.Parameter.empty:
             return {"unknown": qualified_name(type(value))}
         if isinstance(item, Tensor):
             item = float(item) if item.numel() == 1 else item.detach()
@@ -139,13 +139,13 @@ def _encode_distribution(value: Distribution | Transform) -> dict[str, Any]:
 
 
 def _encode_partial(value: functools.partial[Any]) -> dict[str, Any]:
-    # jsonargparse hides the class among the arguments of its own partial.
+    # jsonargparse makes a partial of a function of its own, with the class as an argument.
     is_hidden = str(getattr(value.func, "__module__", "")).partition(".")[0] == "jsonargparse"
     classes = [item for item in value.args if isinstance(item, type)] if is_hidden else [value.func, *value.args]
     if len(classes) != 1 or not isinstance(classes[0], type):
         return {"unknown": repr(value.func)}
     cls = classes[0]
-    # jsonargparse fills in every default; those that are as the class has them need no writing.
+    # jsonargparse passes every default; only values that differ from the defaults of the class are saved.
     defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
     chosen = {
         name: item for name, item in value.keywords.items() if item is not defaults.get(name, inspect.Parameter.empty)
@@ -154,19 +154,19 @@ def _encode_partial(value: functools.partial[Any]) -> dict[str, Any]:
 
 
 def decode(data: Any, known: Mapping[str, type] | None = None) -> Any:
-    """The object that `encode` wrote down.
+    """Make the object that `encode` described.
 
     Parameters
     ----------
     data
-        what `encode` returned.
+        return value of `encode`.
     known
-        dotted path -> class, for classes that are not of this package; see `resolve`.
+        dotted path -> class, for classes outside this package; see `resolve`.
 
     Raises
     ------
     ValueError
-        For a class that may not be made, and for an object that could not be written down.
+        If a class is not allowed, or if an object could not be encoded.
     """
     known = known or {}
     if isinstance(data, list):
@@ -182,17 +182,19 @@ def decode(data: Any, known: Mapping[str, type] | None = None) -> Any:
     if "partial" in data:
         return functools.partial(resolve(data["partial"], known), **_decode_items(data["arguments"], known))
     if "class" in data:
-        made = resolve(data["class"], known)(**_decode_items(data["arguments"], known))
+        built = resolve(data["class"], known)(**_decode_items(data["arguments"], known))
         for edit in data.get("edits", ()):
             options = _decode_items(edit, known)
             if options["edit"] not in EDITS:
-                raise ValueError(f"{options['edit']!r} is nothing that this version of the package does to a model")
-            made = EDITS[options.pop("edit")](made, **options)
-        return made
+                raise ValueError(
+                    f"the edit of a saved object must be one of {list(EDITS)}; got {options['edit']!r}: load it with "
+                    "the version of pyro_omics that saved it"
+                )
+            built = EDITS[options.pop("edit")](built, **options)
+        return built
     raise ValueError(
-        f"an object of {data.get('unknown', data)} is part of what was saved, and cannot be made again from its "
-        "description: build the model or the guide as it was, and pass it, load(path, model=MODEL) or "
-        "load(path, guide=GUIDE)"
+        f"the saved fit contains an object of {data.get('unknown', data)}, which cannot be made from its description: "
+        "make the model or the guide as before, and pass it, load(path, model=MODEL) or load(path, guide=GUIDE)"
     )
 
 
@@ -201,15 +203,15 @@ def _decode_items(items: Mapping[str, Any], known: Mapping[str, type]) -> dict[s
 
 
 def resolve(path: str, known: Mapping[str, type]) -> type:
-    """The class of a dotted path: one of ``known``, or a part of models and guides that `find_class` finds.
+    """Find the class at a dotted path: one of ``known``, or a part of models and guides that `find_class` finds.
 
-    A class that is not of this package is known by its last name too: the same class is ``__main__.MyPrior`` in the
-    script that saved it, and ``my_priors.MyPrior`` in another.
+    A class in ``known`` is also found by its last name, because the same class is ``__main__.MyPrior`` in the script
+    that saved it, and ``my_priors.MyPrior`` in another.
 
     Raises
     ------
     ValueError
-        For every other path, of which nothing is imported.
+        For every other path; nothing is imported from it.
     """
     if path in known:
         return known[path]
@@ -218,11 +220,11 @@ def resolve(path: str, known: Mapping[str, type]) -> type:
     if found is not None and issubclass(found, PARTS if is_ours else (*PARTS, nn.Module)):
         return found
     if is_ours:
-        raise ValueError(f"{path!r} is not a part of a model or guide in this version of the package")
+        raise ValueError(f"{path!r} is not a part of models or guides in this version of pyro_omics")
     namesakes = {cls for cls in known.values() if cls.__name__ == name}
     if len(namesakes) == 1:
         return namesakes.pop()
     raise ValueError(
-        f"{path!r} is not a class of this package, and names outside it are not imported: pass your own class, "
+        f"{path!r} is not a class of pyro_omics, and classes of other packages are not imported: pass your own class, "
         f"load(path, classes=[{name}])"
     )

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written beside their place, then renamed."""
+"""Atomic writes of files and folders, which are written beside their path and then renamed."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from typing import Any
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Write a file or a folder beside its place, then rename it: what was there stays whole until the new one is.
+    """Write a file or a folder beside its path, then rename it, so that an old one stays whole until the new one is.
 
     Parameters
     ----------
     path
-        where it will be; its parent folder exists.
+        of the file or folder; its parent folder must exist.
     write
-        is called with another path of the same name, and makes the file or the folder there.
+        function of another path with the same name, which writes the file or folder there.
 
     Returns
     -------
     ``path``.
     """
-    # Of this name but in a folder of its own: some writers choose a format by the name's end.
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    # The name is kept, in a temporary folder, because some writers choose a format by the suffix.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        write(beside / path.name)
+        write(temporary / path.name)
         if path.is_dir():
-            _replace_folder(path, beside / path.name, old=beside.with_name(f"{beside.name}-old"))
+            _replace_folder(path, temporary / path.name, old=temporary.with_name(f"{temporary.name}-old"))
         else:
-            os.replace(beside / path.name, path)
+            os.replace(temporary / path.name, path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return path
 
 
 def _replace_folder(path: Path, fresh: Path, old: Path) -> None:
-    """Put a folder in another one's place: no single call of the system does that for a folder with content."""
+    """Replace a folder by ``fresh``: the system has no single call for that if the folder is not empty."""
     path.rename(old)
     try:
         fresh.rename(path)

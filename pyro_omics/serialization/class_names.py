@@ -1,4 +1,4 @@
-"""Names of classes in saved files: where users find a class of this package, and where others are written."""
+"""Names of classes in saved files: public paths of classes of this package, and module paths of others."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from collections.abc import Iterator
 from types import ModuleType
 
 PACKAGE = __name__.partition(".")[0]
-# Where classes of other packages may be imported from.
+# Modules of other packages from which classes may be imported.
 ALLOWED_PACKAGES = (
     "pyro.infer.autoguide",
     "pyro.distributions",
     "torch.nn.modules",
     "torch.distributions.transforms",
 )
-# Modules under the names that they had when files were saved.
+# Earlier name -> name of a module, for files that were saved under the earlier one.
 RENAMED = {"batch": "sizes", "libraries": "library_sizes"}
 
 
 def class_name(cls: type) -> str:
-    """The public path of a class of this package, such as ``pyro_omics.priors.VampPrior``; the module's for others."""
+    """Public path of a class of this package, such as ``pyro_omics.priors.VampPrior``; module path of another class."""
     return _names().get(cls, qualified_name(cls))
 
 
 def qualified_name(cls: type) -> str:
-    """The dotted path of a class: its module and its name there."""
+    """Dotted path of a class: its module and its name there."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def find_class(path: str) -> type | None:
-    """The class of that path: a public one of this package, or one in ``ALLOWED_PACKAGES``; None for all others.
+    """Find the class at a path: a public one of this package, or one in ``ALLOWED_PACKAGES``; None for any other path.
 
-    Paths of modules of this package, which earlier versions wrote (``pyro_omics.models.scvi.SCVI``), are taken for
-    the public path of that name (``pyro_omics.models.SCVI``).
+    Module paths of this package, which earlier versions wrote (``pyro_omics.models.scvi.SCVI``), are read as public
+    paths (``pyro_omics.models.SCVI``).
     """
     package, *inner = path.split(".")
     if package == PACKAGE:
-        place = [RENAMED.get(name, name) for name in inner[:1]]
-        return public_classes().get(path) or public_classes().get(".".join([package, *place, inner[-1]]))
+        namespace = [RENAMED.get(name, name) for name in inner[:1]]
+        return public_classes().get(path) or public_classes().get(".".join([package, *namespace, inner[-1]]))
     module, _, name = path.rpartition(".")
     if not path.startswith(tuple(f"{allowed}." for allowed in ALLOWED_PACKAGES)):
         return None
@@ -47,20 +47,20 @@ def find_class(path: str) -> type | None:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError:
         return None
-    # A module also holds what it imports: the class must be written in it.
+    # A module also contains what it imports: the class must be defined in it.
     return found if isinstance(found, type) and found.__module__ == module else None
 
 
 @functools.cache
 def public_classes() -> dict[str, type]:
-    """Public path -> class, of every class that users find in this package; a class's shortest path comes first."""
+    """Public path -> class, of every public class of this package; the shortest path of a class comes first."""
     found: dict[str, type] = {}
-    rooms = [(PACKAGE, sys.modules[PACKAGE])]
-    for path, module in rooms:
+    namespaces = [(PACKAGE, sys.modules[PACKAGE])]
+    for path, module in namespaces:
         for name in _public_names(module):
             value = getattr(module, name)
             if isinstance(value, ModuleType):
-                rooms.append((f"{path}.{name}", value))
+                namespaces.append((f"{path}.{name}", value))
             elif isinstance(value, type):
                 found[f"{path}.{name}"] = value
     return found
@@ -73,7 +73,7 @@ def _names() -> dict[type, str]:
 
 
 def _public_names(module: ModuleType) -> Iterator[str]:
-    """What a module lists as its own, or else the classes that are written in it."""
+    """Names in a module's ``__all__``, or else the classes that are defined in it."""
     if hasattr(module, "__all__"):
         yield from module.__all__
         return

@@ -18,57 +18,59 @@ WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 
 
 def write_folder(path: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
-    """Write a folder with ``weights.safetensors`` and ``config.json``; the one that was there is replaced whole.
+    """Write a folder with ``weights.safetensors`` and ``config.json``, which replaces an earlier one as a whole.
 
     Parameters
     ----------
     path
-        of the folder; its parents are made.
+        of the folder; missing parents are made.
     weights
-        name -> tensor, of any device.
+        name -> tensor, on any device.
     config
-        plain data, as JSON has them.
+        plain JSON data.
 
     Raises
     ------
     FileExistsError
-        Where ``path`` exists and is not such a folder.
+        If ``path`` exists and is not such a folder.
     """
     path = Path(path).expanduser()
     if path.exists() and not (path / CONFIG).is_file():
-        raise FileExistsError(f"{path} exists and is no saved model: choose a path that does not exist")
+        raise FileExistsError(
+            f"path must be new or a saved model; got {path}, which is something else: choose a new path"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(fresh: Path) -> None:
         fresh.mkdir()
-        # safetensors refuses shared memory; a copy each is small.
+        # Copies, because safetensors refuses tensors that share memory.
         save_file({name: value.detach().cpu().clone() for name, value in weights.items()}, fresh / WEIGHTS)
-        os.chmod(fresh / WEIGHTS, 0o644)  # safetensors' own is for its user alone
+        os.chmod(fresh / WEIGHTS, 0o644)  # safetensors makes it readable by the user only
         (fresh / CONFIG).write_text(json.dumps(config, indent=1))
 
     return atomic_write(path, write)
 
 
 def read_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights (on the CPU) and the configuration that `write_folder` wrote.
+    """Read the weights, on the CPU, and the configuration that `write_folder` wrote.
 
     Raises
     ------
     FileNotFoundError
-        Where the folder or one of its files is missing.
+        If the folder or one of its files is missing.
     ValueError
-        Where a file cannot be read.
+        If a file cannot be read.
     """
     path = Path(path).expanduser()
     for name in (WEIGHTS, CONFIG):
         if not (path / name).is_file():
-            raise FileNotFoundError(f"{path} has no {name}: it is not a folder that svi.save(path) wrote")
+            raise FileNotFoundError(f"path must be a folder that svi.save(path) wrote; got {path}, which has no {name}")
     try:
         config = json.loads((path / CONFIG).read_text())
     except ValueError as error:
-        raise ValueError(f"{path / CONFIG} is not JSON ({error}): it is not as svi.save(path) wrote it") from error
+        raise ValueError(f"{path / CONFIG} is not valid JSON ({error}): save the fit again, svi.save(path)") from error
     try:
         weights = load_file(path / WEIGHTS)
     except SafetensorError as error:
-        raise ValueError(f"{path / WEIGHTS} cannot be read ({error}): it is not as svi.save(path) wrote it") from error
+        raise ValueError(f"{path / WEIGHTS} cannot be read ({error}): save the fit again, svi.save(path)") from error
     return weights, config

@@ -1,4 +1,4 @@
-"""What models and guides see of the data: minibatches as NamedTuples of tensors."""
+"""Minibatches, the inputs of models and guides, as NamedTuples of tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Batch = TypeVar("Batch", bound="RowBatch")
 class CellBatch(NamedTuple):
     """A minibatch of cells; n is its number of rows.
 
-    Lightning moves it to the trainer's device; a field that the data do not have is ``None``.
+    Lightning moves it to the trainer's device. A field that the data do not have is None.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class CellBatch(NamedTuple):
     measured: Tensor | None = None
 
     def in_batch(self, code: int) -> CellBatch:
-        """The cells as they would be in another batch: proteins counted elsewhere were not counted there."""
+        """The cells with the batch ``code``; proteins of cells from other batches become not measured."""
         measured = None
         if self.y is not None:
             there = torch.ones_like(self.index) if self.batch is None else self.batch == code
@@ -98,25 +98,25 @@ class DELBatch(NamedTuple):
 
 
 def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
-    """The batch, a NamedTuple, with ``function`` applied to each field that is a tensor."""
+    """Apply ``function`` to each field of a batch, a NamedTuple, that is a tensor."""
     named: Any = batch
     return named._make(function(field) if isinstance(field, Tensor) else field for field in named)
 
 
 def take_rows(batch: Batch, rows: Tensor) -> Batch:
-    """These rows of a batch: ``rows`` are booleans (n,), or positions."""
+    """Select rows of a batch; ``rows`` are booleans (n,), or positions."""
     return map_tensors(batch, lambda field: field[rows])
 
 
 def move_like(batch: Batch, like: Tensor) -> Batch:
-    """The batch on the device of ``like``, and its floating-point fields in the dtype of ``like``."""
+    """Move a batch to the device of ``like``, and its floating-point fields to the dtype of ``like``."""
     return map_tensors(batch, lambda field: field.to(like if field.is_floating_point() else like.device))
 
 
 class RowBatch(Protocol):
-    """What the package asks of any minibatch: a NamedTuple of tensors (or None), of which these are three.
+    """Protocol of a minibatch: a NamedTuple of tensors (or None) with at least these fields.
 
-    `CellBatch` and `DELBatch` are such; models of other data may have their own.
+    `CellBatch` and `DELBatch` have them; models of other data may use a class of their own.
 
     Attributes
     ----------

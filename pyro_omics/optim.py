@@ -1,4 +1,4 @@
-"""Pyro's ClippedAdam by torch's fused kernel."""
+"""Pyro's ClippedAdam with torch's fused kernel, and a check of learning rate schedules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-FUSED = ("cpu", "cuda")  # where torch has the kernel
+FUSED = ("cpu", "cuda")  # devices for which torch has the kernel
 
 
 class ClippedAdam(clipped_adam.ClippedAdam):
@@ -26,52 +26,52 @@ class ClippedAdam(clipped_adam.ClippedAdam):
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g^2 \\
         w &\leftarrow w - \eta_t \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m_t}{\sqrt{v_t} + \epsilon}
 
-    It has the trajectory, the state and the arguments of Pyro's, and a checkpoint of either can be resumed in the
-    other. (Torch adds its epsilon to the bias-corrected root of v, and is given epsilon / sqrt(1 - beta_2^t).) A sparse
-    gradient is made dense. What the kernel does not support (a centred variance, strided or complex parameters, other
-    devices) is left to Pyro's own step.
+    Trajectory, state and arguments are those of Pyro's ClippedAdam, and a checkpoint of one can be resumed with the
+    other. (Torch adds its epsilon to the bias-corrected root of v, so it gets epsilon / sqrt(1 - beta_2^t).) Sparse
+    gradients are made dense. Pyro's own step is used where the kernel does not apply: a centred variance, strided or
+    complex parameters, other devices.
 
     Parameters
     ----------
     params
         parameters, or groups of them.
     lr
-        eta, learning rate.
+        eta, the learning rate.
     betas
-        decay of the running means of the gradient and of its square.
+        beta_1 and beta_2, decay of the running means of the gradient and of its square.
     eps
-        epsilon.
+        epsilon, added to the denominator.
     weight_decay
-        lambda.
+        lambda, added to the gradient as lambda w.
     clip_norm
         c: each entry of a gradient is clipped to (-c, c).
     lrd
         d: the learning rate is multiplied by it at each step.
     centered_variance
-        whether v is of g - m.
+        whether v averages (g - m)^2 in place of g^2.
 
     Source: Kingma and Ba 2015; pyro.optim.clipped_adam.ClippedAdam.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state of a ClippedAdam, of this kind or Pyro's.
+        """Load the state of a ClippedAdam, this one or Pyro's.
 
         Raises
         ------
         ValueError
-            For another optimizer's.
+            If the state is of another optimizer.
         """
         groups = state_dict["param_groups"]
         if missing := sorted({name for group in groups for name in self.defaults if name not in group}):
             raise ValueError(
-                f"the state is of another optimizer than ClippedAdam: it lacks {missing}. Resume with the optimizer "
-                "that the fit began with, SVIModule(model, optimizer=...)"
+                f"state_dict must be of a ClippedAdam; got one without {missing}: resume with the optimizer of the "
+                "fit, SVIModule(model, optimizer=...)"
             )
         super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step over every parameter that has a gradient; returns what ``closure`` returns."""
+        """Take one step over all parameters that have a gradient, and return the value of ``closure``."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -80,36 +80,38 @@ class ClippedAdam(clipped_adam.ClippedAdam):
         for p in (p for params in trained for p in params):
             if p.grad.is_sparse:
                 p.grad = p.grad.to_dense()
-        if not all(self._fits(group, params) for group, params in zip(self.param_groups, trained, strict=True)):
-            inspect.unwrap(clipped_adam.ClippedAdam.step)(self)  # torch has run its hooks around this step
+        if not all(self._is_supported(group, params) for group, params in zip(self.param_groups, trained, strict=True)):
+            inspect.unwrap(clipped_adam.ClippedAdam.step)(
+                self
+            )  # unwrapped, because torch runs its hooks around this step
             return loss
         for group, params in zip(self.param_groups, trained, strict=True):
             group["lr"] *= group["lrd"]
-            self._fused(group, params)
+            self._fused_step(group, params)
         return loss
 
-    def _fused(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        # One call for those of one device, type and number of steps: nearly always all.
-        alike: dict[Any, list[Tensor]] = defaultdict(list)
+    def _fused_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        # One call for all parameters of the same device, dtype and number of steps: nearly always all.
+        groups: dict[Any, list[Tensor]] = defaultdict(list)
         for p in params:
             state = self.state[p]
             if not state:
                 state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
             state["step"] += 1
-            alike[p.device, p.dtype, state["step"]].append(p)
+            groups[p.device, p.dtype, state["step"]].append(p)
         beta1, beta2 = group["betas"]
-        for (device, _, step), some in alike.items():
-            grads = [p.grad for p in some if p.grad is not None]
+        for (device, _, step), members in groups.items():
+            grads = [p.grad for p in members if p.grad is not None]
             for grad in grads:
                 grad.clamp_(-group["clip_norm"], group["clip_norm"])
-            states = [self.state[p] for p in some]
+            states = [self.state[p] for p in members]
             torch._fused_adam_(
-                some,
+                members,
                 grads,
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
                 [],
-                [torch.full((), float(step), device=device)] * len(some),
+                [torch.full((), float(step), device=device)] * len(members),
                 lr=group["lr"],
                 beta1=beta1,
                 beta2=beta2,
@@ -119,8 +121,8 @@ class ClippedAdam(clipped_adam.ClippedAdam):
                 maximize=False,
             )
 
-    def _fits(self, group: dict[str, Any], params: list[Tensor]) -> bool:
-        """Whether the kernel supports these parameters: it reads contiguous memory."""
+    def _is_supported(self, group: dict[str, Any], params: list[Tensor]) -> bool:
+        """Whether the fused kernel supports these parameters, which must be contiguous."""
         if group["centered_variance"]:
             return False
         for p in params:
@@ -128,17 +130,17 @@ class ClippedAdam(clipped_adam.ClippedAdam):
             if p.device.type not in FUSED or not p.is_floating_point():
                 return False
             for tensor in (p, p.grad, state.get("exp_avg"), state.get("exp_avg_sq")):
-                if tensor is not None and not (tensor.is_contiguous() and _is_alike(tensor, p)):
+                if tensor is not None and not (tensor.is_contiguous() and _has_layout_of(tensor, p)):
                     return False
         return True
 
 
-def _is_alike(tensor: Tensor, p: Tensor) -> bool:
+def _has_layout_of(tensor: Tensor, p: Tensor) -> bool:
     return tensor.dtype == p.dtype and tensor.device == p.device and tensor.shape == p.shape
 
 
 def warn_of_two_decays(optimizer: Optimizer, scheduler: LRScheduler) -> None:
-    """Warn where a ClippedAdam's own decay of the learning rate meets a scheduler's."""
+    """Warn if both ClippedAdam (``lrd``) and a scheduler change the learning rate."""
     decays = isinstance(optimizer, clipped_adam.ClippedAdam) and any(
         group["lrd"] != 1.0 for group in optimizer.param_groups
     )

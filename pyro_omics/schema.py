@@ -1,4 +1,4 @@
-"""The names in a data set that a model's weights know by position, and what is asked of a DataModule."""
+"""Schemas, which hold the names in a data set, and protocols of the data for training and queries."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from pyro_omics.sizes import DELSizes, Sizes, tuples
+from pyro_omics.sizes import DELSizes, Sizes, to_tuples
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The names in a data set whose positions a trained model's weights stand for; `CellSchema` and `DELSchema`.
+    """Names in a data set, such as genes, in the order of a trained model's weights; see `CellSchema`, `DELSchema`.
 
     Attributes
     ----------
@@ -21,49 +21,49 @@ class Schema:
         hash of the names of the training rows, in their order.
     """
 
-    # Entry "kind" of a saved schema, by which the class is found again.
+    # Entry "kind" of a saved schema, which selects its class.
     kind: ClassVar[str]
-    # Fields that describe the rows a model was trained on: other data may differ in them.
+    # Fields that describe the training rows, in which other data may differ.
     of_training_rows: ClassVar[tuple[str, ...]] = ("training_digest",)
 
     training_digest: str = ""
 
     def __post_init__(self) -> None:
-        """Take lists for tuples, as JSON gives them."""
+        """Convert lists, as JSON has them, to tuples."""
         for field in fields(self):
-            object.__setattr__(self, field.name, tuples(getattr(self, field.name)))
+            object.__setattr__(self, field.name, to_tuples(getattr(self, field.name)))
 
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
-        """Name of an axis -> the names along it."""
+        """Name of an axis -> names along it."""
         raise NotImplementedError
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the counts' columns, ``batch.x``."""
+        """Names of the columns of the counts ``batch.x``."""
         raise NotImplementedError
 
     def names(self, axis: str) -> tuple[str, ...]:
-        """The names along an axis.
+        """Names along an axis.
 
         Raises
         ------
         ValueError
-            For an axis that these data do not have.
+            If the data do not have the axis.
         """
         if axis not in self.axes:
             raise ValueError(f"axis must be one of {list(self.axes)}; got {axis!r}")
         return self.axes[axis]
 
     def differences(self, other: Schema, training_rows: bool = False) -> list[str]:
-        """The fields in which another schema differs, so that weights trained with this one mean something else there.
+        """Names of the fields in which another schema differs, so that trained weights would have another meaning.
 
         Parameters
         ----------
         other
-            of other data.
+            schema of other data.
         training_rows
-            compare the fields that describe the training rows too.
+            whether to compare the fields that describe the training rows too; default False.
         """
         names = [field.name for field in fields(self) if training_rows or field.name not in self.of_training_rows]
         if type(other) is not type(self):
@@ -72,18 +72,18 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as plain JSON data."""
-        return {"kind": self.kind, **{name: _lists(value) for name, value in asdict(self).items()}}
+        return {"kind": self.kind, **{name: _to_lists(value) for name, value in asdict(self).items()}}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Schema:
-        """The schema that `to_dict` wrote, or that an earlier version of the package did.
+        """Make a schema from the result of `to_dict`, of this version of the package or an earlier one.
 
         Raises
         ------
         ValueError
-            For a kind of schema that is not known, and for other fields than its own.
+            If the kind of schema is unknown, or if it does not have one of the fields.
         """
-        data = dict(data) if "kind" in data else _renamed(data)
+        data = dict(data) if "kind" in data else _from_earlier_version(data)
         kinds = {cls.kind: cls for cls in _subclasses(Schema)}
         if (kind := data.pop("kind")) not in kinds:
             raise ValueError(
@@ -97,24 +97,24 @@ class Schema:
 
 @dataclass(frozen=True)
 class CellSchema(Schema):
-    """The names in a data set of cells.
+    """Names in a data set of cells.
 
     Attributes
     ----------
     genes
-        the genes that are modelled.
+        genes that are modelled.
     batches, labels
-        levels of the batch and of the label, in the order of their codes; ``("all",)`` where there is no key.
+        levels of the batch and of the label, in the order of their codes; ``("all",)`` without a key.
     categorical
         keys of further categorical covariates.
     categories
-        the levels of each of them.
+        levels of each categorical covariate.
     continuous
         keys of continuous covariates.
     proteins
-        names of the proteins, () where there are none.
+        names of the proteins, () if there are none.
     panels
-        of each batch, the proteins that it measured in any of its cells; () without proteins.
+        for each batch, the proteins that are measured in any of its cells; () without proteins.
     """
 
     kind: ClassVar[str] = "cells"
@@ -131,7 +131,7 @@ class CellSchema(Schema):
 
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
-        """Genes, proteins, and the levels of the batch and of the label."""
+        """Genes, proteins, and levels of the batch and of the label."""
         return {"genes": self.genes, "proteins": self.proteins, "batch": self.batches, "label": self.labels}
 
     @property
@@ -140,7 +140,7 @@ class CellSchema(Schema):
         return self.genes
 
     def sizes(self, n_obs: int, **moments: Any) -> Sizes:
-        """The sizes of the data, with those ``moments`` of the counts (fields of `Sizes`) that names do not tell."""
+        """Sizes of the data; ``moments`` are the fields of `Sizes` that are computed from the counts."""
         return Sizes(
             n_obs=n_obs,
             n_genes=len(self.genes),
@@ -155,20 +155,20 @@ class CellSchema(Schema):
 
 @dataclass(frozen=True)
 class DELSchema(Schema):
-    """The names in the counts of a DNA-encoded library.
+    """Names in the counts of a DNA-encoded library.
 
     Attributes
     ----------
     targets, controls, pre_selections
-        names of the selections with the target, with the matrix alone, and of samples from before the selection.
+        names of the selections with the target, of those with the matrix alone, and of the pre-selection samples.
     cycles
         names of the cycles.
     synthons
-        the building blocks of each cycle, in the order of their codes.
+        building blocks of each cycle, in the order of their codes.
     known_yields
         whether the data have the yields.
     mean_counts
-        of each selection (targets, controls, pre-selections), its mean count for a compound.
+        mean count of a compound in each selection (targets, controls, pre-selections).
     """
 
     kind: ClassVar[str] = "compounds"
@@ -189,7 +189,7 @@ class DELSchema(Schema):
 
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
-        """Selections of each kind, the building blocks of each cycle, and the one column that a score has."""
+        """Selections of each kind, building blocks of each cycle, and the single column of a score."""
         selections = {"targets": self.targets, "controls": self.controls, "pre-selections": self.pre_selections}
         return {**selections, "scores": ("score",), **dict(zip(self.cycles, self.synthons, strict=True))}
 
@@ -199,7 +199,7 @@ class DELSchema(Schema):
         return self.targets
 
     def sizes(self, n_obs: int, depth: tuple[float, ...], **widths: Any) -> DELSizes:
-        """The sizes of the data.
+        """Sizes of the data.
 
         Parameters
         ----------
@@ -208,7 +208,7 @@ class DELSchema(Schema):
         depth
             mean count of a compound in each of `selections`.
         widths
-            fields of `DELSizes` that names do not tell.
+            fields of `DELSizes` that do not follow from the names.
         """
         t, c = len(self.targets), len(self.controls)
         return DELSizes(
@@ -223,8 +223,8 @@ class DELSchema(Schema):
         )
 
 
-def _renamed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a schema as it was saved before it had classes: a dictionary with sentences for keys."""
+def _from_earlier_version(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a schema that an earlier version saved, a dictionary with other keys, to the fields of its class."""
     levels = data["levels"]
     if "genes" in data:
         prefix = "categorical "
@@ -257,12 +257,12 @@ def _subclasses(cls: type[Schema]) -> Iterator[type[Schema]]:
         yield from _subclasses(sub)
 
 
-def _lists(value: Any) -> Any:
-    return [_lists(item) for item in value] if isinstance(value, tuple) else value
+def _to_lists(value: Any) -> Any:
+    return [_to_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 class BatchSource(Protocol):
-    """The rows of a data set, of which minibatches are made."""
+    """Protocol of the rows of a data set, from which minibatches are made."""
 
     def __getitem__(self, rows: Any, /) -> Any:
         """The minibatch of the rows at these positions."""
@@ -272,20 +272,20 @@ class BatchSource(Protocol):
 
 
 class RowData(Protocol):
-    """What training and posterior queries ask of a DataModule.
+    """Protocol of a DataModule for training and posterior queries.
 
     Attributes
     ----------
     n_obs
         number of training rows.
     schema
-        the names that a model knows these data by.
+        names in the data.
     sizes
-        `sizes.Sizes`, `sizes.DELSizes` or others that the model asks for.
+        `sizes.Sizes`, `sizes.DELSizes` or another class that the model needs.
     data
         all rows.
     adata
-        the AnnData, of which queries take names of rows.
+        the AnnData, whose row names queries return.
     """
 
     n_obs: int
@@ -303,10 +303,10 @@ class RowData(Protocol):
     def adata(self) -> Any: ...  # noqa: D102
 
     def rows(self, split: str = "all") -> np.ndarray:
-        """Positions of ``"all"``, ``"training"`` or ``"validation"`` rows, ascending."""
+        """Positions of the ``"all"``, ``"training"`` or ``"validation"`` rows, ascending."""
 
     def aligned(self, schema: Any) -> BatchSource:
-        """All rows as a model of another ``schema`` must see them, by name."""
+        """All rows for a model with another ``schema``, to which they are aligned by name."""
 
     def example_batch(self) -> Any:
         """A minibatch of two rows."""

@@ -1,4 +1,4 @@
-"""Pyro's sample sites, read in one place: which are latent, local or enumerated, and their log-probabilities by row."""
+"""Pyro's sample sites: which are latent, local or enumerated, and their log-probabilities by row."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def is_local(site: dict[str, Any]) -> bool:
 
 
 def latent_sites(trace: Trace, summed_out: bool = False) -> dict[str, dict[str, Any]]:
-    """The latent sample sites of a trace of a model or guide, name -> Pyro's record of it.
+    """Latent sample sites of a trace of a model or guide, name -> Pyro's record of the site.
 
-    Those that a guide samples; or, if ``summed_out``, those that none does: discrete ones that the model marks
-    ``infer={"enumerate": "parallel"}``. `layers.prototype_trace` makes such a trace without side effects.
+    These are the sites that a guide samples or, if ``summed_out``, the discrete ones that no guide samples, which the
+    model marks by ``infer={"enumerate": "parallel"}``. `layers.prototype_trace` makes a trace without side effects.
     """
     return {
         name: site
@@ -39,7 +39,7 @@ def latent_sites(trace: Trace, summed_out: bool = False) -> dict[str, dict[str, 
 
 
 def latent_values(trace: Trace) -> dict[str, Tensor]:
-    """The values of a trace's latent sites, without the auxiliary ones of autoguides."""
+    """Values of the latent sites of a trace, name -> value, without auxiliary sites of autoguides."""
     return {
         name: site["value"]
         for name, site in trace.nodes.items()
@@ -51,26 +51,30 @@ def latent_values(trace: Trace) -> dict[str, Tensor]:
 
 
 def observed_sites(trace: Trace) -> list[str]:
-    """Names of the sites that a model observes counts at, in a trace of it unconditioned."""
+    """Names of the sites that a model observes, in a trace of the model without its conditioning on counts."""
     samples = ((name, site) for name, site in trace.nodes.items() if site["type"] == "sample")
     return [name for name, site in samples if site["infer"].get("was_observed")]
 
 
 def sample_sites(trace: Trace) -> list[dict[str, Any]]:
-    """The sample sites of a trace, without those of plates."""
+    """Sample sites of a trace, without those of plates."""
     return [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
 
 
 def replayed(model: Callable[..., Any], guide: Trace, args: tuple[Any, ...], nesting: int | None) -> Trace:
-    """The model's trace at the guide's values.
+    """Trace of a model at the values of a guide.
 
     Parameters
     ----------
-    model, guide, args
-        a program, the guide's trace, and what the program is called on.
+    model
+        the model.
+    guide
+        trace of the guide.
+    args
+        arguments of the model.
     nesting
-        how deep plates are nested; the discrete latents marked for it then take all their values at once, along
-        dimensions to the left of the plates'. None to sample them.
+        number of nested plates: discrete latents marked for enumeration take all their values at once, along
+        dimensions to the left of the plates. None to sample them.
     """
     program = poutine.replay(model, trace=guide)
     if nesting is not None:
@@ -79,21 +83,21 @@ def replayed(model: Callable[..., Any], guide: Trace, args: tuple[Any, ...], nes
 
 
 def plate_scale(site: dict[str, Any]) -> float:
-    """What the plate over rows scales a site by: rows of the data by rows of the minibatch."""
+    """Scale of a site from the plate over rows: rows of the data divided by rows of the minibatch."""
     frame = _row_frame(site)
     return frame.full_size / frame.size
 
 
 def row_terms(sites: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
-    r"""The local sites' log-probabilities by row, name -> (n,), with masks and without the plate's scale.
+    r"""Log-probabilities of the local sites by row, name -> (n,), with masks and without the scale of the plate.
 
-    Enumerated sites y are summed out, by the chain rule over the sites s_1, s_2, ... that depend on them, those of
-    latents first:
+    Enumerated sites y are summed out, by the chain rule over the sites s_1, s_2, ... that depend on them, latent ones
+    first:
 
     .. math:: \log p(s_i \mid s_{1..i-1}) = \log \sum_y p(y, s_{1..i}) - \log \sum_y p(y, s_{1..i-1})
 
-    A scale of a site's own (KL warm-up's) multiplies its term: what it weights is always a log-probability. The sum
-    is over every combination of levels where there are several enumerated sites.
+    A further scale of a site, such as that of KL warm-up, multiplies its term, which is always a log-probability. With
+    several enumerated sites, the sum is over every combination of their levels.
     """
     local = [site for site in sites if is_local(site)]
     nesting, joint = _enumerated(local)
@@ -112,17 +116,17 @@ def row_terms(sites: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def global_terms(sites: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
-    """The other sites' log-probabilities, name -> a number."""
+    """Log-probabilities of the global sites, name -> scalar."""
     return {site["name"]: scale_and_mask(_log_prob(site), site["scale"]).sum() for site in sites if not is_local(site)}
 
 
 def is_enumerated(site: dict[str, Any]) -> bool:
-    """Whether a site holds all of its values at once."""
+    """Whether a site has all of its values at once."""
     return site["infer"].get("_enumerate_dim") is not None
 
 
 def draw_enumerated(trace: Trace) -> dict[str, Tensor]:
-    """A draw of the enumerated sites of a `replayed` model, name -> (n, ...), given all else in the trace."""
+    """Draw the enumerated sites of a `replayed` model given its other sites, name -> (n, ...)."""
     local = [site for site in sample_sites(trace) if is_local(site)]
     nesting, joint = _enumerated(local)
     if nesting is None:
@@ -142,7 +146,7 @@ def draw_enumerated(trace: Trace) -> dict[str, Tensor]:
 
 
 def _enumerated(local: list[dict[str, Any]]) -> tuple[int | None, Any]:
-    """How deep plates are nested in a trace with enumerated sites, and these sites' joint log-probability by row."""
+    """Number of nested plates in a trace with enumerated sites, and the joint log-probability of these by row."""
     sites = [site for site in local if is_enumerated(site)]
     if not sites:
         return None, 0.0
@@ -152,7 +156,7 @@ def _enumerated(local: list[dict[str, Any]]) -> tuple[int | None, Any]:
 
 
 def _by_row(site: dict[str, Any], nesting: int | None) -> Tensor:
-    """A local site's log-probability (n,), or (levels..., n), summed over any further plates."""
+    """Log-probability of a local site, (n,) or (levels..., n), summed over any further plates."""
     value, row = _log_prob(site), _row_frame(site).dim
     deepest = value.ndim if nesting is None else min(nesting, value.ndim)
     others = [dim for dim in range(-deepest, 0) if dim != row]

@@ -1,4 +1,4 @@
-"""What a model must know of its data before it is made: their sizes, as plain numbers."""
+"""Sizes of data sets, which a model needs when it is made, as plain numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pyro_omics.serialization.arguments import RecordsArguments
 
 @dataclass(frozen=True)
 class Sizes(RecordsArguments):
-    """What a model must know of its data before it is made.
+    """Sizes of a data set of cells, which a model needs when it is made.
 
     Attributes
     ----------
     n_obs
-        number of training rows: the plate's size.
+        number of training rows, the size of the plate.
     n_genes
         number of genes modelled.
     n_batches, n_labels
@@ -28,18 +28,18 @@ class Sizes(RecordsArguments):
     n_continuous
         number of continuous covariates.
     log_library
-        per batch, mean and variance of the natural log of the training cells' total counts.
+        for each batch, mean and variance of the natural log of the training cells' total counts.
     n_proteins
         number of proteins, 0 where there are none.
     protein_cells
-        per batch and protein, the number of training cells in which the protein was measured.
+        for each batch and protein, number of training cells in which the protein was measured.
     protein_background
-        per batch and protein, mean and standard deviation of the lower of two Normal components of log(1 + counts).
+        for each batch and protein, mean and standard deviation of the lower of two Normals in log(1 + counts).
     n_latent
-        dimension of z; set by the model, for the parts that it builds.
+        dimension of z; the model sets it for the parts that it builds.
     """
 
-    # What a trained model cannot do without: the rest are starting values.
+    # Sizes that other data must share for a trained model; the others only give starting values.
     fixed: ClassVar[tuple[str, ...]] = (
         "n_genes", "n_batches", "n_labels", "n_categories", "n_continuous", "n_proteins",
     )  # fmt: skip
@@ -57,18 +57,18 @@ class Sizes(RecordsArguments):
     n_latent: int | None = None
 
     def __post_init__(self) -> None:
-        """Take lists for tuples, as JSON gives them."""
+        """Convert lists, as JSON has them, to tuples."""
         for name in ("n_categories", "log_library", "protein_cells", "protein_background"):
-            object.__setattr__(self, name, tuples(getattr(self, name)))
+            object.__setattr__(self, name, to_tuples(getattr(self, name)))
 
     def description(self) -> dict[str, Any]:
-        """The data's part of these, as plain data: arguments that make them again."""
+        """The constructor arguments that make the sizes again, as plain data, with ``n_latent`` unset."""
         return asdict(replace(self, n_latent=None))
 
     def example_batch(self) -> CellBatch:
         """Two cells (one, if there is only one) with a count of 1 in each gene, at level 0 of each covariate.
 
-        Proteins are not measured in the first, so that what a program does without them is tried too.
+        Proteins are not measured in the first cell, so that a program is tried with missing proteins too.
         """
         n = min(2, self.n_obs)
         rows = torch.arange(n)
@@ -89,22 +89,22 @@ class Sizes(RecordsArguments):
 
 @dataclass(frozen=True)
 class DELSizes(RecordsArguments):
-    """What a model must know of a DNA-encoded library's counts before it is made.
+    """Sizes of the counts of a DNA-encoded library, which a model needs when it is made.
 
     Attributes
     ----------
     n_obs
-        number of training rows: the plate's size.
+        number of training rows, the size of the plate.
     cycles
         names of the cycles.
     n_synthons
         number of building blocks of each cycle.
     depth, control_depth, pre_depth
-        of each target, control and pre-selection sample, its mean count for a compound.
+        mean count of a compound in each target, control and pre-selection sample.
     n_features
-        width of the features, 0 where there are none.
+        width of the features, 0 if there are none.
     pose_shape
-        poses and their width, () where there are none.
+        number of poses and width of their features, () if there are none.
     known_yields
         whether the data have the yields.
     """
@@ -124,9 +124,9 @@ class DELSizes(RecordsArguments):
     known_yields: bool = False
 
     def __post_init__(self) -> None:
-        """Take lists for tuples, as JSON gives them."""
+        """Convert lists, as JSON has them, to tuples."""
         for name in ("cycles", "n_synthons", "depth", "control_depth", "pre_depth", "pose_shape"):
-            object.__setattr__(self, name, tuples(getattr(self, name)))
+            object.__setattr__(self, name, to_tuples(getattr(self, name)))
 
     @property
     def n_target(self) -> int:
@@ -140,19 +140,19 @@ class DELSizes(RecordsArguments):
 
     @property
     def n_pre(self) -> int:
-        """Number of samples from before the selection."""
+        """Number of pre-selection samples."""
         return len(self.pre_depth)
 
-    def of(self, n_columns: int) -> Sizes:
-        """The sizes that a likelihood of ``n_columns`` selections is built for."""
+    def for_columns(self, n_columns: int) -> Sizes:
+        """Sizes for which a likelihood of ``n_columns`` selections is built."""
         return Sizes(self.n_obs, n_columns)
 
     def description(self) -> dict[str, Any]:
-        """These as plain data: arguments that make them again."""
+        """The constructor arguments that make the sizes again, as plain data."""
         return asdict(self)
 
     def example_batch(self) -> DELBatch:
-        """Two compounds (one, if there is only one) with a count of 1 in each sample, of the first building blocks."""
+        """Two compounds (one, if there is only one) of the first building blocks, with a count of 1 in each sample."""
         n = min(2, self.n_obs)
         rows = torch.arange(n)
         return DELBatch(
@@ -168,6 +168,6 @@ class DELSizes(RecordsArguments):
         )
 
 
-def tuples(value: Any) -> Any:
-    """A value with tuples for the lists in it."""
-    return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
+def to_tuples(value: Any) -> Any:
+    """Convert lists in ``value``, nested ones too, to tuples."""
+    return tuple(to_tuples(item) for item in value) if isinstance(value, list | tuple) else value

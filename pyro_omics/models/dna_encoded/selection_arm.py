@@ -34,7 +34,7 @@ class SelectionArm(PyroModule):
     def __init__(self, likelihood: Likelihood, sizes: DELSizes, n_samples: int) -> None:
         super().__init__()
         self.likelihood = copy.deepcopy(likelihood)
-        self.likelihood.build(sizes.of(n_samples))
+        self.likelihood.build(sizes.for_columns(n_samples))
         self.heads = PyroModule[nn.ParameterDict]()
         for name in self.likelihood.heads:
             self.heads[name] = nn.Parameter(torch.full((n_samples,), START.get(name, 0.0)))

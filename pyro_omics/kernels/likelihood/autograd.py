@@ -30,7 +30,7 @@ def row_log_prob(kernel: Kernel, elementwise: Elementwise, value: Tensor, parame
         tensors that broadcast with ``value``; no derivative is computed for one that requires no gradient.
     """
     shape = value.shape
-    if any(p.shape not in (shape, shape[-1:]) for p in parameters):  # a slow function, in Python
+    if any(p.shape not in (shape, shape[-1:]) for p in parameters):  # broadcast_shapes is slow, in Python
         shape = torch.broadcast_shapes(shape, *(p.shape for p in parameters))
     matrices = [_matrix(p, shape, i in kernel.by_column) for i, p in enumerate(parameters)]
     if torch.is_grad_enabled() and any(p.requires_grad for p in matrices):
@@ -82,7 +82,7 @@ def _parameter_gradient(derivative: Tensor | None, parameter: Tensor, grad_n: Te
         return None
     if parameter.ndim > 1:
         return derivative.mul_(grad_n.unsqueeze(-1))
-    with torch.autocast(derivative.device.type, enabled=False):  # which would round the product to 16 bits
+    with torch.autocast(derivative.device.type, enabled=False):  # autocast would round the product to 16 bits
         return grad_n @ derivative
 
 

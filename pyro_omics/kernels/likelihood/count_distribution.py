@@ -18,8 +18,8 @@ from pyro_omics.kernels.likelihood.torch_kernels import Kernel
 class CountDistribution(TorchDistributionMixin):
     """A distribution over single counts, with a ``kernel`` that sums the log-probabilities of rows, ``to_event(1)``.
 
-    A ``log_prob`` that a subclass, a mixin, an instance or the base distribution replaces is used instead of the
-    kernel, unless the subclass sets a kernel of its has_own_kernel.
+    If a subclass, a mixin, an instance or the base distribution overrides ``log_prob``, that is used instead of the
+    kernel, unless the subclass sets a kernel of its own.
     """
 
     kernel: ClassVar[Kernel | None] = None

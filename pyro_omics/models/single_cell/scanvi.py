@@ -88,7 +88,7 @@ class SCANVI(SCVI):
     def latent(self, batch: CellBatch) -> Tensor:
         """Draw the type y and z (n, k) given it, and observe the labels."""
         y_n = pyro.sample("y", self.prior.labels(), infer={"enumerate": "parallel"})
-        z_nk = pyro.sample("z", self.prior.of(y_n))
+        z_nk = pyro.sample("z", self.prior.component(y_n))
         known_n, class_n = self._given(batch)
         label = dist.Categorical(self.confusion[y_n]).mask(known_n)
         pyro.sample("label", label, obs=class_n)
@@ -112,7 +112,7 @@ class SCANVI(SCVI):
             whether the cell's own label, where it has one, is counted in as well: P(y = c | z, label).
         """
         y_c1 = torch.arange(len(self.confusion), device=self.class_of.device).unsqueeze(-1)
-        log_joint_cn = self.prior.labels().log_prob(y_c1) + self.prior.of(y_c1).log_prob(latents["z"])
+        log_joint_cn = self.prior.labels().log_prob(y_c1) + self.prior.component(y_c1).log_prob(latents["z"])
         if given_labels:
             known_n, class_n = self._given(batch)
             log_joint_cn = log_joint_cn + self.confusion[:, class_n].log() * known_n

@@ -158,7 +158,7 @@ class TotalVI(SCVI):
             z_nk = self.express(batch)
             u_nt = pyro.sample("background", self._background_prior(batch))
             efficiency_nt = self._of_batch(efficiency_bt, batch)
-            self.efficiency.each(efficiency_nt)
+            self.efficiency.add_cell_terms(efficiency_nt)
             mean_nt, heads = self.decode_proteins(z_nk, u_nt, efficiency_nt, batch)
             y_nt = self.protein_likelihood(mean_nt, heads, self._panel(batch))
             pyro.sample("y", counts.masked(y_nt, batch.measured), obs=batch.y)
@@ -305,7 +305,7 @@ class TotalVI(SCVI):
             whether the background's expected counts, pi e beta, are part of it.
         """
         rna_ng = super().normalized_expression(batch, latents, library_size)
-        background_nt, foreground_nt = self.protein_likelihood.signal(*self._proteins(batch, latents))
+        background_nt, foreground_nt = self.protein_likelihood.expected_counts(*self._proteins(batch, latents))
         return rna_ng, foreground_nt + background_nt if include_protein_background else foreground_nt
 
     @pyro_method

@@ -514,7 +514,7 @@ def test_shapes_of_networks_are_checked(dm):
     ("options", "error", "message"),
     [
         ({"protein_likelihood": po.likelihoods.NegativeBinomial()}, TypeError, "protein_likelihood must be a Negative"),
-        ({"efficiency": PointEfficiency}, TypeError, "efficiency is the class PointEfficiency: pass an instance"),
+        ({"efficiency": PointEfficiency}, TypeError, "efficiency must be an Efficiency object; got the class PointEfficiency: pass an instance"),
         ({"background": "learned"}, TypeError, "background must be a Background"),
         ({"gene_likelihood": "zinb"}, TypeError, "unexpected keyword argument 'gene_likelihood'"),
     ],

@@ -41,7 +41,7 @@ class EncodingModel(Protocol):
         """Covariates for the encoders' layers (n, n_cov), or None."""
 
     def require_encoder(self, site: str, n_out: int) -> None:
-        """Make the encoder of a local site if there is none."""
+        """Create the encoder of a local site if there is none."""
 
     def encoded(self, site: str, inputs: Tensor, cov: Tensor | None) -> tuple[Tensor, Tensor]:
         """Location and scale that the encoder of a local site returns for these inputs."""
@@ -110,7 +110,7 @@ def check_unowned(argument: str, network: nn.Module) -> nn.Module:
     """
     network = check_part(argument, network, nn.Module)
     if getattr(network, "_pyro_name", ""):
-        raise ValueError(f"{argument} already belongs to another model: make a new network for each model")
+        raise ValueError(f"{argument} belongs to another model already: make a new network for each model")
     return network
 
 

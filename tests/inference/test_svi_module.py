@@ -686,7 +686,7 @@ def test_a_part_belongs_to_one_model(dm, argument, make):
 
 def test_wrong_parts_are_named(dm):
     wrong = [
-        ({"likelihood": po.likelihoods.Poisson}, r"likelihood must be a Likelihood object; got the class Poisson: .*Poisson\(\)"),
+        ({"likelihood": po.likelihoods.Poisson}, r"must be a Likelihood object; got the class Poisson: .*Poisson\(\)"),
         ({"likelihood": "nb"}, "likelihood must be a Likelihood.*'nb'"),
         ({"prior": po.priors.StandardNormal}, "prior must be a Prior object; got the class"),
         ({"library": "latent"}, "library must be"),

@@ -46,7 +46,7 @@ class GuidedModel(Protocol):
         """The trace of the model on an example batch."""
 
     def informed(self, site: str, batch: RowBatch) -> Tensor | None:
-        """Mask of the entries of a local latent that the batch's data inform; None if they inform all."""
+        """Mask of the entries of a local latent that the batch's data inform; None means all."""
 
     def require_encoder(self, site: str, n_out: int) -> None:
         """Create the encoder of a local site if there is none."""

@@ -43,7 +43,7 @@ class EncodingModel(Protocol):
     def require_encoder(self, site: str, n_out: int) -> None:
         """Create the encoder of a local site if there is none."""
 
-    def encoded(self, site: str, inputs: Tensor, cov: Tensor | None) -> tuple[Tensor, Tensor]:
+    def run_encoder(self, site: str, inputs: Tensor, cov: Tensor | None) -> tuple[Tensor, Tensor]:
         """Location and scale that the encoder of a local site returns for these inputs."""
 
 

@@ -41,7 +41,7 @@ class VampPrior(Prior):
     Notes
     -----
     A custom model that holds the prior calls ``self.prior.attach(self)`` at the end of its ``__init__``. The posteriors
-    are those of ``model.latent_site``, from ``model.encoded``.
+    are those of ``model.latent_site``, from ``model.run_encoder``.
 
     Source: Tomczak and Welling 2018, AISTATS, arXiv:1705.07120 (there with equal weights).
     """
@@ -96,7 +96,7 @@ class VampPrior(Prior):
         (model,) = self._model
         site = model.latent_site
         with eval_mode(model.encoders[site]):
-            loc_ck, scale_ck = model.encoded(site, self.inputs, self.cov)
+            loc_ck, scale_ck = model.run_encoder(site, self.inputs, self.cov)
         if loc_ck.shape != (self.n_components, self.n_latent):
             raise ValueError(
                 f"the encoder of {site!r} must return {self.n_latent} numbers for each of {self.n_components} "

@@ -89,7 +89,7 @@ class CountModel(FastPyroModule, RecordsArguments):
         Parameters
         ----------
         dm
-            a DataModule; the constructor gets ``dm.sizes`` as ``sizes``, or those fields of it that are its arguments.
+            a DataModule; ``dm.sizes`` is passed as ``sizes``, and its fields as the arguments of the same names.
         options
             the other arguments of the constructor.
 

@@ -116,7 +116,7 @@ def _make_latent(owner: PyroModule, name: str, prior: Distribution | WeightPrior
 
 
 class _SupportedMixture(dist.MixtureSameFamily):
-    """A mixture with the support of its components; torch has no transform from its own support of a mixture."""
+    """A mixture with the support of its components, since torch has no bijection for a mixture's own support."""
 
     @property
     def support(self) -> Any:

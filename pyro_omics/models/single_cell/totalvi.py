@@ -170,7 +170,7 @@ class TotalVI(SCVI):
         return counts.masked(dist.Normal(zeros, torch.ones_like(zeros)).to_event(1), batch.measured)
 
     def informed(self, site: str, batch: CellBatch) -> Tensor | None:
-        """The measured proteins for "background": the others are left out of the KL."""
+        """The mask of measured proteins for "background"; the others are left out of the KL."""
         return batch.measured if site == "background" else None
 
     def decode_proteins(
@@ -195,7 +195,7 @@ class TotalVI(SCVI):
         return table_bt.gather(0, self._entry_codes(batch))
 
     def _entry_codes(self, batch: CellBatch) -> Tensor:
-        """Code (n, t) of the batch whose parameters apply to each cell and protein, one that measured the protein."""
+        """Code (n, t) of the batch to decode each cell and protein with: one that measured the protein."""
         return self.stand_in_bt[self._codes(batch)]
 
     def _with_entry_codes(self, batch: CellBatch) -> CellBatch:
@@ -207,7 +207,7 @@ class TotalVI(SCVI):
     ) -> dict[str, Tensor]:
         """Outputs (n, t) of a network, for each protein with the code of a batch that measured it.
 
-        In training, proteins that the cell's batch lacks are masked out of the loss, and the further passes are saved.
+        In training, the network runs once: proteins that a cell's batch lacks are masked out of the loss.
         """
         out = network(z_nk, batch)
         if self.training or not self.stand_ins:
@@ -259,7 +259,7 @@ class TotalVI(SCVI):
         return Encoder(self.n_latent, n_out, n_cov=self.covariates.n_out, **self._decoder_network())
 
     def build_decoder(self, heads: dict[str, int]) -> nn.Module:
-        """Make a decoder with one hidden layer and dropout, whose outputs also see z and the covariates, as published."""
+        """Make a decoder with one hidden layer and dropout; the outputs also take z and covariates, as published."""
         return Decoder(self.n_latent, heads, n_cov=self.covariates.n_out, **self._decoder_network())
 
     def _decoder_network(self) -> dict[str, Any]:

@@ -21,26 +21,26 @@ from pyro_omics.parts.base import check_positive
 
 
 class Amortized(LocalGuide):
-    r"""An encoder network for the model's local sites, an autoguide for everything else.
+    r"""An encoder network for the model's local sites, and an autoguide for all other latents.
 
     .. math:: q(z_n \mid x_n) = \mathrm{Normal}(\mu(x_n), \mathrm{diag}\,\sigma^2(x_n))
 
-    for each name in ``model.local_sites``, in their order (a model may let one depend on those before it), mapped to
+    for each name in ``model.local_sites``, in their order (in a model, a site may depend on those before it), mapped to
     the site's support where that is constrained (a positive site gets a LogNormal). The networks are the model's
-    (``model.encoders``): given to it, or built for the site's size.
+    (``model.encoders``): passed to the model, or built for the site's size.
 
     Parameters
     ----------
     model
-        the model; the guide holds a reference that is not registered, so parameters are counted once.
+        the model; the guide holds an unregistered reference, so that parameters are counted once.
     rest
-        callable from a program to a guide over its latents: any Pyro AutoGuide; AutoNormal when None. Not called when
-        the model has none beyond its local sites.
+        callable from a program to a guide over its latents, such as any Pyro AutoGuide; AutoNormal by default. Not
+        called for a model without global latents.
 
     Raises
     ------
     ValueError
-        For a ``rest`` too large for memory (see `memory_limits.check_memory`), and for an encoder of the wrong width.
+        If ``rest`` is too large for memory (see `memory_limits.check_memory`), or an encoder has the wrong width.
 
     Source: Kingma and Welling 2014 (amortization); Pyro's autoguides.
     """
@@ -55,39 +55,40 @@ class Amortized(LocalGuide):
         loc, scale = self.model.encode(batch, name, latents)
         if loc.shape[-2:] != (len(batch.index), self.size(name)):
             raise ValueError(
-                f"the encoder of {name!r} must return {self.size(name)} numbers for each of {len(batch.index)} rows, "
-                f"and returned the shape {tuple(loc.shape)}"
+                f"the encoder of {name!r} must return {self.size(name)} numbers for each of {len(batch.index)} rows; "
+                f"got the shape {tuple(loc.shape)}"
             )
         return loc, scale
 
 
 class AmortizedFlow(Amortized):
-    r"""An encoder whose Normal a normalizing flow bends, so that a row's posterior may be skewed or have two modes.
+    r"""An encoder's Normal transformed by a normalizing flow: a row's posterior may be skewed or have several modes.
 
     .. math::
         \epsilon &\sim \mathrm{Normal}(0, I) \\
         z_n &= \mu(x_n) + \sigma(x_n) \odot T(\epsilon; \mu(x_n), \log \sigma(x_n))
 
-    with T a neural spline coupling flow, which starts as the identity: training starts at `Amortized`. Coupling makes
-    draws and densities one pass each, at any dimension. T bends within (-5, 5) standard deviations.
+    with T a neural spline coupling flow, which starts as the identity, so that training starts at `Amortized`. With
+    couplings, a draw and a density take one pass each, at any dimension. T differs from the identity within (-5, 5)
+    standard deviations.
 
-    A site of one unconstrained dimension (a latent library size) keeps `Amortized`'s Normal, since a coupling has
-    nothing to couple there. So does a site of which a model leaves single entries out (``model.informed``, totalVI's
-    background of proteins that were not measured): a joint density has no part that belongs to one entry.
+    A site of one unconstrained dimension (a latent library size) keeps the Normal of `Amortized`, because a coupling
+    needs two dimensions. So does a site some of whose entries the model leaves out (``model.informed``, such as
+    totalVI's background of proteins that were not measured): a joint density does not factor into entries.
 
     Parameters
     ----------
     model, rest
         as in `Amortized`.
     n_transforms
-        number of couplings; with 2, each dimension can depend on others.
+        number of couplings; with two or more, each dimension can depend on others.
     n_hidden
         width of the two hidden layers of each coupling's network.
 
     Raises
     ------
     ImportError
-        Where zuko is not installed: ``pip install "pyro-omics[flows]"``.
+        If zuko is not installed: ``pip install "pyro-omics[flows]"``.
 
     Source: Durkan et al. 2019, arXiv:1906.04032 (neural spline flows); Rezende and Mohamed 2015, arXiv:1505.05770.
     """
@@ -108,11 +109,11 @@ class AmortizedFlow(Amortized):
                 self.flows[name] = _coupling_flow(self.size(name), n_transforms, n_hidden)
 
     def posterior(self, name: str, loc: Tensor, scale: Tensor) -> TorchDistribution:
-        """The flow's distribution, or the Normal of a site without one."""
+        """The flow's distribution, or the Normal of a site without a flow."""
         if name not in self.flows:
             return super().posterior(name, loc, scale)
         base = FlowDistribution(self.flows[name](torch.cat([loc, scale.log()], -1)))
-        # Cached, so that a draw's density is the one that came with the draw.
+        # Cached, so that the density of a draw is not computed by inverting the transform.
         return dist.TransformedDistribution(
             base, [AffineTransform(loc, scale, event_dim=1, cache_size=1), self.flattened(name)]
         )
@@ -129,12 +130,12 @@ def _coupling_flow(n: int, n_transforms: int, n_hidden: int) -> nn.Module:
 
 
 class AmortizedStudentT(Amortized):
-    r"""An encoder with heavier tails than a Normal's, as heavy as training finds them in each latent dimension.
+    r"""An encoder with a Student's t posterior, whose tails are learned for each latent dimension.
 
     .. math:: q(z_{nk} \mid x_n) = \mathrm{StudentT}(\nu_k, \mu_k(x_n), \sigma_k(x_n)), \quad \nu_k > 2
 
-    with one number of degrees of freedom for each dimension of a local site, shared by the rows; they start at 10.
-    The standard deviation is sigma sqrt(nu / (nu - 2)).
+    The degrees of freedom nu of each dimension of a local site are shared by all rows, and start at 10. The standard
+    deviation is sigma sqrt(nu / (nu - 2)).
 
     Parameters
     ----------
@@ -155,6 +156,6 @@ class AmortizedStudentT(Amortized):
         return 2 + functional.softplus(self.raw_df[name])
 
     def posterior(self, name: str, loc: Tensor, scale: Tensor) -> TorchDistribution:
-        """Student's t."""
+        """Student's t with these locations and scales."""
         df, loc, scale = (self.shaped(name, value) for value in (self.degrees_of_freedom(name), loc, scale))
         return dist.StudentT(df, loc, scale).to_event(len(self._supports[name][1]))

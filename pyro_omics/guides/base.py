@@ -1,4 +1,4 @@
-"""What guides over rows share: a location and a scale for each row's own latents, another guide for the rest."""
+"""`LocalGuide`: base of the guides with a location and a scale for each row's local latents."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ Offsets: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
-    """A distribution for each row's own latents, by location and scale, and a guide ``rest`` for all others.
+    """A distribution for each row's local latents, with a location and a scale, and a guide ``rest`` for all others.
 
-    A subclass says where location and scale come from (`start`), and may say what they are the location and scale of
-    (`posterior`: a Normal), and what each row adds to them (`offsets`). It may also act when the optimizer is made
-    (`on_optimizer`) and when training ends (`on_train_end`), as any part of a guide that is a `hooks.TrainingHooks`.
+    A subclass defines `start`, which returns location and scale, and may override `posterior`, the distribution with
+    this location and scale (a Normal by default), and `offsets`, which each row adds to them. It may also act when the
+    optimizer is made (`on_optimizer`) and when training ends (`on_train_end`); see `hooks.TrainingHooks`.
 
     Parameters
     ----------
     model
-        the model; the guide holds a reference that is not registered, so parameters are counted once.
+        the model; the guide holds an unregistered reference, so that parameters are counted once.
     rest
-        callable from a program to a guide over its latents: any Pyro AutoGuide; AutoNormal when None. Not called when
-        the model has none beyond its local sites.
+        callable from a program to a guide over its latents, such as any Pyro AutoGuide; AutoNormal by default. Not
+        called for a model without global latents.
     """
 
     def __init__(self, model: GuidedModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
         super().__init__()
         self._model = (model,)
-        self._known: tuple[Any, Offsets] | None = None  # offsets of the batch that is being sampled
+        self._current: tuple[Any, Offsets] | None = None  # the batch that is being sampled, and its offsets
         self._supports: dict[str, tuple[Any, torch.Size]] = {}
         sites = latent_sites(model.example_trace())
         for name in model.local_sites:
             if name not in sites:
                 raise ValueError(
-                    f"{type(model).__name__}.local_sites names {name!r}, and the model has no such latent site: "
-                    f"it has {sorted(sites)}"
+                    f"{type(model).__name__}.local_sites must name latent sites of the model, which are "
+                    f"{sorted(sites)}; got {name!r}"
                 )
             fn = sites[name]["fn"]
             self._supports[name] = (fn.support, biject_to(fn.support).inverse_shape(fn.event_shape))
@@ -65,7 +65,7 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
 
     @property
     def model(self) -> GuidedModel:
-        """The model that the guide is for."""
+        """The model of the guide."""
         return self._model[0]
 
     def size(self, name: str) -> int:
@@ -73,28 +73,29 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         return math.prod(self._supports[name][1])
 
     def forward(self, batch: RowBatch) -> None:
-        """Sample the global latents, then each row's own."""
+        """Sample the global latents, then the local latents of each row."""
         if self.rest is not None:
             self.rest(batch)
-        # Before the plate opens: working them out runs the model, which opens its own.
-        self._known = (batch, self.offsets(batch))
+        # Before the plate opens: computing offsets may run the model, which opens its own plate.
+        self._current = (batch, self.offsets(batch))
         latents: dict[str, Tensor] = {}
         try:
             with self.model.plate(batch):
                 for name in self.model.local_sites:
                     latents[name] = pyro.sample(name, self.local(name, batch, latents))
         finally:
-            self._known = None
+            self._current = None
 
     def start_at(self, site: str, start: dist.Gamma) -> None:
-        """Start the factor of a positive global latent at a Gamma, see `global_guide.start_at`."""
+        """Initialize the factor of a positive global latent with a Gamma; see `global_guide.start_at`."""
         if self.rest is not None:
             start_at(self.rest, site, start)
 
     def local(self, name: str, batch: RowBatch, latents: Mapping[str, Tensor] | None = None) -> TorchDistribution:
         """The posterior of one local site for each row of the batch, given the ``latents`` sampled before it."""
         loc, scale = self.start(name, batch, latents)
-        offsets = self._known[1] if self._known is not None and self._known[0] is batch else self.offsets(batch)
+        known = self._current
+        offsets = known[1] if known is not None and known[0] is batch else self.offsets(batch)
         if name in offsets:
             shift, stretch = offsets[name]
             loc, scale = loc + shift, scale * stretch.exp()
@@ -105,11 +106,11 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         raise NotImplementedError(f"{type(self).__name__} must define start(name, batch, latents)")
 
     def offsets(self, batch: RowBatch) -> Offsets:
-        """What is added to the locations and to the log scales of each row, by site (n, d) each; none here."""
+        """Site -> what each row adds to location and log scale, (n, d) each; empty unless overridden."""
         return {}
 
     def distribution(self, name: str, batch: RowBatch, loc: Tensor, scale: Tensor) -> TorchDistribution:
-        """The distribution of a local site at these locations and scales (n, d), mapped to its support."""
+        """The distribution of a local site with these locations and scales (n, d), mapped to the site's support."""
         base, informed = self.posterior(name, loc, scale), self.model.informed(name, batch)
         if informed is not None:
             base = masked(base, informed)
@@ -117,24 +118,24 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         return base if _is_real(support) else dist.TransformedDistribution(base, [biject_to(support)])
 
     def posterior(self, name: str, loc: Tensor, scale: Tensor) -> TorchDistribution:
-        """The distribution of a local site in unconstrained space: Normal, unless a subclass says otherwise.
+        """The distribution of a local site in unconstrained space: a Normal unless overridden.
 
         Parameters
         ----------
         name
-            of the site.
+            name of the site.
         loc, scale
-            (..., n, d); the distribution's events have the site's shape, `shaped`.
+            (..., n, d); the events of the distribution have the site's unconstrained shape, see `shaped`.
         """
         loc, scale = self.shaped(name, loc), self.shaped(name, scale)
         return dist.Normal(loc, scale).to_event(len(self._supports[name][1]))
 
     def shaped(self, name: str, value: Tensor) -> Tensor:
-        """(..., n, d) in the unconstrained shape of the site's events."""
+        """``value`` (..., n, d) reshaped to the unconstrained shape of the site's events."""
         return value.reshape((*value.shape[:-1], *self._supports[name][1]))
 
     def constrained(self, name: str, value: Tensor) -> Tensor:
-        """The value of a site (..., n, *event) of its unconstrained dimensions (..., n, d)."""
+        """The value of a site (..., n, *event), from its unconstrained dimensions (..., n, d)."""
         return biject_to(self._supports[name][0])(self.shaped(name, value))
 
     def flattened(self, name: str) -> ReshapeTransform:

@@ -1,4 +1,4 @@
-"""`Conditional`: the local latents' exact posterior given the global ones, worked out by the model itself."""
+"""`Conditional`: the model's own posterior of its local latents given the global ones."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from pyro_omics.serialization.arguments import RecordsArguments
 
 
 class Conditional(PyroModule, RecordsArguments):
-    r"""A guide over the global latents; for each row's own, their posterior given those and the row's counts.
+    r"""A guide over the global latents, with the posterior of the local latents given these and the row's counts.
 
     .. math:: q(f, g_{1..n}) = q(f) \prod_n p(g_n \mid f, x_n)
 
-    The ELBO is then that of the global latents alone, with the local ones summed out. There is nothing to learn for a
-    row, so that a held-out one is as good as a training one.
+    The ELBO is then that of the global latents alone, with the local latents integrated out. There are no parameters
+    per row, so that held-out rows are treated like training rows.
 
     Parameters
     ----------
     model
-        a model that can work its local sites out: ``conditional(site, batch, latents)`` gives the distribution of one
-        of ``local_sites`` given the global latents and the local ones before it.
+        a model with a method ``conditional(site, batch, latents)``, which returns the distribution of one of its
+        ``local_sites`` given the global latents and the local ones before it.
     rest
-        callable from a program to a guide over its global latents; `GammaMeanField` when None.
+        callable from a program to a guide over its global latents; `GammaMeanField` by default.
 
     Raises
     ------
     TypeError
-        For a model that cannot.
+        If the model has no method ``conditional``.
     ValueError
-        For a model whose parameters were made latent.
+        If parameters of the model are latent by `bayesianize`.
 
     Source: collapsed variational inference, e.g. Hensman et al. 2012, arXiv:1206.5162.
     """
@@ -47,29 +47,29 @@ class Conditional(PyroModule, RecordsArguments):
         super().__init__()
         if not hasattr(model, "conditional"):
             raise TypeError(
-                f"{type(model).__name__} has no method conditional(site, batch, latents) to work its local sites out "
-                "by: use guides.Amortized, or write one"
+                f"{type(model).__name__} has no method conditional(site, batch, latents), which guides.Conditional "
+                "needs: use guides.Amortized, or write the method"
             )
         if model.starts:
             raise ValueError(
-                f"{sorted(model.starts)} are latent by bayesianize, and {type(model).__name__} works its local sites "
-                "out by their values as parameters: use guides.Amortized or guides.GammaMeanField"
+                f"{sorted(model.starts)} are latent by bayesianize, and {type(model).__name__}.conditional needs them "
+                "as parameters: use guides.Amortized or guides.GammaMeanField"
             )
         self._model = (model,)
         self.rest = global_guide(rest or GammaMeanField, model)
 
     @property
     def model(self) -> ConditionedModel:
-        """The model that the guide is for."""
+        """The model of the guide."""
         return self._model[0]
 
     def forward(self, batch: RowBatch) -> None:
-        """Sample the global latents, then each row's own given them."""
+        """Sample the global latents, then the local latents of each row given these."""
         latents: dict[str, Tensor] = dict(self.rest(batch))
         with self.model.plate(batch):
             for name in self.model.local_sites:
                 latents[name] = pyro.sample(name, self.model.conditional(name, batch, latents))
 
     def start_at(self, site: str, start: dist.Gamma) -> None:
-        """Start the factor of a positive global latent at a Gamma, see `global_guide.start_at`."""
+        """Initialize the factor of a positive global latent with a Gamma; see `global_guide.start_at`."""
         start_at(self.rest, site, start)

@@ -20,26 +20,26 @@ from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import PLATE, is_local, latent_sites
 
-SPREAD = 0.1  # standard deviation of a Normal factor at the start, as AutoNormal's
-BOUNDS = (-7.0, 30.0)  # of the log of a Gamma's shape: below, its draws are no longer told from 0 in float32
+SPREAD = 0.1  # initial standard deviation of a Normal factor, as in AutoNormal
+BOUNDS = (-7.0, 30.0)  # of the log of a Gamma's shape: below, its draws underflow to 0 in float32
 
 
 class GammaMeanField(PyroModule, RecordsArguments):
-    r"""Every entry of every latent by itself: Gamma where it is positive, else Normal, mapped to its support.
+    r"""Mean-field guide: an independent Gamma for each positive entry, and a Normal, mapped to the support, for others.
 
     .. math:: q(f) = \prod_j \mathrm{Gamma}(f_j; \alpha_j, \beta_j)
 
-    A row's own latents have a table of parameters, n_obs rows, of which a minibatch touches its own.
+    Local latents have parameters for each of the n_obs training rows; a minibatch trains those of its own rows.
 
     Parameters
     ----------
     model
-        the model, or part of it (a program over the same batches).
+        the model, or a part of it (a program over the same batches).
 
     Raises
     ------
     ValueError
-        When asked for held-out rows of a model with local latents: the tables have none for them.
+        If it is called on held-out rows of a model with local latents, for which it has no parameters.
 
     Source: Blei et al. 2017, JASA 112, 859 (mean-field variational inference).
     """
@@ -48,14 +48,14 @@ class GammaMeanField(PyroModule, RecordsArguments):
         super().__init__()
         self._program = (model,)
         self.factors = PyroModule[nn.ModuleDict]()
-        self._names: dict[str, str] = {}  # of sites -> of factors, which may have no dots
+        self._names: dict[str, str] = {}  # site -> key in factors, where dots are not allowed
         self._local: list[str] = []
-        self._size = 0  # of the plate
+        self._size = 0  # size of the plate
 
-    def _make(self, batch: RowBatch) -> None:
-        """One factor for each latent site, as it is at the prior's mean."""
+    def _make_factors(self, batch: RowBatch) -> None:
+        """Create the factor of each latent site, with the moments of its prior."""
         program = self._program[0]
-        # A model may have a trace already; a part of one has none.
+        # A CountModel may have a trace already; a part of a model has none.
         trace = getattr(program, "example_trace", partial(prototype_trace, program))(batch)
         for name, site in latent_sites(trace).items():
             fn, shape = site["fn"], site["value"].shape
@@ -72,18 +72,18 @@ class GammaMeanField(PyroModule, RecordsArguments):
         return self.factors[self._names[site]]
 
     def start_at(self, site: str, start: dist.Gamma) -> None:
-        """Start the Gamma of a positive latent at another; see `global_guide.start_at`."""
+        """Initialize the Gamma of a positive latent; see `global_guide.start_at`."""
         self.factor(site).start_at(start)
 
     @property
     def sites(self) -> list[str]:
-        """Names of the latent sites, known once the guide was run."""
+        """Names of the latent sites, known after the first call."""
         return list(self._names)
 
     def forward(self, batch: RowBatch) -> dict[str, Tensor]:
-        """Sample every latent; returns their values."""
+        """Sample every latent, and return their values by name."""
         if not self._names:
-            self._make(batch)
+            self._make_factors(batch)
         values = {name: pyro.sample(name, self.factor(name)()) for name in self._names if name not in self._local}
         if self._local:
             with self._plate(batch):
@@ -97,21 +97,21 @@ class GammaMeanField(PyroModule, RecordsArguments):
     def _plate(self, batch: RowBatch) -> pyro.plate:
         if len(batch.index) and int(batch.index.max()) >= self._size:
             raise ValueError(
-                f"GammaMeanField has a table of {self._size} training rows for {self._local}, and these are held-out "
+                f"GammaMeanField has parameters of {self._local} for the {self._size} training rows only; got held-out "
                 "rows: use guides.PerObservation, guides.Conditional or guides.Amortized, or hold no rows out"
             )
         return pyro.plate(PLATE, self._size, subsample=batch.index)
 
 
 class GammaFactor(PyroModule):
-    """Gammas of their own shape and mean, in whose logarithms they are trained: one then moves without the other.
+    """Independent Gammas, parametrized by the logarithms of shape and mean, which can then change separately.
 
     Parameters
     ----------
     concentration, rate
-        at the start.
+        initial shape and rate.
     event_dim
-        of the site.
+        number of event dimensions of the site.
     """
 
     def __init__(self, concentration: Tensor, rate: Tensor, event_dim: int) -> None:
@@ -121,29 +121,29 @@ class GammaFactor(PyroModule):
         self.event_dim = event_dim
 
     def forward(self, rows: Tensor | None = None) -> TorchDistribution:
-        """The Gammas, of some rows of the table or of all."""
+        """The Gammas of these rows; of all rows when None."""
         chosen = ... if rows is None else rows
         log_concentration, log_mean = self.log_concentration[chosen].clamp(*BOUNDS), self.log_mean[chosen]
         return dist.Gamma(log_concentration.exp(), (log_concentration - log_mean).exp()).to_event(self.event_dim)
 
     @torch.no_grad()
     def start_at(self, fn: dist.Gamma) -> None:
-        """Take the shape and the rate of these Gammas."""
+        """Set shape and mean to those of these Gammas."""
         self.log_concentration.copy_(fn.concentration.expand_as(self.log_concentration).log())
         self.log_mean.copy_(fn.mean.expand_as(self.log_mean).log())
 
 
 class NormalFactor(PyroModule):
-    """Normals, mapped to a support.
+    """Independent Normals, mapped to a support.
 
     Parameters
     ----------
     loc
-        at the start, unconstrained.
+        initial location, unconstrained.
     support
-        of the site.
+        support of the site.
     event_dim
-        of the site.
+        number of event dimensions of the site.
     """
 
     def __init__(self, loc: Tensor, support: Any, event_dim: int) -> None:
@@ -153,7 +153,7 @@ class NormalFactor(PyroModule):
         self.support, self.event_dim = support, event_dim
 
     def forward(self, rows: Tensor | None = None) -> TorchDistribution:
-        """The Normals' images, of some rows of the table or of all."""
+        """The Normals of these rows, mapped to the support; of all rows when None."""
         chosen = ... if rows is None else rows
         loc, log_scale = self.loc[chosen], self.log_scale[chosen]
         base = dist.Normal(loc, log_scale.exp()).to_event(self.event_dim)
@@ -162,7 +162,7 @@ class NormalFactor(PyroModule):
 
 
 def _factor(fn: Any, value: Tensor, shape: torch.Size) -> GammaFactor | NormalFactor:
-    """A factor with the prior's moments; ``value`` (a draw) gives them where the prior has none."""
+    """A factor with the prior's moments; a draw, ``value``, replaces moments that the prior does not have."""
     support = fn.support
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
@@ -176,13 +176,13 @@ def _factor(fn: Any, value: Tensor, shape: torch.Size) -> GammaFactor | NormalFa
 
 
 def _table(start: Tensor, shape: torch.Size) -> Tensor:
-    """The start at full size: of a row's own latents, all rows start as the first."""
+    """``start`` expanded to ``shape``; for local latents, all rows start like the first."""
     return (start if start.shape == shape else start[:1]).expand(shape).clone()
 
 
-def _moment(fn: Any, name: str, instead: Tensor) -> Tensor:
+def _moment(fn: Any, name: str, fallback: Tensor) -> Tensor:
     try:
-        value = getattr(fn, name).expand(instead.shape)
+        value = getattr(fn, name).expand(fallback.shape)
     except NotImplementedError:
-        value = instead
-    return value.where(value.isfinite(), instead).detach()
+        value = fallback
+    return value.where(value.isfinite(), fallback).detach()

@@ -1,4 +1,4 @@
-"""The half of a guide that covers the global latents: any autoguide, started where the model says."""
+"""Guides over the global latents: any autoguide, with the model's initial values."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ from pyro_omics.sites import latent_sites
 
 
 def global_guide(rest: Callable[..., PyroModule], model: GuidedModel) -> PyroModule:
-    """The guide over a model's global latents.
+    """Make the guide over a model's global latents.
 
     Parameters
     ----------
     rest
         callable from a program to a guide over its latents, such as an autoguide.
     model
-        whose local sites are left out; its ``starts`` are where an autoguide begins that was not told otherwise.
+        the model; ``model.starts`` gives the initial values of an autoguide without an ``init_loc_fn`` of its own.
 
     Raises
     ------
     TypeError
-        For a name or a guide made already in place of the callable.
+        If ``rest`` is not a callable, or a guide instead of a callable that makes one.
     ValueError
-        For an autoguide that would be too large for memory.
+        If the autoguide would be too large for memory.
     """
     if isinstance(rest, nn.Module) or not callable(rest):
         raise TypeError(
             f"rest must be a callable program -> guide, such as the class pyro.infer.autoguide.AutoNormal or a "
-            f"functools.partial of it; got {_shown(rest)}"
+            f"functools.partial of it; got {_describe(rest)}"
         )
     trace = model.example_trace()
-    # What the ELBO sums out is no guide's.
+    # Latents that the ELBO sums out are not sampled by the guide.
     hidden = [*model.local_sites, *latent_sites(trace, summed_out=True)]
     program = poutine.block(model, hide=hidden)
     check_memory(rest, [site for name, site in latent_sites(trace).items() if name not in hidden])
     given = rest.keywords if isinstance(rest, partial) else {}
-    if model.starts and "init_loc_fn" not in given and _takes_a_start(rest):
-        # Weights that all start at one number would stay alike.
+    if model.starts and "init_loc_fn" not in given and _accepts_init_loc_fn(rest):
+        # Weights that all started at the same number would stay equal.
         rest = partial(rest, init_loc_fn=init_to_value(values=model.starts, fallback=init_to_feasible))
-    made = rest(program)
-    # By what was made and not by what made it, which may be a class, a partial, jsonargparse's partial or a function.
-    return Laplace.of(made) if type(made) is AutoLaplaceApproximation else made
+    guide = rest(program)
+    # Checked on the guide, because rest may be a class, a partial, jsonargparse's partial or a function.
+    return Laplace.from_pyro(guide) if type(guide) is AutoLaplaceApproximation else guide
 
 
 @torch.no_grad()
 def start_at(guide: PyroModule, site: str, start: dist.Gamma) -> None:
-    """Start a guide's factor of a positive global latent at a Gamma.
+    """Initialize a guide's factor of a positive global latent with a Gamma.
 
-    An AutoNormal or AutoStructured starts as the LogNormal with the same moments of the logarithm; a guide with a
-    method ``start_at(site, start)`` does as that says; any other stays as it is.
+    An AutoNormal or AutoStructured is set to the LogNormal with the same moments of the logarithm. A guide with a
+    method ``start_at(site, start)`` has it called. Any other guide is left unchanged.
 
     Parameters
     ----------
     guide
-        made, and run once.
+        the guide, after its first call.
     site
         name of the latent.
     start
-        of the site's shape.
+        Gamma of the site's shape.
     """
     if isinstance(guide, AutoNormal | AutoStructured):
         shape = getattr(guide.locs, site).shape  # flat in an AutoStructured
@@ -80,11 +80,11 @@ def start_at(guide: PyroModule, site: str, start: dist.Gamma) -> None:
         guide.start_at(site, start)
 
 
-def _takes_a_start(rest: Callable[..., PyroModule]) -> bool:
-    """Whether ``init_loc_fn`` means something to an autoguide; AutoIAFNormal has the argument, and warns of it."""
+def _accepts_init_loc_fn(rest: Callable[..., PyroModule]) -> bool:
+    """Whether an autoguide uses ``init_loc_fn``; AutoIAFNormal has the argument, but ignores it with a warning."""
     kind = rest.func if isinstance(rest, partial) else rest
     return kind is not AutoIAFNormal and "init_loc_fn" in inspect.signature(rest).parameters
 
 
-def _shown(rest: object) -> str:
-    return f"an {type(rest).__name__} made already" if isinstance(rest, nn.Module) else repr(rest)
+def _describe(rest: object) -> str:
+    return f"an instance of {type(rest).__name__}" if isinstance(rest, nn.Module) else repr(rest)

@@ -1,4 +1,4 @@
-"""What a guide asks of the model that it is for, and what the two are called in annotations."""
+"""Types of guides, and of the models that guides are made for."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class GuidedModel(Protocol):
     n_obs
         number of training rows: the plate's size.
     local_sites
-        names of the latents that each row has its own of.
+        names of the latents that each row has.
     starts
-        name of a latent site -> where a guide should start it.
+        name of a latent site -> its initial value in a guide.
     """
 
     n_obs: int
@@ -37,7 +37,7 @@ class GuidedModel(Protocol):
         """Run the program."""
 
     def plate(self, batch: RowBatch) -> pyro.plate:
-        """The plate over rows, at the size of the whole data."""
+        """The plate over rows, of size `n_obs`."""
 
     def example_batch(self) -> Any:
         """A tiny batch of the right shapes."""
@@ -46,10 +46,10 @@ class GuidedModel(Protocol):
         """The trace of the model on an example batch."""
 
     def informed(self, site: str, batch: RowBatch) -> Tensor | None:
-        """Which entries of a local latent the batch's data say something of; None for all."""
+        """Mask of the entries of a local latent that the batch's data inform; None means all."""
 
     def require_encoder(self, site: str, n_out: int) -> None:
-        """Make the encoder of a local site if there is none."""
+        """Create the encoder of a local site if there is none."""
 
     def encode(self, batch: RowBatch, site: str, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Location and scale of a local site's posterior from its encoder."""
@@ -65,7 +65,7 @@ class GuidedModel(Protocol):
 
 
 class ConditionedModel(GuidedModel, Protocol):
-    """A model that can work out its local latents' exact posterior given the global ones."""
+    """A model that can compute the posterior of its local latents given the global ones."""
 
     def conditional(self, site: str, batch: RowBatch, latents: dict[str, Tensor]) -> TorchDistribution:
         """The posterior of one local site given the global latents and the local ones before it."""

@@ -1,4 +1,4 @@
-"""What a guide, or a part of one, may do when the optimizer is made and when training ends."""
+"""Hooks for guides that act when the optimizer is made and when training ends."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Loss: TypeAlias = Callable[[Any], Tensor]
 
 
 class TrainingHooks:
-    """A base for guides, and for submodules of guides, that act at certain points of training.
+    """Base class for guides, and submodules of guides, that act at certain points of training.
 
-    `SVIModule` calls each hook on every submodule of the guide, itself included, that has this class among its bases.
+    `SVIModule` calls each hook on the guide and on all of its submodules that inherit from this class.
     """
 
     def on_optimizer(self, lr: float) -> None:
@@ -22,18 +22,18 @@ class TrainingHooks:
         Parameters
         ----------
         lr
-            its learning rate.
+            learning rate of the optimizer.
         """
 
     def on_train_end(self, loss: Loss, batches: Iterable[Any], summed: Callable[[Tensor], Tensor]) -> None:
-        """Act at the end of training, with gradients enabled and the pair in eval mode.
+        """Act at the end of training, with gradients enabled, and model and guide in eval mode.
 
         Parameters
         ----------
         loss
             the negative bound over the full data, in nats, estimated from a minibatch.
         batches
-            the training minibatches of this process, for one pass over them.
+            the training minibatches of this process, once each.
         summed
-            the sum over all processes of each one's part.
+            sums a tensor over all processes.
         """

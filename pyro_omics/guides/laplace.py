@@ -1,4 +1,4 @@
-"""The Laplace approximation of the global latents: a point while it is trained, a Normal around it after."""
+"""`Laplace`: a Laplace approximation of the global latents."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from pyro_omics.layers import eval_mode
 
 
 class Laplace(AutoLaplaceApproximation, TrainingHooks):
-    r"""Pyro's AutoLaplaceApproximation, completed at the end of training.
+    r"""Pyro's AutoLaplaceApproximation, with the Hessian computed at the end of training.
 
     .. math:: q(w) = \mathrm{Normal}(\hat w, H^{-1}), \quad
         H = -\nabla^2_w \, \mathrm{E}_{q(z)} [\log p(x, z, w)] \text{ at } \hat w
 
-    in unconstrained space, with the rows' own latents z drawn from their guide once, and H the mean over the training
-    minibatches, each scaled to the data set. In training it is a point: an ELBO of a point has no entropy of w in it,
-    and is no bound on the evidence. H costs d backward passes for each minibatch, with d global dimensions.
+    in unconstrained space, with the local latents z drawn once from their guide, and H averaged over the training
+    minibatches, each scaled to the data set. During training the guide is a point: its ELBO lacks the entropy of w, and
+    is not a bound on the evidence. H costs d backward passes for each minibatch, with d global dimensions.
 
     Source: Tierney and Kadane 1986, JASA 81, 82.
     """
 
     scale_tril: Tensor
     found: Tensor
-    _seeking = False
+    _at_point = False  # whether the posterior is the point while the Hessian is computed
 
     @classmethod
-    def of(cls, guide: AutoLaplaceApproximation) -> Laplace:
-        """The same guide as one of Pyro's that was not called yet: over the same program, started at the same values.
+    def from_pyro(cls, guide: AutoLaplaceApproximation) -> Laplace:
+        """Convert Pyro's guide, before its first call; program and initial values are the same.
 
-        Pyro's holds its program inside the handler that sets the start, which acts before that of the guide made here.
+        Pyro wraps the program of a guide in the handler that sets initial values. That handler takes precedence over
+        the one of the guide made here.
         """
         return cls(guide.model)
 
@@ -49,13 +50,13 @@ class Laplace(AutoLaplaceApproximation, TrainingHooks):
         self.register_buffer("found", torch.tensor(False))
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> TorchDistribution:
-        """The Normal, once it is found and outside of training; else the point."""
-        if self.training or self._seeking or not self.found:
+        """The Normal in eval mode, once its Hessian is known; otherwise the point."""
+        if self.training or self._at_point or not self.found:
             return super().get_posterior(*args, **kwargs)
         return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
 
     def on_train_end(self, loss: Loss, batches: Iterable[Any], summed: Callable[[Tensor], Tensor]) -> None:
-        """Find H at the trained optimum."""
+        """Compute H at the trained optimum."""
         self.approximate(loss, ((batch, len(batch.index)) for batch in batches), summed)
 
     def approximate(
@@ -64,26 +65,26 @@ class Laplace(AutoLaplaceApproximation, TrainingHooks):
         batches: Iterable[tuple[Any, int]],
         summed: Callable[[Tensor], Tensor] = lambda part: part,
     ) -> None:
-        """Find H.
+        """Compute H and set the Normal.
 
         Parameters
         ----------
         loss
             the negative ELBO over the full data, in nats, estimated from a minibatch.
         batches
-            minibatches, and the number of rows in each.
+            minibatches with the number of rows of each.
         summed
-            the sum of each process's part, where several have minibatches of their own.
+            sums a tensor over all processes; the identity by default.
         """
         total, n = torch.zeros_like(self.scale_tril), torch.zeros_like(self.loc[0])
-        with self._point():
+        with self._point_posterior():
             for batch, n_rows in batches:
                 total, n = total + n_rows * hessian(loss(batch), self.loc), n + n_rows
         curvature, axes = torch.linalg.eigh(summed(total) / summed(n))
         if flat := int((curvature <= 0).sum()):
             warnings.warn(
-                f"AutoLaplaceApproximation: in {flat} of {len(curvature)} directions the global latents are at no "
-                "maximum, and are taken to be as wide as in the widest other one: train longer",
+                f"AutoLaplaceApproximation: in {flat} of {len(curvature)} directions the global latents are not at a "
+                "maximum; there the standard deviation is set to the largest of the other directions: train longer",
                 UserWarning,
                 stacklevel=2,
             )
@@ -92,10 +93,11 @@ class Laplace(AutoLaplaceApproximation, TrainingHooks):
         self.found.fill_(True)
 
     @contextmanager
-    def _point(self) -> Iterator[None]:
-        self._seeking = True
+    def _point_posterior(self) -> Iterator[None]:
+        """Make the posterior the point inside the block, in eval mode."""
+        self._at_point = True
         try:
             with eval_mode(self):
                 yield
         finally:
-            self._seeking = False
+            self._at_point = False

@@ -1,4 +1,4 @@
-"""The size of a guide over the global latents, known before it is made: some grow with the square of their number."""
+"""Memory that a guide over the global latents will need, computed before it is made."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pyro.infer.autoguide import (
 )
 from torch.distributions import biject_to
 
-LIMIT = 2e9  # bytes of the guide's largest matrix; an optimizer with moments takes three times as much
-# Guides that hold about d x d numbers for d latent dimensions, where these options are as they are by default.
+LIMIT = 2e9  # bytes of the guide's largest matrix; with the moments of Adam it takes three times as much
+# Guides that hold about d x d numbers for d latent dimensions, if these options have these default values.
 SQUARE: dict[type, Mapping[str, Any]] = {
     AutoMultivariateNormal: {},
     AutoLaplaceApproximation: {},
@@ -29,25 +29,25 @@ SQUARE: dict[type, Mapping[str, Any]] = {
 
 
 def check_memory(rest: Any, sites: Iterable[dict[str, Any]]) -> None:
-    """Raise where an autoguide over these latents would be too large for memory.
+    """Raise if an autoguide over these latents would be too large for memory.
 
-    A guide with a full covariance is taken to hold d^2 numbers for d latent dimensions, one of low rank d times its
-    rank; no other is refused.
+    For d latent dimensions, a guide with a full covariance holds about d^2 numbers, and one of low rank d times its
+    rank; other guides are always accepted.
 
     Parameters
     ----------
     rest
         the callable program -> guide: an autoguide's class, or a partial of one.
     sites
-        the latent sites of a trace that the guide would be over.
+        the latent sites of a trace that the guide would cover.
 
     Raises
     ------
     ValueError
-        That names the guide, d, the size, and what to use.
+        If the largest matrix would take more than `LIMIT` bytes.
     """
-    kind, options = _unwrapped(rest)
-    square = any(issubclass(kind, known) and _has(options, defaults) for known, defaults in SQUARE.items())
+    kind, options = _unwrap_partial(rest)
+    square = any(issubclass(kind, known) and _match_defaults(options, defaults) for known, defaults in SQUARE.items())
     if not square and not issubclass(kind, AutoLowRankMultivariateNormal):
         return
     d = sum(
@@ -63,15 +63,15 @@ def check_memory(rest: Any, sites: Iterable[dict[str, Any]]) -> None:
         )
 
 
-def _has(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+def _match_defaults(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
     return all(options.get(name, value) == value for name, value in defaults.items())
 
 
-def _unwrapped(rest: Any) -> tuple[type, dict[str, Any]]:
-    """The class that a partial, or a partial of partials, makes, and its keyword arguments."""
+def _unwrap_partial(rest: Any) -> tuple[type, dict[str, Any]]:
+    """The class that a partial, possibly nested, calls, and its keyword arguments."""
     if isinstance(rest, partial):
         # jsonargparse hides the class among the arguments of its own partial.
-        found = [_unwrapped(item) for item in (rest.func, *rest.args)]
+        found = [_unwrap_partial(item) for item in (rest.func, *rest.args)]
         kind, options = next((pair for pair in found if pair[0] is not object), (object, {}))
         return kind, {**options, **rest.keywords}
     return (rest, {}) if isinstance(rest, type) else (object, {})

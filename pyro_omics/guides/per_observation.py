@@ -1,4 +1,4 @@
-"""`PerObservation`: a table of parameters, a row of its own for each observation."""
+"""`PerObservation`: a guide with separate parameters for each training row."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.guides.refinement import Refinement
 from pyro_omics.sites import latent_sites
 
-RATE = 0.03  # how far a step of the optimizer moves a row's location and log scale
-N_DRAWS = 1000  # from the prior, for the moments that it has in no closed form
+ROW_STEP = 0.03  # change of a row's location and log scale in a step of the optimizer
+N_DRAWS = 1000  # from the prior, for moments without a closed form
 
 
 class PerObservation(LocalGuide):
-    r"""No encoder: a location and a scale for each row of the data, mapped to the site's support.
+    r"""A location and a scale for each training row, without an encoder, mapped to the site's support.
 
     .. math:: q(z_n) = \mathrm{Normal}(\mu_n, \mathrm{diag}\,\sigma_n^2), \quad n = 1 \ldots n_{obs}
 
-    A minibatch gives gradients to its own rows only (``batch.index``). All rows start at the prior's mean, at half its
-    standard deviation and at most 0.5, in unconstrained space. Entries of which the data say nothing
-    (``model.informed``) have the prior's own location and standard deviation there.
+    A minibatch gives gradients to its own rows only (``batch.index``). In unconstrained space, all rows start at the
+    prior's mean, with half its standard deviation and at most 0.5. Entries that the data do not inform
+    (``model.informed``) have the prior's location and standard deviation.
 
-    Held-out rows (``batch.index`` of n_obs or more) have no row in the table. They are refined by `Refinement` before
-    they are scored, from the same start, with every parameter frozen: n_steps passes for each batch, remembered for the
-    draws that follow. Validation each epoch costs that each epoch: ``Trainer(check_val_every_n_epoch=...)``.
+    Held-out rows (``batch.index`` of n_obs or more) have no parameters. `Refinement` optimizes their location and scale
+    from the same initial values, with every parameter frozen: n_steps passes for each batch, kept for the draws that
+    follow. Validation costs as much each time: ``Trainer(check_val_every_n_epoch=...)`` makes it less frequent.
 
     Parameters
     ----------
     model
-        the model; the guide holds a reference that is not registered.
+        the model; the guide holds an unregistered reference.
     rest
         as in `Amortized`.
     n_steps, lr
-        steps and learning rate of Adam for held-out rows.
+        number of steps and learning rate of Adam for held-out rows.
     speed
-        how many times as fast as other parameters the table's move at a step of Adam: a row is seen once an epoch, and
-        a weight at each step. None takes what moves a row by 0.03 at a step of the optimizer, and at least 1; known
-        when training begins (`on_optimizer`).
+        factor of the learning rate for the rows' parameters: a row is seen once an epoch, a weight at each step. None
+        chooses, when the optimizer is made (`on_optimizer`), the factor at which a step of Adam moves a row by 0.03,
+        and at least 1.
 
     Raises
     ------
     ValueError
-        For a speed of 0 or below, and as `Refinement` and `Amortized` do.
+        If ``speed`` is not above 0, and as `Refinement` and `Amortized`.
 
     Source: Hoffman et al. 2013, JMLR 14, 1303 (local parameters of stochastic variational inference).
     """
@@ -64,8 +64,8 @@ class PerObservation(LocalGuide):
     ) -> None:
         super().__init__(model, rest)
         if speed is not None and not speed > 0:
-            raise ValueError(f"speed must be a factor of the table's learning rate, above 0; got {speed}")
-        self._given = speed
+            raise ValueError(f"speed must be a factor of the learning rate, above 0; got {speed}")
+        self._given_speed = speed
         self.refinement = Refinement(n_steps, lr)
         self.tables = PyroModule[nn.ModuleDict]()
         sites = latent_sites(model.example_trace())
@@ -73,13 +73,13 @@ class PerObservation(LocalGuide):
             self.tables[name] = Table(*_moments(sites[name]["fn"], self.size(name)), model.n_obs, speed or 1.0)
 
     def on_optimizer(self, lr: float) -> None:
-        """Set the tables' speed for an optimizer of this learning rate, unless it was given; not once trained."""
+        """Set the speed for this learning rate, unless it was given or training has begun."""
         for table in self.tables.values():
-            if self._given is None and not table.loc.any() and not table.log_scale.any():
-                table.speed.fill_(max(1.0, RATE / lr))
+            if self._given_speed is None and not table.loc.any() and not table.log_scale.any():
+                table.speed.fill_(max(1.0, ROW_STEP / lr))
 
     def start(self, name: str, batch: RowBatch, latents: Mapping[str, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Location and scale (n, d) from the table, or where rows that it does not have start."""
+        """Location and scale (n, d) of the rows; the initial values for held-out rows."""
         loc, scale = self.tables[name](batch.index)
         informed = self.model.informed(name, batch)
         if informed is not None:
@@ -89,27 +89,28 @@ class PerObservation(LocalGuide):
         return loc, scale
 
     def offsets(self, batch: RowBatch) -> Offsets:
-        """What held-out rows add to their start; 0 for the rows of the table."""
+        """Refined offsets of the held-out rows; 0 for training rows."""
         held_out = batch.index >= self.model.n_obs
         if not bool(held_out.any()):
             return {}
         found = self.refinement(self, take_rows(batch, held_out))
         return {
-            name: (_placed(shift, held_out), _placed(stretch, held_out)) for name, (shift, stretch) in found.items()
+            name: (_scatter_rows(shift, held_out), _scatter_rows(stretch, held_out))
+            for name, (shift, stretch) in found.items()
         }
 
 
 class Table(PyroModule):
-    """A location and a log scale (d,) for each of n rows, as multiples of ``speed`` from where all start.
+    """A location and a log scale (d,) for each of n rows, stored as offsets from common initial values over ``speed``.
 
     Parameters
     ----------
     loc, scale
-        the prior's, (d,).
+        location and scale of the prior, (d,).
     n
-        rows.
+        number of rows.
     speed
-        of the parameters under Adam.
+        factor of the learning rate.
     """
 
     prior_loc: Tensor
@@ -120,12 +121,14 @@ class Table(PyroModule):
         super().__init__()
         self.register_buffer("prior_loc", loc)
         self.register_buffer("prior_scale", scale)
-        self.register_buffer("speed", torch.tensor(speed))  # saved: the table means nothing without it
+        self.register_buffer(
+            "speed", torch.tensor(speed)
+        )  # a buffer, so that it is saved: offsets are in multiples of it
         self.loc = nn.Parameter(torch.zeros(n, len(loc)))
         self.log_scale = nn.Parameter(torch.zeros(n, len(loc)))
 
     def forward(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Location and scale (len(index), d); of an index beyond the table, those at the start."""
+        """Location and scale (len(index), d); the initial ones for an index of n or more."""
         n = len(self.loc)
         known = (index < n).unsqueeze(-1)
         at = index.clamp(max=n - 1)
@@ -136,7 +139,7 @@ class Table(PyroModule):
 
 
 def _moments(fn: Any, size: int) -> tuple[Tensor, Tensor]:
-    """The prior's mean, mapped to unconstrained space, and its standard deviation there (size,), at the first row."""
+    """The prior's mean and standard deviation (size,) in unconstrained space, for the first row."""
     transform = biject_to(fn.support)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -156,8 +159,8 @@ def _mean(fn: Any, draws: Tensor) -> Tensor:
     return torch.where(mean.isfinite(), mean, draws.median(0).values)
 
 
-def _placed(rows: Tensor, mask: Tensor) -> Tensor:
-    """Rows at the places of a mask, among rows of 0."""
+def _scatter_rows(rows: Tensor, mask: Tensor) -> Tensor:
+    """The rows at the positions where the mask is true, and 0 elsewhere."""
     whole = rows.new_zeros(len(mask), rows.shape[-1])
     whole[mask] = rows
     return whole

@@ -1,4 +1,4 @@
-"""Each row's own location and scale, sought with everything else frozen: for rows that no training step has seen."""
+"""`Refinement`: location and scale of each row, optimized with all parameters frozen, as for held-out rows."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.parts.base import check_positive
 from pyro_omics.sites import latent_sites, replayed, row_terms, sample_sites
 
-KEPT = 8  # batches whose offsets are remembered
-BETAS = (0.5, 0.9)  # of Adam: a memory of tens of steps would be as long as the whole search
-SEED = 0  # of the noise: the offsets are a function of the row, the model and the guide
+CACHED_BATCHES = 8  # batches whose offsets are cached
+BETAS = (0.5, 0.9)  # of Adam: shorter averages than by default, because there are only tens of steps
+SEED = 0  # of the noise, so that offsets depend on the row, the model and the guide only
 
 
 class Refinement:
-    r"""Gradient ascent on the local ELBO of each row, in the offsets of its own location and log scale.
+    r"""Gradient ascent on the local ELBO of each row, in the offsets of the row's location and log scale.
 
     .. math:: (\delta_n, \rho_n) = \arg\max E_q [\log p(x_n, z_n \mid w) - \log q(z_n)], \quad
         q(z_n) = \mathrm{Normal}(\mu_n + \delta_n, (\sigma_n e^{\rho_n})^2)
 
-    by Adam from 0, with a learning rate that falls to 0 along a cosine. Model and guide are in eval mode and keep
-    their parameters; global latents w are drawn afresh from the guide at each step. The gradient is that of the path
-    alone, whose variance vanishes where q is the posterior. All rows share a step's noise, from a seed of its own, so
-    that what a row gets does not depend on the rows beside it.
+    by Adam from 0, with a learning rate that falls to 0 along a cosine. Model and guide are in eval mode and keep their
+    parameters; the global latents w are drawn from the guide anew at each step. The gradient is the path derivative,
+    whose variance vanishes where q is the posterior. All rows share the noise of a step, from a fixed seed, so that the
+    offsets of a row do not depend on the other rows of the batch.
 
     Parameters
     ----------
     n_steps
-        of Adam.
+        number of Adam steps.
     lr
         learning rate of the first step.
 
     Raises
     ------
     ValueError
-        For a number of steps below 1, or a learning rate of 0 or below.
+        If ``n_steps`` is below 1, or ``lr`` is not above 0.
 
     Source: Roeder et al. 2017, arXiv:1703.09194 (the path's gradient); Kim et al. 2018, arXiv:1802.02550.
     """
@@ -52,24 +52,24 @@ class Refinement:
     def __init__(self, n_steps: int, lr: float) -> None:
         check_positive(n_steps=n_steps)
         if not lr > 0:
-            raise ValueError(f"lr must be a learning rate, above 0; got {lr}")
+            raise ValueError(f"lr must be a learning rate above 0; got {lr}")
         self.n_steps, self.lr = n_steps, lr
-        self._memory = Memory()
+        self._cache = OffsetCache()
 
     def __call__(self, guide: LocalGuide, batch: RowBatch) -> Offsets:
-        """The offsets of the rows of a batch, by site: of the location and of the log scale, (n, d) each."""
+        """Site -> offsets of location and log scale of the rows of a batch, (n, d) each."""
         if not guide.model.local_sites:
             return {}
-        known = self._memory.find(guide, batch)
+        known = self._cache.find(guide, batch)
         if known is None:
-            with _apart(guide, batch):
+            with _isolated(guide, batch):
                 # Tensors made in inference mode, such as Lightning's validation batches, cannot be differentiated.
                 batch = map_tensors(batch, Tensor.clone)
-                known = self._sought(guide, batch)
-                self._memory.keep(guide, batch, known)
+                known = self._optimize(guide, batch)
+                self._cache.store(guide, batch, known)
         return known
 
-    def _sought(self, guide: LocalGuide, batch: RowBatch) -> Offsets:
+    def _optimize(self, guide: LocalGuide, batch: RowBatch) -> Offsets:
         dtype = next((p.dtype for p in guide.model.parameters()), torch.get_default_dtype())
         offsets = {
             name: tuple(
@@ -81,9 +81,9 @@ class Refinement:
         rows = [offset for pair in offsets.values() for offset in pair]
         adam = torch.optim.Adam(rows, lr=self.lr, betas=BETAS)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.n_steps)
-        nesting = _nesting(guide.model, batch)
+        nesting = _max_plate_nesting(guide.model, batch)
         for _ in range(self.n_steps):
-            # Not backward(): the model's parameters keep the gradients that they have.
+            # Not backward(), which would change the gradients of the model's parameters.
             for row, grad in zip(
                 rows, torch.autograd.grad(-local_elbo(guide, batch, offsets, nesting), rows), strict=True
             ):
@@ -96,7 +96,7 @@ class Refinement:
 def local_elbo(
     guide: LocalGuide, batch: RowBatch, offsets: Mapping[str, tuple[Tensor, ...]], nesting: int | None
 ) -> Tensor:
-    """One draw of the rows' local ELBO terms, summed; its gradient in the offsets is that of the path alone."""
+    """A one-sample estimate of the local ELBO, summed over rows; its gradient in the offsets is the path derivative."""
     with torch.no_grad():
         shared = poutine.Trace() if guide.rest is None else poutine.trace(guide.rest).get_trace(batch)
     latents: dict[str, Tensor] = {}
@@ -113,8 +113,8 @@ def local_elbo(
     return sum((term.sum() for term in row_terms(sample_sites(trace)).values()), torch.zeros(())) - log_q
 
 
-def _nesting(model: GuidedModel, batch: RowBatch) -> int | None:
-    """How deep the model's plates are nested, where it has discrete latents to be summed out; else None."""
+def _max_plate_nesting(model: GuidedModel, batch: RowBatch) -> int | None:
+    """Depth of the model's plates if it has discrete latents to be summed out; otherwise None."""
     trace = prototype_trace(model, batch)
     discrete = latent_sites(trace, summed_out=True)
     sites = [*discrete.values(), *latent_sites(trace).values()] if discrete else []
@@ -122,8 +122,8 @@ def _nesting(model: GuidedModel, batch: RowBatch) -> int | None:
 
 
 @contextmanager
-def _apart(guide: LocalGuide, batch: RowBatch) -> Iterator[None]:
-    """In eval mode, with gradients, unseen by outer handlers; modes and the random state are put back after."""
+def _isolated(guide: LocalGuide, batch: RowBatch) -> Iterator[None]:
+    """Run the block in eval mode, with gradients, hidden from outer handlers; restore modes and random state after."""
     modules = [module for part in (guide, guide.model) for module in part.modules() if module.training]
     device = batch.index.device
     with ExitStack() as stack:
@@ -142,11 +142,11 @@ def _apart(guide: LocalGuide, batch: RowBatch) -> Iterator[None]:
                 module.training = True
 
 
-class Memory:
-    """The offsets of the last few batches, as long as model and guide are what they were.
+class OffsetCache:
+    """Offsets of the last few batches, valid until a parameter or a buffer of model or guide changes.
 
-    A query asks the same batch for many draws. Contents are compared, because optimizers write through ``.data``, which
-    torch's version counters do not see. Copies and pickles of it are empty.
+    It saves repeating the optimization when a query takes many draws for the same batch. Values are compared, because
+    optimizers write through ``.data``, which torch's version counters miss. Copies and pickles of it are empty.
     """
 
     def __init__(self) -> None:
@@ -154,21 +154,21 @@ class Memory:
         self._entries: list[tuple[Any, Offsets]] = []
 
     def find(self, guide: LocalGuide, batch: RowBatch) -> Offsets | None:
-        """The offsets of this batch, if they are remembered."""
+        """The offsets of this batch if they are cached, otherwise None."""
         if not self._entries or not _equal(self._state, _state(guide)):
             self._entries.clear()
             return None
-        return next((offsets for known, offsets in self._entries if _equal(known, batch)), None)
+        return next((offsets for cached, offsets in self._entries if _equal(cached, batch)), None)
 
-    def keep(self, guide: LocalGuide, batch: RowBatch, offsets: Offsets) -> None:
-        """Remember the offsets of this batch."""
+    def store(self, guide: LocalGuide, batch: RowBatch, offsets: Offsets) -> None:
+        """Cache the offsets of this batch."""
         if not self._entries:
             self._state = [value.detach().clone() for value in _state(guide)]
-        self._entries = [(batch, offsets), *self._entries[: KEPT - 1]]
+        self._entries = [(batch, offsets), *self._entries[: CACHED_BATCHES - 1]]
 
-    def __reduce__(self) -> tuple[type[Memory], tuple[()]]:
-        """An empty one."""
-        return Memory, ()
+    def __reduce__(self) -> tuple[type[OffsetCache], tuple[()]]:
+        """Copy and pickle as an empty cache."""
+        return OffsetCache, ()
 
 
 def _state(guide: LocalGuide) -> list[Tensor]:
@@ -178,7 +178,7 @@ def _state(guide: LocalGuide) -> list[Tensor]:
 
 
 def _equal(ours: Any, theirs: Any) -> bool:
-    """Whether two sequences hold the same tensors (or other values)."""
+    """Whether two sequences hold equal tensors and the same other objects."""
     return len(ours) == len(theirs) and all(
         (a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)) if isinstance(a, Tensor) and
         isinstance(b, Tensor) else a is b

@@ -1,4 +1,4 @@
-"""`SemiAmortized`: an encoder in training, and each row refined from there where it is scored."""
+"""`SemiAmortized`: an encoder, whose posterior is refined for each row in eval mode."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from pyro_omics.guides.refinement import Refinement
 
 
 class SemiAmortized(Amortized):
-    r"""An encoder's Normal, refined for each row where rows are scored.
+    r"""An encoder's Normal, refined for each row in eval mode.
 
     .. math:: q(z_n \mid x_n) = \mathrm{Normal}(\mu(x_n) + \delta_n, \mathrm{diag}(\sigma(x_n) e^{\rho_n})^2)
 
-    In training delta and rho are 0: the guide trains as `Amortized` does, at its price. In eval mode (validation,
-    `Posterior`) they are sought for each row by `Refinement`, with model and encoder frozen. So model and encoder are
-    those of amortized inference, and what the encoder leaves between its Normal and the best one is closed afterwards
-    (the amortization gap). Kim et al. refine inside each training step and train through the refinement, which costs
-    n_steps backward passes in each.
+    In training, delta and rho are 0: the guide trains as `Amortized` does, at the same cost. In eval mode (validation,
+    `Posterior`) `Refinement` optimizes them for each row, with model and encoder frozen. Model and encoder are thus
+    those of amortized inference, and only the gap between the encoder's Normal and the best Normal (the amortization
+    gap) is closed afterwards. Kim et al. refine inside each training step and train through the refinement, which costs
+    n_steps backward passes per step.
 
-    A site whose encoder sees another's value (totalVI's background, given z) keeps that: delta and rho add to what the
-    encoder makes of it. A refined batch is remembered for the draws that follow.
+    An encoder that takes the value of another site (totalVI's background, given z) still does: delta and rho are added
+    to its output. The offsets of a refined batch are kept for the draws that follow.
 
     Parameters
     ----------
     model, rest
         as in `Amortized`.
     n_steps
-        steps of Adam for each row; each costs about a training step.
+        number of Adam steps for each batch; a step costs about as much as a training step.
     lr
-        its learning rate at the first step.
+        learning rate of the first step.
 
     Source: Kim et al. 2018, arXiv:1802.02550 (semi-amortized variational autoencoders); Cremer et al. 2018,
     arXiv:1801.03558 (the amortization gap).
@@ -52,5 +52,5 @@ class SemiAmortized(Amortized):
         self.refinement = Refinement(n_steps, lr)
 
     def offsets(self, batch: RowBatch) -> Offsets:
-        """What the rows of a batch add to the encoder's locations and log scales: nothing in training."""
+        """Refined offsets of the encoder's locations and log scales; none in training."""
         return {} if self.training else self.refinement(self, batch)

@@ -43,7 +43,7 @@ def build_pair(
     with without_side_effects(model):
         p = run("model", model, batch)
     check_model(model, p)
-    with model.sharing(p):
+    with model.reuse_trace(p):
         made = make if isinstance(make, nn.Module) else make(model)
         check_guide(made, model)
         pair = adapter.bound(model, made)

@@ -1,4 +1,4 @@
-"""The base of every model: a Pyro program over a batch, with the few facts that training and queries need of it."""
+"""`CountModel`: base class of the models, and what training and queries need to know of a model."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from pyro_omics.sizes import Sizes
 class CountModel(FastPyroModule, RecordsArguments):
     """A Pyro program ``forward(batch)`` over a minibatch of counts.
 
-    A model of one's own sets ``local_sites``, opens ``self.plate(batch)`` around them, and observes the counts in it;
-    training, validation, posterior queries and checkpoints then work on it. Everything sampled outside the plate is
+    A custom model sets ``local_sites``, samples them inside ``self.plate(batch)``, and observes the counts there;
+    training, validation, posterior queries and checkpoints then work with it. Everything sampled outside the plate is
     global, and counts once per data set.
 
     Parameters
@@ -45,23 +45,23 @@ class CountModel(FastPyroModule, RecordsArguments):
     Attributes
     ----------
     local_sites
-        names of the latents that each row has its own of. The first is what `Posterior.latent` reports.
+        names of the latents that each row has. `Posterior.latent` reports the first.
     queries
-        name of a method ``(batch, latents, **options)`` -> what its columns are: an axis of the DataModule's schema,
-        such as ``"genes"``, or several for a method that returns several tensors; `Posterior` offers each under the
-        same name.
+        name of a method ``(batch, latents, **options)`` -> the axis of its columns in the DataModule's schema, such as
+        ``"genes"``, or a tuple of axes for a method that returns several tensors; `Posterior` has a method of the same
+        name for each.
     axes
-        name of a site -> what its last dimensions are, such as ``("genes",)``, for the labels of draws.
+        name of a site -> the axes of its last dimensions, such as ``("genes",)``, for the labels of draws.
     levels
-        name of an axis -> the names along it, for axes of the model's own that the data's description lacks.
+        name of an axis -> the names along it, for axes that the data's schema does not have.
     tables
-        names of methods of `Posterior` whose tables a fit's report writes, such as ``"enrichment"``.
+        names of methods of `Posterior` whose tables are written to a fit's report, such as ``"enrichment"``.
     starts
-        name of a latent site -> where a guide should start it.
+        name of a latent site -> its initial value in a guide.
     learning_rate
-        of the default optimizer.
+        learning rate of the default optimizer.
     given_example
-        a batch of the data, which `SVIModule` sets for a model that has nothing to make `example_batch` from.
+        a batch of the data, which `SVIModule` sets for a model that cannot make an `example_batch` itself.
     """
 
     local_sites: tuple[str, ...] = ()
@@ -84,17 +84,22 @@ class CountModel(FastPyroModule, RecordsArguments):
 
     @classmethod
     def from_data(cls, dm: RowData, **options: Any) -> CountModel:
-        """The model for a DataModule's data: what the constructor asks of ``dm.sizes`` is filled in.
+        """Make the model for a DataModule's data, from ``dm.sizes``.
 
         Parameters
         ----------
         dm
-            a DataModule; its ``sizes``, or those of their fields that the constructor names, are passed on.
+            a DataModule; ``dm.sizes`` is passed as ``sizes``, and its fields as the arguments of the same names.
         options
-            the constructor's other arguments.
+            the other arguments of the constructor.
+
+        Raises
+        ------
+        TypeError
+            If ``dm`` is not a DataModule.
         """
         if not hasattr(dm, "sizes"):
-            raise TypeError(f"from_data takes a DataModule, such as CellDataModule(adata); got a {type(dm).__name__}")
+            raise TypeError(f"dm must be a DataModule, such as CellDataModule(adata); got a {type(dm).__name__}")
         wanted = inspect.signature(cls.__init__).parameters
         known = {"sizes": dm.sizes, **{field.name: getattr(dm.sizes, field.name) for field in fields(dm.sizes)}}
         known.pop("n_latent", None)
@@ -108,18 +113,17 @@ class CountModel(FastPyroModule, RecordsArguments):
 
     @property
     def latent_key(self) -> str:
-        """Where the latent is written in an AnnData's obsm: "X_scvi" for `SCVI`."""
+        """Key of the latent in an AnnData's obsm: "X_scvi" for `SCVI`."""
         return f"X_{type(self).__name__.lower()}"
 
     def plate(self, batch: RowBatch) -> pyro.plate:
-        """The plate over rows, at the size of the whole data: a minibatch is scaled up to it.
+        """The plate over rows, of size `n_obs`, to which a minibatch is scaled up.
 
-        Weights that are latent (PyroSample) are drawn here, before the plate opens: inside it they would be drawn
-        once per row.
+        Latent weights (PyroSample) are drawn here, before the plate opens; inside it they would be drawn once per row.
         """
-        # A guide that opens the plate runs outside of the model, where they would be drawn from the prior for nothing.
+        # Not when a guide calls this outside of the model: there the draws from the prior would not be used.
         modules: list[nn.Module | None] = [self] if self._pyro_context.active else []
-        while modules:  # self.modules() takes five times as long, at each step
+        while modules:  # self.modules() takes five times as long
             module = modules.pop()
             if module is not None:
                 for name in module.__dict__.get("_pyro_samples", ()):
@@ -128,9 +132,9 @@ class CountModel(FastPyroModule, RecordsArguments):
         return pyro.plate(PLATE, self.n_obs, subsample=batch.index)
 
     def example_batch(self) -> Any:
-        """A tiny batch of the right shapes, for making what is made at the first call.
+        """A tiny batch of the right shapes, for modules that are built at their first call.
 
-        It is made of the model's ``sizes``, or, for cells alone, of its ``n_genes``.
+        It is made from the model's ``sizes``, or, for a model of cells without them, from its ``n_genes``.
         """
         if self.given_example is not None:
             return self.given_example
@@ -143,18 +147,18 @@ class CountModel(FastPyroModule, RecordsArguments):
         return (sizes or Sizes(self.n_obs, self.n_genes)).example_batch()
 
     def example_trace(self, batch: RowBatch | None = None) -> Trace:
-        """The trace of the model on an example: which sites it has, on which supports and of which shapes.
+        """The trace of the model on an example batch, with the supports and shapes of its sites.
 
-        While `SVIModule` makes a pair this is one trace for all who ask. At any other time it is a new one, of a run on
-        ``batch``, or on `example_batch` where that is None.
+        Inside `reuse_trace` it is the trace given there. Otherwise the model is run on ``batch``; on `example_batch` by
+        default.
         """
         if self._shared.trace is not None:
             return self._shared.trace
         return prototype_trace(self, self.example_batch() if batch is None else batch)
 
     @contextmanager
-    def sharing(self, trace: Trace) -> Iterator[None]:
-        """Inside the block, `example_trace` answers with ``trace``, so that nobody runs the model again."""
+    def reuse_trace(self, trace: Trace) -> Iterator[None]:
+        """Let `example_trace` return ``trace`` inside the block, instead of running the model again."""
         self._shared.trace = trace
         try:
             yield
@@ -162,7 +166,7 @@ class CountModel(FastPyroModule, RecordsArguments):
             self._shared.trace = None
 
     def encoder_inputs(self, batch: Any) -> Tensor:
-        """What the encoder sees of a batch (n, n_in): log(1 + x)."""
+        """Inputs of the encoder for a batch (n, n_in): log(1 + x)."""
         return log_counts(batch.x)
 
     def encoder_covariates(self, batch: Any) -> Tensor | None:
@@ -176,7 +180,7 @@ class CountModel(FastPyroModule, RecordsArguments):
         return Encoder(n_in, n_out, n_cov=0 if cov is None else cov.shape[-1])
 
     def require_encoder(self, site: str, n_out: int) -> None:
-        """Make the encoder of ``site`` if there is none: a guide or a prior calls this, and may then `encode`."""
+        """Create the encoder of ``site`` if there is none; a guide or a prior calls this before `encode`."""
         if site not in self.encoders:
             self.encoders[site] = self.build_encoder(site, n_out)
 
@@ -186,17 +190,17 @@ class CountModel(FastPyroModule, RecordsArguments):
         Parameters
         ----------
         batch
-            the rows.
+            the minibatch.
         site
             name of a local site.
         latents
-            values of the local sites before it in ``local_sites``, for a model whose posterior of one depends on
-            another's.
+            values of the sites before it in ``local_sites``, for a model in which the posterior of one site depends on
+            the values of others.
         """
-        return self.encoded(site, self.encoder_inputs(batch), self.encoder_covariates(batch))
+        return self.run_encoder(site, self.encoder_inputs(batch), self.encoder_covariates(batch))
 
-    def encoded(self, site: str, inputs: Tensor, cov: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the encoder of ``site`` makes of these inputs: location and scale."""
+    def run_encoder(self, site: str, inputs: Tensor, cov: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Location and scale (n, n_out) that the encoder of ``site`` returns for these inputs (n, n_in)."""
         encoder = self.encoders[site]
         try:
             out = encoder(inputs) if cov is None else encoder(inputs, cov)
@@ -204,7 +208,7 @@ class CountModel(FastPyroModule, RecordsArguments):
             if "shape" not in str(error) and "size" not in str(error):
                 raise
             raise ValueError(
-                f"the encoder of {site!r} does not take its inputs ({error}): make it with n_in={inputs.shape[-1]}"
+                f"the encoder of {site!r} does not accept its inputs ({error}): make it with n_in={inputs.shape[-1]}"
                 f"{'' if cov is None else f' and n_cov={cov.shape[-1]}'}"
             ) from error
         if not (isinstance(out, tuple) and len(out) == 2 and out[0].shape == out[1].shape):
@@ -212,59 +216,59 @@ class CountModel(FastPyroModule, RecordsArguments):
         return out
 
     def informed(self, site: str, batch: Any) -> Tensor | None:
-        """Which entries of a local latent (n, *event shape) the batch's data say something of; None for all.
+        """Mask (n, *event shape) of the entries of a local latent that the batch's data inform; None means all.
 
-        The others are left out of the KL, where model and guide sample them as `distributions.masked` by this: what is
-        not measured then costs nothing, and the guide may still impute it.
+        A model that masks the site with it (`distributions.masked`), as the guides do, leaves the other entries out of
+        the KL: what was not measured costs nothing, and the guide can still impute it.
         """
         return None
 
     def penalty(self, batch: Any, latents: Mapping[str, Tensor]) -> Tensor | None:
-        """A term that is added to the loss in training, in nats per observation; never part of a logged ELBO.
+        """A term added to the training loss, in nats per observation, and never part of a logged ELBO.
 
         Parameters
         ----------
         batch
             a minibatch of training rows.
         latents
-            the values that the guide drew in this step, with their gradient.
+            the values drawn by the guide in this step, with gradients.
         """
         return None
 
     def warm_start(self, guide: Guide, dm: RowData) -> None:
-        """Give the guide (or the model) a better start than its own, once, before training, from the data.
+        """Initialize model and guide from the data, once, before training.
 
-        The base asks each part of the model (`parts.base.Part`) for its own.
+        The base class calls `parts.base.Part.warm_start` of each part of the model.
 
         Parameters
         ----------
         guide
-            the model's guide, made.
+            the guide of the model.
         dm
-            the DataModule that is trained on: ``dm.data`` are its rows, ``dm.rows("training")`` those to use.
+            the DataModule of the training data: ``dm.data`` holds its rows, ``dm.rows("training")`` lists those to use.
         """
         for module in self.modules():
             if isinstance(module, Part):
                 module.warm_start(self, dm)
 
     def default_guide(self) -> Callable[[CountModel], Guide]:
-        """The guide that suits the model, a callable model -> guide: `guides.Amortized` unless it says otherwise."""
+        """The model's default guide, as a callable model -> guide: `guides.Amortized` unless overridden."""
         return Amortized
 
     def default_elbo(self) -> ELBO | None:
-        """The ELBO that suits the model, ``TraceEnum_ELBO(max_plate_nesting=1)`` where it sums discrete latents out.
+        """The model's default ELBO; None for `elbos.TraceELBO`.
 
-        None is `elbos.TraceELBO`.
+        A model with discrete latents that are summed out returns ``TraceEnum_ELBO(max_plate_nesting=1)``.
         """
         return None
 
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """The optimizer that suits the model, a callable parameters -> optimizer: ClippedAdam at `learning_rate`."""
+        """The model's default optimizer, as a callable parameters -> optimizer: ClippedAdam with `learning_rate`."""
         return partial(ClippedAdam, lr=self.learning_rate)
 
 
 class _SharedTrace:
-    """Holds a trace for as long as a pair is made; a copy or a pickle of it is empty."""
+    """Holder of the trace that `CountModel.reuse_trace` sets; copies and pickles of it are empty."""
 
     def __init__(self) -> None:
         self.trace: Trace | None = None

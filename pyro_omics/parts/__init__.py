@@ -1,1 +1,1 @@
-"""What plugs into a model: priors, likelihoods, dispersions, library sizes, backgrounds, effects and weight priors."""
+"""Swappable parts of a model: priors, likelihoods, dispersions, library sizes, backgrounds, effects, weight priors."""

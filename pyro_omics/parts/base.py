@@ -1,4 +1,4 @@
-"""What the swappable parts of a model have in common."""
+"""Base class of the swappable parts of a model, and checks of their arguments."""
 
 from __future__ import annotations
 
@@ -17,114 +17,118 @@ P = TypeVar("P")
 
 
 class EncodingModel(Protocol):
-    """What a part may ask of the model that holds it: its encoders and what they see. `models.CountModel` is one.
+    """The model as its parts see it: its encoders and their inputs. `models.CountModel` is one.
 
     Attributes
     ----------
     encoders
-        name of a local site -> its encoder, those that were made.
+        name of a local site -> its encoder, for the encoders made so far.
     """
 
     encoders: Any
 
     @property
     def latent_site(self) -> str:
-        """The local site that a prior over z is of."""
+        """Name of the local site that the prior over z belongs to."""
 
     def example_batch(self) -> Any:
         """A tiny batch of the right shapes."""
 
     def encoder_inputs(self, batch: RowBatch) -> Tensor:
-        """What the encoders see of a batch (n, n_in)."""
+        """Inputs of the encoders for a batch (n, n_in)."""
 
     def encoder_covariates(self, batch: RowBatch) -> Tensor | None:
         """Covariates for the encoders' layers (n, n_cov), or None."""
 
     def require_encoder(self, site: str, n_out: int) -> None:
-        """Make the encoder of a local site if there is none."""
+        """Create the encoder of a local site if there is none."""
 
-    def encoded(self, site: str, inputs: Tensor, cov: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the encoder of a local site makes of these inputs: location and scale."""
+    def run_encoder(self, site: str, inputs: Tensor, cov: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Location and scale that the encoder of a local site returns for these inputs."""
 
 
 class Part(FastPyroModule, RecordsArguments):
-    """A piece of a model that can be exchanged: made without sizes, and completed once by its model."""
+    """A swappable part of a model: created without sizes, and completed once by its model."""
 
     def __init__(self) -> None:
         super().__init__()
         self.built = False
 
     def build(self, sizes: Any) -> None:
-        """Make the parameters for these sizes. A subclass that overrides it calls it first.
+        """Create the parameters for these sizes; an override calls ``super().build(sizes)`` first.
 
         Raises
         ------
         ValueError
-            When the part has been built before: it would take the first model's parameters away.
+            When the part has been built before: a second model would replace the first one's parameters.
         """
         if self.built:
             raise ValueError(
-                f"this {type(self).__name__} belongs to a model already, and its parameters with it: pass a new "
+                f"this {type(self).__name__} belongs to a model already, and so do its parameters: pass a new "
                 f"{type(self).__name__}() to each model"
             )
         self.built = True
 
     def warm_start(self, model: EncodingModel, dm: RowData) -> None:
-        """Take a start from the data, once, before training; by default there is none.
+        """Initialize from the data, once, before training; does nothing by default.
 
         Parameters
         ----------
         model
-            holds the part.
+            the model that holds the part.
         dm
-            the DataModule that is trained on: ``dm.data`` are its rows, ``dm.rows("training")`` those to use.
+            the DataModule of the training data: ``dm.data`` holds its rows, ``dm.rows("training")`` lists those to use.
         """
 
 
 def check_part(argument: str, value: Any, kind: type[P]) -> P:
-    """The value itself, if it is a part of that kind.
+    """Return ``value`` if it is an instance of ``kind``.
 
     Raises
     ------
     TypeError
-        For a class, a name or anything else in its place.
+        If it is a class, a name or anything else.
     """
     if isinstance(value, kind):
         return value
+    got = repr(value)
     if isinstance(value, type) and issubclass(value, kind):
-        raise TypeError(f"{argument} is the class {value.__name__}: pass an instance of it, {value.__name__}()")
-    raise TypeError(f"{argument} must be a {kind.__name__}, an object; got {value!r}")
+        got = f"the class {value.__name__}: pass an instance, {value.__name__}()"
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
+    raise TypeError(f"{argument} must be {article} {kind.__name__} object; got {got}")
 
 
 def check_unowned(argument: str, network: nn.Module) -> nn.Module:
-    """The network itself, if no other model has it.
+    """Return ``network`` if it does not belong to a model yet.
 
     Raises
     ------
-    TypeError, ValueError
-        For what is no module, and for a network that is part of a model already.
+    TypeError
+        If it is not a module.
+    ValueError
+        If it is already part of a model.
     """
     network = check_part(argument, network, nn.Module)
     if getattr(network, "_pyro_name", ""):
-        raise ValueError(f"{argument} is a network of another model already: make a new one for each model")
+        raise ValueError(f"{argument} belongs to another model already: make a new network for each model")
     return network
 
 
 def check_heads(argument: str, heads: Mapping[str, Tensor], names: Iterable[str], width: str, n: int) -> None:
-    """Raise a ValueError unless a network's outputs have these names, each with n (``width`` in words) in a row."""
+    """Raise a ValueError unless a network returns an output of each name with n columns; ``width`` describes n."""
     for name in names:
         if name not in heads or heads[name].shape[-1] != n:
             found = {head: tuple(value.shape) for head, value in heads.items()}
-            raise ValueError(f"the {argument} must return {name!r} of {width} in each row; got {found}")
+            raise ValueError(f"{argument} must return {name!r} of {width} for each row; got {found}")
 
 
 def check_positive(**numbers: int) -> None:
-    """Raise a ValueError that names the first of these arguments that is no positive integer."""
+    """Raise a ValueError that names the first argument that is not a positive integer."""
     check_at_least(1, **numbers)
 
 
 def check_at_least(minimum: int, **numbers: int) -> None:
-    """Raise a ValueError that names the first of these arguments that is no integer of at least ``minimum``."""
+    """Raise a ValueError that names the first argument that is not an integer of at least ``minimum``."""
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
             raise ValueError(f"{name} must be an integer of at least {minimum}; got {value!r}")

@@ -1,6 +1,6 @@
-"""Inverse dispersion theta of the negative binomials: what it is shared by.
+"""Inverse dispersion theta of negative binomials: per gene, batch, label or cell.
 
-theta = exp(log_theta), with log_theta ~ Normal(0, 1) at the start, as in scVI.
+theta = exp(log_theta), where log_theta is initialized from Normal(0, 1), as in scVI.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pyro_omics.batch import CellBatch
 from pyro_omics.parts.base import Part
 from pyro_omics.sizes import Sizes
 
-LARGEST = 30.0  # of |log theta|: a draw from a heavy-tailed prior of it may lie anywhere, and exp must stay a number
+# Bound of |log theta|: a draw from a heavy-tailed prior may be of any size, and exp must stay finite.
+MAX_LOG_THETA = 30.0
 
 
 class Dispersion(Part):
-    """theta for each row and gene; a subclass says which rows share one.
+    """Inverse dispersion theta of each row and gene; subclasses differ in which rows share one.
 
-    ``heads`` names the outputs that it needs from the decoder.
+    ``heads`` names the decoder outputs that it needs.
     """
 
     heads: tuple[str, ...] = ()
@@ -31,15 +32,15 @@ class Dispersion(Part):
 
 
 class PerGene(Dispersion):
-    """A parameter: one theta_g for each gene, or one for each gene in each batch or label.
+    """One learned theta_g for each gene, or one for each gene in each batch or label.
 
     Parameters
     ----------
     by
-        None shares theta_g among all rows; "batch" or "label" has one for each level of that as well.
+        None: all rows share theta_g; "batch" or "label": each batch or label has its own theta_g.
     start
-        log_theta at the start, for every entry; None draws each from Normal(0, 1), as scVI does. A few hundred steps at
-        a small learning rate do not move far from there: on small data a constant fits better.
+        initial value of every log_theta; None draws each from Normal(0, 1), as scVI does. A few hundred steps at a
+        small learning rate do not move far from the initial value: on small data a constant fits better.
 
     Raises
     ------
@@ -51,12 +52,12 @@ class PerGene(Dispersion):
         super().__init__()
         if by not in (None, "batch", "label"):
             raise ValueError(
-                f'by must be None, "batch" or "label"; got {by!r}: for a theta of each cell use PerGeneCell()'
+                f'by must be None, "batch" or "label"; got {by!r}: for one theta per cell and gene use PerGeneCell()'
             )
         self.by, self.start = by, start
 
     def build(self, sizes: Sizes) -> None:
-        """Make log_theta, (g,) or (levels, g)."""
+        """Create log_theta, (g,) or (levels, g)."""
         super().build(sizes)
         levels = {None: (), "batch": (sizes.n_batches,), "label": (sizes.n_labels,)}[self.by]
         shape = (*levels, sizes.n_genes)
@@ -64,10 +65,10 @@ class PerGene(Dispersion):
         self.log_theta = nn.Parameter(start)
 
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
-        """theta_g, (g,), or that of each row's level, (n, g)."""
+        """theta, (g,), or (n, g) by each row's batch or label."""
         if self.by is None:
             return _theta(self.log_theta)
-        return _theta(_rows(self.log_theta, getattr(batch, self.by, None)))
+        return _theta(_select_levels(self.log_theta, getattr(batch, self.by, None)))
 
 
 class PerGeneCell(Dispersion):
@@ -80,14 +81,14 @@ class PerGeneCell(Dispersion):
         return _theta(heads["log_theta"])
 
 
-def _rows(table: Tensor, codes: Tensor | None) -> Tensor:
-    """Each row's entries of a table (levels, g), by its code (n,), or by a code for each entry (n, g)."""
+def _select_levels(table: Tensor, codes: Tensor | None) -> Tensor:
+    """The table's (levels, g) entries (n, g) for a code per row (n,), or for a code per entry (n, g)."""
     if codes is None and len(table) > 1:
-        raise ValueError(f"the dispersion has {len(table)} levels, and this batch does not say which its rows have")
+        raise ValueError(f"the dispersion has {len(table)} levels, and this minibatch has no codes of its rows' levels")
     if codes is None:
         return table[0]
     return table[codes] if codes.ndim == 1 else table.gather(0, codes)
 
 
 def _theta(log_theta: Tensor) -> Tensor:
-    return log_theta.clamp(-LARGEST, LARGEST).exp()
+    return log_theta.clamp(-MAX_LOG_THETA, MAX_LOG_THETA).exp()

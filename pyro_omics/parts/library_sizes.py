@@ -13,7 +13,7 @@ from pyro_omics.sizes import Sizes
 
 
 class Library(Part):
-    """l_n, called inside the plate over cells; ``sites`` names the latents that it samples there."""
+    """Library sizes l_n, called inside the plate over cells; ``sites`` names the latents that it samples."""
 
     sites: tuple[str, ...] = ()
 
@@ -23,7 +23,7 @@ class Library(Part):
 
 
 class Observed(Library):
-    """l_n = sum_g x_ng over the genes modelled."""
+    """Observed library size: l_n = sum_g x_ng over the modelled genes."""
 
     def forward(self, batch: CellBatch) -> Tensor:
         """Total counts (n, 1)."""
@@ -31,20 +31,20 @@ class Observed(Library):
 
 
 class SizeFactor(Library):
-    """l_n is given with the data (``CellDataModule(size_factor_key=...)``), in counts."""
+    """Library size l_n given with the data (``CellDataModule(size_factor_key=...)``), in counts."""
 
     def forward(self, batch: CellBatch) -> Tensor:
-        """The given sizes (n, 1)."""
+        """The given library sizes (n, 1)."""
         if batch.size_factor is None:
             raise ValueError(
                 "library=SizeFactor() needs a size factor for each cell, and the data have none: "
-                "name the obs column, CellDataModule(adata, size_factor_key=...)"
+                "name its obs column, CellDataModule(adata, size_factor_key=...)"
             )
         return batch.size_factor
 
 
 class Latent(Library):
-    """l_n ~ LogNormal(m_b, v_b), with the mean and variance of the log totals of the cell's batch b.
+    """Latent library size: l_n ~ LogNormal(m_b, v_b), by mean and variance of the log totals in the cell's batch b.
 
     Source: Lopez et al. 2018, Methods, "The scVI probabilistic model".
     """
@@ -54,15 +54,15 @@ class Latent(Library):
     log_sd: Tensor
 
     def build(self, sizes: Sizes) -> None:
-        """Take the per-batch moments of log total counts from the data."""
+        """Store the mean and standard deviation of log total counts in each batch."""
         super().build(sizes)
         if len(sizes.log_library) != sizes.n_batches:
             raise ValueError(
-                f"library=Latent() needs the mean and variance of log total counts in each of the {sizes.n_batches} "
-                f"batches, and sizes.log_library has {len(sizes.log_library)}: use the model's from_data(dm)"
+                f"library=Latent() needs the mean and variance of log total counts in each of {sizes.n_batches} "
+                f"batches, and sizes.log_library has {len(sizes.log_library)} batches: use the model's from_data(dm)"
             )
         mean_b, var_b = torch.tensor(sizes.log_library, dtype=torch.get_default_dtype()).T
-        # Cells of equal depth have no variance, and a LogNormal of scale 0 no density.
+        # Cells of equal depth have variance 0, and a LogNormal of scale 0 has no density.
         self.register_buffer("log_mean", mean_b.contiguous())
         self.register_buffer("log_sd", var_b.clamp(min=1e-4).sqrt())
 

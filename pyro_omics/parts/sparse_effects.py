@@ -1,4 +1,4 @@
-"""Sparse non-negative effects: priors of what a building block, a pair of them or a whole compound adds to survival."""
+"""Sparse non-negative priors of the effects of building blocks, their combinations and compounds on survival."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pyro_omics.sizes import DELSizes, Sizes
 
 
 class SparseGamma(Part):
-    r"""Gamma with a shape below 1: most of the effects near 0, few large, none exactly 0.
+    r"""Gamma prior with a shape below 1: most effects near 0, few large, none exactly 0.
 
     .. math:: f \sim \mathrm{Gamma}(\mathrm{shape}, \mathrm{shape} / \mathrm{mean})
 
     Parameters
     ----------
     shape
-        in (0, 1); the smaller, the sparser.
+        shape of the Gamma, in (0, 1); a smaller shape is sparser.
     mean
-        of the effects, in multiples of the background, > 0.
+        mean of the effects, in multiples of the background, > 0.
     learned
-        which of "shape" and "mean" are fitted to the data (empirical Bayes), from where they are given.
+        which of "shape" and "mean" are fitted to the data (empirical Bayes), starting from the values given.
 
     Source: Cemgil 2009, Computational Intelligence and Neuroscience 785152 (sparse Gamma priors of Poisson sources).
     """
@@ -34,7 +34,7 @@ class SparseGamma(Part):
     def __init__(self, shape: float = 0.3, mean: float = 1.0, learned: Sequence[str] = ("shape", "mean")) -> None:
         super().__init__()
         if not 0 < shape < 1:
-            raise ValueError(f"shape must lie in (0, 1); got {shape}: above 1 an effect near 0 would be unlikely")
+            raise ValueError(f"shape must be in (0, 1); got {shape}: above 1 an effect near 0 would be unlikely")
         if not 0 < mean < math.inf:
             raise ValueError(f"mean must be a number above 0; got {mean}")
         if unknown := set(learned) - {"shape", "mean"}:
@@ -42,22 +42,22 @@ class SparseGamma(Part):
         self.shape, self.mean, self.learned = float(shape), float(mean), tuple(learned)
 
     def build(self, sizes: Sizes | DELSizes) -> None:
-        """Make the parameters, or constants."""
+        """Create the mean and the shape as parameters, or as constants where they are not learned."""
         super().build(sizes)
         log_mean, logit_shape = math.log(self.mean), math.log(self.shape / (1 - self.shape))
-        for what, name, start in (("mean", "log_mean", log_mean), ("shape", "logit_shape", logit_shape)):
-            if what in self.learned:
+        for argument, name, start in (("mean", "log_mean", log_mean), ("shape", "logit_shape", logit_shape)):
+            if argument in self.learned:
                 self.register_parameter(name, nn.Parameter(torch.tensor(start)))
             else:
                 self.register_buffer(name, torch.tensor(start))
 
     def forward(self) -> TorchDistribution:
-        """Gamma(shape, shape / mean), of batch shape ()."""
+        """Gamma(shape, shape / mean), batch shape ()."""
         return dist.Gamma(self.concentration, self.rate)
 
     @torch.no_grad()
     def set_mean(self, mean: float) -> None:
-        """Go on from this mean."""
+        """Set the mean."""
         self.log_mean.fill_(math.log(mean))
 
     @property

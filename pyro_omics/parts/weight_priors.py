@@ -1,4 +1,4 @@
-"""Priors over weights, for `bayesianize`: the latents that a parameter of a network is replaced by."""
+"""Priors over the weights of networks, for `bayesianize`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from pyro_omics.serialization.arguments import RecordsArguments
 
 
 class WeightPrior(RecordsArguments):
-    """A distribution over a parameter of any shape, made of one latent or of several.
-
-    A new one is one class that overrides `parts`.
-    """
+    """Prior of a parameter of any shape, made of one or several latents; a subclass overrides `parts`."""
 
     def parts(self, name: str, shape: torch.Size) -> dict[str, PyroSample]:
         """The latents that replace a parameter.
@@ -27,21 +24,21 @@ class WeightPrior(RecordsArguments):
         Parameters
         ----------
         name
-            of the parameter in its module, such as "weight".
+            name of the parameter in its module, such as "weight".
         shape
-            of the parameter.
+            shape of the parameter.
 
         Returns
         -------
-        Name of an attribute -> what it is drawn from, in order; the last is ``name``, the weight itself. Each is to
-        be set on the module that had the parameter. The distributions are made on the device and with the dtype of
-        that module's first remaining floating-point parameter or buffer.
+        Name of an attribute -> its PyroSample, in the order of sampling; the last is ``name``, the weight itself. Each
+        is set on the module that had the parameter. The distributions are made on the device and with the dtype of that
+        module's first remaining floating-point parameter or buffer.
         """
         raise NotImplementedError(f"{type(self).__name__} must define parts(name, shape)")
 
 
 class WeightNormal(WeightPrior):
-    r"""Each weight by itself.
+    r"""Independent Normal for each weight.
 
     .. math:: w_j \sim \mathrm{Normal}(0, s^2)
 
@@ -53,13 +50,13 @@ class WeightNormal(WeightPrior):
     Raises
     ------
     ValueError
-        For a scale that is not above 0.
+        If ``scale`` is not above 0.
 
     Source: Blundell et al. 2015, ICML (weight uncertainty in neural networks).
     """
 
     def __init__(self, scale: float = 1.0) -> None:
-        self.scale = _above_zero("scale", scale)
+        self.scale = _check_scale("scale", scale)
 
     def parts(self, name: str, shape: torch.Size) -> dict[str, PyroSample]:
         """``name``: Normal(0, scale^2), event shape ``shape``."""
@@ -67,36 +64,36 @@ class WeightNormal(WeightPrior):
 
 
 class Horseshoe(WeightPrior):
-    r"""Most weights near 0, a few as large as the data ask for.
+    r"""Horseshoe prior: most weights near 0, a few large.
 
     .. math::
         \tau &\sim \mathrm{HalfCauchy}(s) \\
         \lambda_j &\sim \mathrm{HalfCauchy}(1) \\
         w_j &\sim \mathrm{Normal}(0, \tau^2 \lambda_j^2)
 
-    tau is one number for the parameter, the latent "NAME_global_scale"; lambda "NAME_local_scale". With a slab of width
-    c (the regularised horseshoe), lambda_j^2 is replaced by c^2 lambda_j^2 / (c^2 + tau^2 lambda_j^2): no weight's
-    standard deviation exceeds c, and the gradients of large weights stay finite.
+    tau, one number for the parameter, is the latent "NAME_global_scale"; lambda is "NAME_local_scale". With a slab of
+    width c (the regularised horseshoe), lambda_j^2 is replaced by c^2 lambda_j^2 / (c^2 + tau^2 lambda_j^2): no
+    weight's standard deviation exceeds c, and the gradients of large weights stay finite.
 
     Parameters
     ----------
     scale
-        s, above 0. For about p0 of p weights to matter in n rows with noise sigma: p0 / (p - p0) sigma / sqrt(n).
+        s, above 0. If about p0 of p weights are relevant, in n rows with noise sigma: p0 / (p - p0) sigma / sqrt(n).
     slab
-        c, above 0; None is the plain horseshoe.
+        c, above 0; None for the horseshoe without a slab.
 
     Raises
     ------
     ValueError
-        For a scale or a slab that is not above 0.
+        If ``scale`` or ``slab`` is not above 0.
 
     Source: Carvalho, Polson and Scott 2010, Biometrika 97, 465; Piironen and Vehtari 2017, Electronic Journal of
     Statistics 11, 5018 (the regularised horseshoe, here with c fixed; the scale from p0).
     """
 
     def __init__(self, scale: float = 1.0, slab: float | None = None) -> None:
-        self.scale = _above_zero("scale", scale)
-        self.slab = None if slab is None else _above_zero("slab", slab)
+        self.scale = _check_scale("scale", scale)
+        self.slab = None if slab is None else _check_scale("slab", slab)
 
     def parts(self, name: str, shape: torch.Size) -> dict[str, PyroSample]:
         """``name_global_scale`` (), ``name_local_scale`` of ``shape``, and ``name``."""
@@ -104,34 +101,35 @@ class Horseshoe(WeightPrior):
         return {
             global_: PyroSample(partial(_half_cauchy, shape=torch.Size(), scale=self.scale)),
             local: PyroSample(partial(_half_cauchy, shape=shape, scale=1.0)),
-            name: PyroSample(partial(_shrunk, global_=global_, local=local, slab=self.slab)),
+            name: PyroSample(partial(_horseshoe, global_=global_, local=local, slab=self.slab)),
         }
 
 
-def _above_zero(argument: str, value: float) -> float:
+def _check_scale(argument: str, value: float) -> float:
     if not (isinstance(value, int | float) and 0 < value < math.inf):
         raise ValueError(f"{argument} must be a standard deviation, above 0; got {value!r}")
     return float(value)
 
 
-# The owner of the weights comes first. Functions of the module, in a partial, can be pickled; a lambda could not.
+# Distributions for PyroSample, which calls each with the module that owns the weight. They are module-level functions
+# in a partial, because a lambda could not be pickled.
 
 
-def _full(owner: PyroModule, shape: torch.Size, value: float) -> Tensor:
-    own = itertools.chain(owner.parameters(), owner.buffers())
-    like = next((tensor for tensor in own if tensor.is_floating_point()), torch.empty(()))
+def _full_like(owner: PyroModule, shape: torch.Size, value: float) -> Tensor:
+    tensors = itertools.chain(owner.parameters(), owner.buffers())
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(()))
     return torch.full(shape, value, dtype=like.dtype, device=like.device)
 
 
 def _normal(owner: PyroModule, shape: torch.Size, scale: float) -> TorchDistribution:
-    return dist.Normal(_full(owner, shape, 0.0), _full(owner, shape, scale)).to_event()
+    return dist.Normal(_full_like(owner, shape, 0.0), _full_like(owner, shape, scale)).to_event()
 
 
 def _half_cauchy(owner: PyroModule, shape: torch.Size, scale: float) -> TorchDistribution:
-    return dist.HalfCauchy(_full(owner, shape, scale)).to_event()
+    return dist.HalfCauchy(_full_like(owner, shape, scale)).to_event()
 
 
-def _shrunk(owner: PyroModule, global_: str, local: str, slab: float | None) -> TorchDistribution:
+def _horseshoe(owner: PyroModule, global_: str, local: str, slab: float | None) -> TorchDistribution:
     scale = getattr(owner, global_) * getattr(owner, local)
     if slab is not None:
         scale = scale * torch.rsqrt(1 + (scale / slab).square())

@@ -259,7 +259,7 @@ def test_refinement_leaves_everything_as_it_was(guide):
     svi.guide.eval()  # and the model stays in training mode
     state = {name: value.clone() for name, value in svi.state_dict().items()}
     grads = {name: p.grad.clone() for name, p in svi.named_parameters()}
-    svi.guide.refinement._memory = refining.Memory()
+    svi.guide.refinement._cache = refining.OffsetCache()
     torch.manual_seed(3)
     with torch.no_grad(), poutine.trace() as outer:
         svi.guide.offsets(batch)
@@ -290,10 +290,10 @@ def test_a_batch_is_refined_once_for_many_draws(monkeypatch):
     guide(batch)
     assert len(calls) == 9
     for other in (copy.deepcopy(guide), pickle.loads(pickle.dumps(guide.refinement))):
-        memory = other._memory if isinstance(other, refining.Refinement) else other.refinement._memory
+        memory = other._cache if isinstance(other, refining.Refinement) else other.refinement._cache
         assert not memory._entries
         assert not memory._state
-    assert guide.refinement._memory._entries
+    assert guide.refinement._cache._entries
 
 
 def test_semi_amortized_trains_as_amortized_and_scores_better():
@@ -336,7 +336,7 @@ def test_wrong_arguments_are_named(options):
 def test_a_rest_that_makes_no_guide_is_refused(guide):
     model = Wide(3)
     model.conditional = lambda *_: None
-    for rest, seen in (("AutoNormal", "'AutoNormal'"), (AutoNormal(model), "an AutoNormal made already")):
+    for rest, seen in (("AutoNormal", "'AutoNormal'"), (AutoNormal(model), "an instance of AutoNormal")):
         with pytest.raises(TypeError, match=f"rest must be a callable.*class pyro.infer.autoguide.AutoNormal.*{seen}"):
             guide(model, rest=rest)
 

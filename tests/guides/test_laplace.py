@@ -73,7 +73,7 @@ def test_latent_weights_get_a_posterior_and_what_is_no_maximum_is_said():
     likelihood = po.likelihoods.NegativeBinomial()
     model = po.bayesianize(po.SCVI.from_data(dm, n_latent=2, n_hidden=4, likelihood=likelihood), "likelihood")
     svi = po.SVIModule(model, LAPLACE)
-    with pytest.warns(UserWarning, match="in . of 5 directions .* at no maximum"):
+    with pytest.warns(UserWarning, match="in . of 5 directions .* not at a maximum"):
         svi.guide.rest.approximate(lambda batch: -svi.guide.rest.loc.square().sum(), [(None, 60)])
     quiet_trainer(5).fit(svi, dm)
     draws = po.Posterior(svi, dm).samples("likelihood.dispersion.log_theta", num_samples=300).to_numpy()

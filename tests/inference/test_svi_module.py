@@ -686,9 +686,9 @@ def test_a_part_belongs_to_one_model(dm, argument, make):
 
 def test_wrong_parts_are_named(dm):
     wrong = [
-        ({"likelihood": po.likelihoods.Poisson}, r"likelihood is the class Poisson.*Poisson\(\)"),
+        ({"likelihood": po.likelihoods.Poisson}, r"must be a Likelihood object; got the class Poisson: .*Poisson\(\)"),
         ({"likelihood": "nb"}, "likelihood must be a Likelihood.*'nb'"),
-        ({"prior": po.priors.StandardNormal}, "prior is the class"),
+        ({"prior": po.priors.StandardNormal}, "prior must be a Prior object; got the class"),
         ({"library": "latent"}, "library must be"),
     ]
     for options, message in wrong:
@@ -707,7 +707,7 @@ def test_wrong_parts_are_named(dm):
         po.SVIModule(scvi(dm), guide=lambda model: None)
     with pytest.raises(TypeError, match="model must be a CountModel"):
         po.SVIModule(dm)
-    with pytest.raises(TypeError, match="from_data takes a DataModule"):
+    with pytest.raises(TypeError, match="dm must be a DataModule"):
         po.SCVI.from_data(dm.adata)
     with pytest.raises(TypeError, match=r"Posterior\(svi, dm\) must be given an SVIModule and a DataModule; got"):
         po.Posterior(scvi(dm), dm)
@@ -722,7 +722,7 @@ def test_networks_of_the_wrong_shape_are_refused(dm):
         po.SVIModule(scvi(dm, decoder=po.layers.Decoder(3, {"rho": 7})))
     with pytest.raises(ValueError, match="a location and a scale"):
         po.SVIModule(scvi(dm, encoder=torch.nn.Linear(7, 3)))
-    with pytest.raises(ValueError, match=r"encoder of 'z' does not take its inputs \(.*2x7 and 6x128.*n_in=7"):
+    with pytest.raises(ValueError, match=r"encoder of 'z' does not accept its inputs \(.*2x7 and 6x128.*n_in=7"):
         po.SVIModule(scvi(dm, encoder=po.layers.Encoder(6, 3)))
     with pytest.raises(ValueError, match="3 numbers for each"):
         po.SVIModule(scvi(dm, encoder=po.layers.Encoder(7, 2)))

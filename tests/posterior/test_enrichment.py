@@ -229,7 +229,7 @@ def test_a_gamma_mean_field_has_no_held_out_rows():
     adata, _ = po.simulate.del_library(cycles=(4, 4, 4), seed=0)
     dm = po.DELDataModule(adata, validation_indices=[1, 2])
     svi = po.SVIModule(po.HierarchicalDEL.from_data(dm), guide=po.guides.GammaMeanField)
-    with pytest.raises(ValueError, match=r"table of 62 training rows for \['matrix', 'own'\]"):
+    with pytest.raises(ValueError, match=r"parameters of \['matrix', 'own'\] for the 62 training rows"):
         svi(dm.data[[1]])
 
 

@@ -1,6 +1,6 @@
 """Models of DNA-encoded libraries: counts from features, and counts as a superposition of products.
 
-A new one is a file of its own that is named here.
+A new model is a file of its own, imported here.
 """
 
 from pyro_omics.models.dna_encoded.count_regression import DELCount

@@ -20,12 +20,12 @@ from pyro_omics.parts.base import check_at_least, check_part, check_positive
 from pyro_omics.parts.likelihoods import Likelihood, ZeroInflatedPoisson
 from pyro_omics.sizes import DELSizes
 
-SPREAD = 0.5  # of the log of a latent depth around the known one
-RANGE = 12.0  # of log rates: beyond, an untrained network's exp leaves float32
+SPREAD = 0.5  # standard deviation of the log of a latent depth around the known depth
+RANGE = 12.0  # bound of |log rate|, because exp of an untrained network's output can overflow
 
 
 class DELCount(CountModel):
-    r"""Counts of a DNA-encoded library from its compounds' features: the DEL-Dock model.
+    r"""Counts of a DNA-encoded library given the features of its compounds: the DEL-Dock model.
 
     .. math::
         \lambda^M_n &= \exp f(\mathrm{features}_n), \quad
@@ -34,35 +34,35 @@ class DELCount(CountModel):
         x_{nr} \sim \mathrm{ZIP}(b \, d_r (\lambda^M_n + \lambda^T_n), \pi^T_r)
 
     with d_r the mean count of a compound in the sample, so that lambda^M is about 1 on average, and b the share of the
-    target selections' reads that is background. f and g are residual networks; where there are docked poses, g sees
-    the mean of their features h by gated attention, beside the compound's own. Without features the compound's building
-    blocks are what the networks see, one-hot; without controls lambda^M is 1.
+    target selections' reads that is background. f and g are residual networks. With docked poses, g takes the mean of
+    their features h by gated attention, besides the compound's own features. Without features, the networks take the
+    compound's building blocks, one-hot. Without controls, lambda^M is 1.
 
-    Rates are per tag: abundance is a part of lambda^M, so that an abundant tag looks like a matrix binder, and of
-    lambda^T. It has no latent variables unless the depths are: training is then maximum likelihood, intervals are
-    points, and probabilities 0 or 1.
+    Rates are per tag: they include its abundance, so that an abundant tag looks like a matrix binder. The model has no
+    latent variables unless the depths are latent: training is then maximum likelihood, intervals are points, and
+    probabilities are 0 or 1.
 
     Parameters
     ----------
     sizes
-        what is known of the data; ``DELCount.from_data(dm)`` fills it in.
+        sizes of the data; ``DELCount.from_data(dm)`` passes them.
     likelihood
-        of the counts; `likelihoods.ZeroInflatedPoisson` when None, whose gates are learned, one for each sample, or
-        fixed by its argument ``gate``.
+        of the counts; `likelihoods.ZeroInflatedPoisson` by default, with a learned gate for each sample (its argument
+        ``gate`` fixes them).
     n_hidden, n_blocks
         width and number of the residual blocks of each network.
     dropout
-        of the networks.
+        dropout rate of the networks.
     norm
         `layers.LayerNorm`, `layers.BatchNorm`, or None.
     latent_depth
-        whether the depths are latent, LogNormal(log d_r, 0.5), instead of known. The level of lambda^M, and with it
-        what counts as the background, is then told by this prior alone.
+        whether the depths are latent, LogNormal(log d_r, 0.5), instead of known. Then only this prior determines the
+        level of lambda^M, and with it that of the background.
 
     Raises
     ------
     ValueError
-        For a part that belongs to another model already.
+        If a part already belongs to another model.
 
     Source: Shmilovich et al. 2023, ACS Omega 8, 29143 (arXiv:2212.00136).
     """
@@ -137,7 +137,7 @@ class DELCount(CountModel):
         return matrix, _rate(self.target_rate(features))
 
     def inputs(self, batch: DELBatch) -> Tensor:
-        """What the networks see of the compound: its features, or its building blocks one-hot."""
+        """Inputs of the networks (n, n_in): the compounds' features, or their building blocks one-hot."""
         if batch.features is not None:
             return batch.features
         codes = zip(batch.synthons.unbind(-1), self.sizes.n_synthons, strict=True)
@@ -145,7 +145,7 @@ class DELCount(CountModel):
 
     @pyro_method
     def log_enrichment(self, batch: DELBatch, latents: dict[str, Tensor]) -> Tensor:
-        """Natural log of 1 + lambda^T, (n, 1): the mean of lambda^M, the background, is 1."""
+        """Natural log of 1 + lambda^T, (n, 1); the 1 is the mean of lambda^M, the background."""
         return torch.log1p(self.rates(batch)[1]).unsqueeze(-1)
 
     @pyro_method

@@ -1,4 +1,4 @@
-"""HierarchicalDEL: counts of a DNA-encoded library as a superposition of all products that carry a tag."""
+"""HierarchicalDEL: counts of a DNA-encoded library as a superposition of all products with the same tag."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from pyro_omics.guides.conditional import Conditional
 from pyro_omics.guides.global_guide import start_at
 from pyro_omics.guides.guided_model import Guide
 from pyro_omics.models.base import CountModel
-from pyro_omics.models.dna_encoded.coordinate_ascent import CoordinateAscent, GammaPrior, Superposition, Tally
+from pyro_omics.models.dna_encoded.coordinate_ascent import CoordinateAscent, CountTotals, GammaPrior, Superposition
 from pyro_omics.models.dna_encoded.integration_grid import cell_edges
 from pyro_omics.models.dna_encoded.selection_arm import SelectionArm
-from pyro_omics.models.dna_encoded.superposition import ABUNDANCE, YIELD, amount, at, truncates
+from pyro_omics.models.dna_encoded.superposition import ABUNDANCE, YIELD, amount, entries, truncates
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.base import check_part
 from pyro_omics.parts.dispersions import PerGene
@@ -36,15 +36,15 @@ from pyro_omics.schema import RowData
 from pyro_omics.sizes import DELSizes
 
 Latents = dict[str, Tensor]
-SMALLEST = 1e-6
+SMALLEST = 1e-6  # effects below count as 0 in log_enrichment
 SWEEPS = 50  # of coordinate ascent
 
 
 class HierarchicalDEL(CountModel):
-    r"""Additive superposition of what carries a compound's tag (design: Poisson superposition with sparse Gammas).
+    r"""Additive superposition of the products with a compound's tag, with sparse Gamma effects.
 
-    A tag (a, b, c) is carried by the full product and, where a reaction failed, by truncates. Each survives the
-    selection at the library's background rate, or above it by a factor 1 + f:
+    The full product carries the tag (a, b, c), and so do truncates, in which a reaction failed. Each survives the
+    selection at the library's background rate times a factor 1 + f:
 
     .. math::
         u_i &\sim \mathrm{Gamma}(10, 10), \quad y_i \sim \mathrm{Beta}(7, 3), \quad
@@ -54,35 +54,36 @@ class HierarchicalDEL(CountModel):
         c_{nr} &\sim \mathrm{NB}(d_r \, e_n (1 + m_n), \theta_r) \\
         x_{nr} &\sim \mathrm{NB}(d_r \, e_n (1 + m_n + \textstyle\sum_S w_S f_S + w_{abc} \, g_n), \theta_r)
 
-    with u the abundance and y the yield of each building block, S the cycles that worked (S not empty, not all), m the
-    compound's binding to the matrix, g its own excess over the background, and d the reads of a background compound in
-    each selection. Counts p from before the selection, where there are any, are NB(d e_n, kappa), and e_n becomes its
-    posterior mean given them, e_n (kappa + p_n) / (kappa + d e_n).
+    with u the abundance and y the yield of each building block, S the cycles that worked (S neither empty nor all), m
+    the compound's binding to the matrix, g its own excess over the background, and d the reads of a background compound
+    in each selection. Counts p from before the selection, if there are any, are NB(d e_n, kappa), and e_n is replaced
+    by its posterior mean given them, e_n (kappa + p_n) / (kappa + d e_n).
 
-    Without counts of either, nothing tells abundance from binding, and every building block's abundance is 1.
+    Without counts of controls or from before the selection, the data do not separate abundance from binding, and every
+    building block's abundance is 1.
 
-    What is asked for is log(1 + g), the natural log of the compound's own survival over the background. Only the ratios
-    of (1 - y) are told by counts; the level of the yields is the prior's, unless they are known.
+    The quantity of interest is log(1 + g), the natural log of the compound's own survival over the background. Counts
+    inform only the ratios of (1 - y); the level of the yields comes from their prior, unless the yields are known.
 
     Parameters
     ----------
     sizes
-        what is known of the data; ``HierarchicalDEL.from_data(dm)`` fills it in.
+        sizes of the data; ``HierarchicalDEL.from_data(dm)`` passes them.
     own, truncate, matrix
-        the sparse priors of g, f and m: `effects.SparseGamma`.
+        sparse priors of g, f and m; `effects.SparseGamma` by default, with a fixed shape for f.
     order
-        how many building blocks a truncate may have to be modelled; mono- and disynthons when None. A large library may
-        leave disynthons to its compounds, order=1.
+        largest number of building blocks of the truncates that are modelled; by default mono- and disynthons. For a
+        large library, order=1 leaves out the disynthons.
     likelihood
-        of the counts; when None, `likelihoods.NegativeBinomial` with log theta = 2 at the start, or, where there is one
-        target selection only, `likelihoods.Poisson`.
+        of the counts; by default `likelihoods.NegativeBinomial` with log theta = 2 at the start, or
+        `likelihoods.Poisson` if there is only one target selection.
     warm_start
-        whether coordinate ascent finds the start, before training.
+        whether to initialize guide and priors by coordinate ascent, before training.
 
     Raises
     ------
     ValueError
-        For a part that belongs to another model already, and an order that is none.
+        If a part already belongs to another model, or ``order`` is out of range.
 
     Source: Komar and Kalinic 2020, ACS Combinatorial Science 22, 410 (truncates that share a tag); Gopalan et al. 2015,
     UAI (coordinate ascent in Poisson superpositions).
@@ -116,7 +117,7 @@ class HierarchicalDEL(CountModel):
         order = min(2, n_cycles - 1) if order is None else order
         if not 0 <= order < n_cycles:
             raise ValueError(f"order must be a number of building blocks, from 0 to {n_cycles - 1} here; got {order}")
-        self.sizes, self.order, self.starts_warm = sizes, order, warm_start
+        self.sizes, self.order, self.use_warm_start = sizes, order, warm_start
         self.subsets = [subset for subset in truncates(n_cycles) if len(subset) <= order]
         self.own = _sparse("own", own)
         self.truncates = PyroModule[nn.ModuleDict]({str(k): _sparse("truncate", truncate) for k in range(1, order + 1)})
@@ -124,19 +125,19 @@ class HierarchicalDEL(CountModel):
         for prior in self._priors().values():
             prior.build(sizes)
         self.local_sites = ("own",) if self.matrix is None else ("matrix", "own")
-        chosen = check_part("likelihood", self._noise() if likelihood is None else likelihood, Likelihood)
+        chosen = check_part("likelihood", self._default_likelihood() if likelihood is None else likelihood, Likelihood)
         self.target = SelectionArm(chosen, sizes, sizes.n_target)
         self.control = SelectionArm(chosen, sizes, sizes.n_control) if sizes.n_control else None
         self.log_kappa = nn.Parameter(torch.tensor(3.0)) if sizes.n_pre else None
         self.axes = self._axes()
 
     def _priors(self) -> dict[str, SparseGamma]:
-        """The sparse priors, by what they are of: own effects, matrix binding, truncates of 1, 2, ... blocks."""
+        """The sparse priors by name: "own", "matrix", and "1", "2", ... for truncates of as many building blocks."""
         matrix = {} if self.matrix is None else {"matrix": self.matrix}
         return {"own": self.own, **matrix, **self.truncates}
 
-    def _noise(self) -> Likelihood:
-        # One replicate says nothing of the noise between replicates: its overdispersion would be fitted to the binders.
+    def _default_likelihood(self) -> Likelihood:
+        # With one replicate, noise between replicates is unknown: overdispersion would be fitted to the binders.
         return NegativeBinomialLikelihood(PerGene(start=2.0)) if self.sizes.n_target > 1 else Poisson()
 
     def _axes(self) -> dict[str, tuple[str, ...]]:
@@ -148,28 +149,28 @@ class HierarchicalDEL(CountModel):
 
     @property
     def knows_abundance(self) -> bool:
-        """Whether any counts tell a building block's abundance from its binding."""
+        """Whether there are counts that separate a building block's abundance from its binding."""
         return bool(self.sizes.n_control or self.sizes.n_pre)
 
     def site(self, subset: tuple[int, ...]) -> str:
-        """The name of the site of a truncate's effects."""
+        """Name of the site of a truncate's effects."""
         return "_".join(("effect", *(self.sizes.cycles[i] for i in subset)))
 
     @property
     def latent_site(self) -> str:
-        """The compound's own excess survival, g."""
+        """Name of the site of the compound's own excess survival, g."""
         return "own"
 
     @property
     def latent_key(self) -> str:
-        """Where the compound's own effect is written in an AnnData's obsm."""
+        """Key of the compound's own effect in an AnnData's obsm."""
         return "X_own_excess"
 
     # The program ----------------------------------------------------------------------------------------------------
 
     def forward(self, batch: DELBatch) -> None:
         """The generative program over a minibatch."""
-        latents = self.shared()
+        latents = self.sample_global()
         with self.plate(batch):
             if self.matrix is not None:
                 latents["matrix"] = pyro.sample("matrix", self.matrix())
@@ -180,8 +181,8 @@ class HierarchicalDEL(CountModel):
                 pyro.sample("x_control", self.control_counts(batch, latents), obs=batch.control)
             pyro.sample("x", self.target_counts(batch, latents), obs=batch.x)
 
-    def shared(self) -> Latents:
-        """Sample the latents of the library: depths, abundances, yields, and the effects of truncates."""
+    def sample_global(self) -> Latents:
+        """Sample the global latents: depths, abundances, yields, and the effects of truncates."""
         latents: Latents = {}
         for name in ("depth", "control_depth", "pre_depth"):
             if known := getattr(self.sizes, name):
@@ -203,23 +204,23 @@ class HierarchicalDEL(CountModel):
         return self.own.log_mean.new_tensor(list(values))
 
     def pre_counts(self, batch: DELBatch, latents: Latents) -> TorchDistribution:
-        """The counts from before the selection (n, r)."""
+        """The distribution of the counts from before the selection, (n, r)."""
         mean = latents["pre_depth"] * self.abundance(batch, latents).unsqueeze(-1)
         return NegativeBinomial(mean, self.log_kappa.exp()).to_event(1)
 
     def control_counts(self, batch: DELBatch, latents: Latents) -> TorchDistribution:
-        """The counts of the control selections, (..., n, r)."""
+        """The distribution of the counts of the control selections, (..., n, r)."""
         exposure = self.exposure(batch, latents) * (1 + latents["matrix"])
         return self.control(latents["control_depth"] * exposure.unsqueeze(-1), batch)
 
     def target_counts(self, batch: DELBatch, latents: Latents) -> TorchDistribution:
-        """The counts of the target selections, (..., n, r)."""
+        """The distribution of the counts of the target selections, (..., n, r)."""
         return self.target(self.target_mean(batch, latents), batch)
 
     def target_mean(self, batch: DELBatch, latents: Latents) -> Tensor:
         """Expected counts of the target selections, (..., n, r)."""
-        beside = self.beside(batch, latents)
-        exposure = self.exposure(batch, latents) * (beside + self.full_amount(batch, latents) * latents["own"])
+        other_rates = self.other_rates(batch, latents)
+        exposure = self.exposure(batch, latents) * (other_rates + self.full_amount(batch, latents) * latents["own"])
         return latents["depth"] * exposure.unsqueeze(-1)
 
     def abundance(self, batch: DELBatch, latents: Latents) -> Tensor:
@@ -230,7 +231,7 @@ class HierarchicalDEL(CountModel):
         return product
 
     def exposure(self, batch: DELBatch, latents: Latents) -> Tensor:
-        """The abundance (n,), given the counts from before the selection where there are any."""
+        """The abundance (n,), or its posterior mean given the counts from before the selection, if there are any."""
         e_n = self.abundance(batch, latents)
         if batch.pre is None:
             return e_n
@@ -238,106 +239,109 @@ class HierarchicalDEL(CountModel):
         return e_n * (kappa + batch.pre.sum(-1)) / (kappa + latents["pre_depth"].sum() * e_n)
 
     def yields(self, batch: DELBatch, latents: Latents) -> list[Tensor]:
-        """Each cycle's yield, known or latent, (n,)."""
+        """The yield (n,) of each cycle, known or latent."""
         if batch.yields is not None:
             return list(batch.yields.unbind(-1))
         return [latents[f"yield_{cycle}"][batch.synthons[:, i]] for i, cycle in enumerate(self.sizes.cycles)]
 
     def full_amount(self, batch: DELBatch, latents: Latents) -> Tensor:
-        """The share (n,) of a tag's molecules that are the full product."""
+        """The share (n,) of the full product in a tag's molecules."""
         if not self.subsets and batch.yields is None:
             return torch.ones_like(batch.x[:, 0])
         return amount(tuple(range(len(self.sizes.cycles))), self.yields(batch, latents))
 
-    def beside(self, batch: DELBatch, latents: Latents) -> Tensor:
-        """What a tag's reads come from beside the compound itself (n,), the background being 1."""
+    def other_rates(self, batch: DELBatch, latents: Latents) -> Tensor:
+        """The sum (n,) of all rates of a tag except the compound's own, in multiples of the background."""
         total = 1 + latents["matrix"] if self.matrix is not None else torch.ones_like(batch.x[:, 0])
-        return total + self.truncated(batch, latents)
+        return total + self.truncate_rates(batch, latents)
 
-    def truncated(self, batch: DELBatch, latents: Latents) -> Tensor:
-        """What the truncates with a compound's tag add, (n,), in multiples of the background."""
+    def truncate_rates(self, batch: DELBatch, latents: Latents) -> Tensor:
+        """The sum (n,) of the rates of the truncates with a compound's tag, in multiples of the background."""
         total = torch.zeros_like(batch.x[:, 0])
         yields = self.yields(batch, latents) if self.subsets else []
         for subset in self.subsets:
-            total = total + amount(subset, yields) * at(latents[self.site(subset)], subset, batch.synthons)
+            total = total + amount(subset, yields) * entries(latents[self.site(subset)], subset, batch.synthons)
         return total
 
-    # The guide's half -----------------------------------------------------------------------------------------------
+    # Conditional posteriors, for the guide --------------------------------------------------------------------------
 
     def conditional(self, site: str, batch: DELBatch, latents: Latents) -> TorchDistribution:
-        """The posterior (n,) of "matrix", or of "own" given it, given the latents of the library: by quadrature."""
-        return self._matrix_given(batch, latents) if site == "matrix" else self._own_given(batch, latents, 16, 17)
+        """The posterior (n,) of "matrix", or of "own" given "matrix", given the global latents, by quadrature."""
+        if site == "matrix":
+            return self._matrix_posterior(batch, latents)
+        return self._own_posterior(batch, latents, 16, 17)
 
-    def _own_given(self, batch: DELBatch, latents: Latents, wide: int, narrow: int) -> Quadrature:
-        """The posterior of g; its evidence is that of the target's counts (..., n)."""
-        none = {**latents, "own": torch.zeros_like(batch.x[:, 0])}
+    def _own_posterior(self, batch: DELBatch, latents: Latents, wide: int, narrow: int) -> Quadrature:
+        """The posterior of g; its evidence (..., n) is that of the target's counts."""
+        absent = {**latents, "own": torch.zeros_like(batch.x[:, 0])}
         with torch.no_grad():
             unit = latents["depth"].sum() * self.exposure(batch, latents) * self.full_amount(batch, latents)
-            cells = cell_edges([self._peak(self.target_counts(batch, none), batch.x, unit)], wide, narrow)
+            cells = cell_edges([self._peak(self.target_counts(batch, absent), batch.x, unit)], wide, narrow)
         exposure_nr = latents["depth"] * self.exposure(batch, latents).unsqueeze(-1)
-        beside, amount_n = self.beside(batch, latents), self.full_amount(batch, latents)
+        other_rates, amount_n = self.other_rates(batch, latents), self.full_amount(batch, latents)
 
         def log_joint(own: Tensor) -> Tensor:
-            mean = exposure_nr * (beside + amount_n * own).unsqueeze(-1)
+            mean = exposure_nr * (other_rates + amount_n * own).unsqueeze(-1)
             return self.own().log_prob(own) + self.target(mean, batch).log_prob(batch.x)
 
         return Quadrature(cells, log_joint, self.own.concentration)
 
-    def _matrix_given(self, batch: DELBatch, latents: Latents) -> Quadrature:
-        """The posterior of m, g being summed out of what the target's counts say of it."""
+    def _matrix_posterior(self, batch: DELBatch, latents: Latents) -> Quadrature:
+        """The posterior of m given the counts of controls and targets, with g integrated out."""
         control: Any = batch.control
-        none = {**latents, "matrix": torch.zeros_like(batch.x[:, 0])}
+        absent = {**latents, "matrix": torch.zeros_like(batch.x[:, 0])}
         with torch.no_grad():
             exposure = self.exposure(batch, latents)
-            of_control = self.control_counts(batch, none), control, latents["control_depth"].sum() * exposure
-            # All that the target's counts have above the rest may be matrix binding too.
-            none["own"] = none["matrix"]
-            of_target = self.target_counts(batch, none), batch.x, latents["depth"].sum() * exposure
+            of_control = self.control_counts(batch, absent), control, latents["control_depth"].sum() * exposure
+            # The target's counts above all other rates may come from matrix binding too.
+            absent["own"] = absent["matrix"]
+            of_target = self.target_counts(batch, absent), batch.x, latents["depth"].sum() * exposure
             cells = cell_edges([self._peak(*of_control), self._peak(*of_target)], 8, 7)
 
         def log_joint(matrix: Tensor) -> Tensor:
             given = {**latents, "matrix": matrix}
             log_control = self.control_counts(batch, given).log_prob(control)
-            return self.matrix().log_prob(matrix) + log_control + self._own_given(batch, given, 7, 8).log_evidence
+            return self.matrix().log_prob(matrix) + log_control + self._own_posterior(batch, given, 7, 8).log_evidence
 
         return Quadrature(cells, log_joint, self.matrix.concentration)
 
     @staticmethod
     def _peak(fn: TorchDistribution, x: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Where a latent's likelihood peaks, and how broadly, by moments.
+        """Peak and width of the likelihood of a latent, by moments.
 
-        ``unit`` is what one unit of the latent adds to the expected total of the counts ``x``; ``fn`` has it at 0.
+        ``fn`` is the distribution of the counts ``x`` where the latent is 0, and ``unit`` is the increase of their
+        expected total for each unit of the latent.
         """
         total = x.sum(-1)
-        # Relative variance beyond counting noise, as it is at the mean.
+        # Relative variance beyond counting noise, evaluated at the mean.
         excess = ((fn.variance - fn.mean).clamp(min=0).sum(-1)) / fn.mean.sum(-1).square().clamp(min=1e-12)
         return (total - fn.mean.sum(-1)) / unit, (total + 1 + excess * total.square()).sqrt() / unit
 
     def default_guide(self) -> Callable[[CountModel], Guide]:
-        """`guides.Conditional`: Gammas over the library's latents, each compound's summed out."""
+        """`guides.Conditional`: Gammas over the global latents, with the compounds' latents integrated out."""
         return Conditional
 
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """ClippedAdam at `learning_rate`, which falls by 0.3% a step.
+        """ClippedAdam with `learning_rate`, which falls by 0.3% per step.
 
-        A constant one leaves the means of a thousand factors where the last steps threw them: an error that no factor's
-        own spread accounts for.
+        With a constant rate, the noise of the last steps stays in the means of a thousand factors: an error that is not
+        part of their standard deviations.
         """
         return partial(ClippedAdam, lr=self.learning_rate, lrd=0.997)
 
     def warm_start(self, guide: Guide, dm: RowData) -> None:
-        """Start guide and priors at the optimum of coordinate ascent in the Poisson model, if asked to."""
+        """Initialize guide and priors by coordinate ascent in the Poisson model, unless ``warm_start`` is False."""
         super().warm_start(guide, dm)
-        if not self.starts_warm:
+        if not self.use_warm_start:
             return
-        optimum = CoordinateAscent(self.superposition(), Tally(dm)).run(SWEEPS)
+        optimum = CoordinateAscent(self.superposition(), CountTotals(dm)).run(SWEEPS)
         for level, mean in optimum.learned_means().items():
             self._priors()[level].set_mean(mean)
         for site, start in optimum.starts().items():
             start_at(guide, site, start)
 
     def superposition(self) -> Superposition:
-        """What coordinate ascent must know of the model."""
+        """The description of the model for coordinate ascent."""
         priors = {
             level: GammaPrior(prior.shape, prior.mean, "mean" in prior.learned)
             for level, prior in self._priors().items()
@@ -351,40 +355,40 @@ class HierarchicalDEL(CountModel):
     def log_enrichment(self, batch: DELBatch, latents: Latents) -> Tensor:
         """Natural log of the compound's own survival over the background, log(1 + g), (n, 1)."""
         own = latents["own"]
-        # Far below what counts tell, and where the draws of a sparse prior reach the smallest float: 0.
+        # Counts do not resolve such effects, and draws of a sparse prior reach the smallest float: they count as 0.
         return torch.log1p(own.where(own > SMALLEST, 0.0)).unsqueeze(-1)
 
     @pyro_method
     def p_enriched(self, batch: DELBatch, latents: Latents, threshold: float = math.log(2)) -> Tensor:
-        """Probability (n, 1) that log_enrichment exceeds ``threshold``, given the latents of the library.
+        """Probability (n, 1) that log_enrichment exceeds ``threshold``, given the global latents.
 
-        The compound's own effect and its matrix binding are summed out: a list is of the highest probabilities, and
-        those that draws of them carried too high would be chosen too often.
+        The compound's own effect and its matrix binding are integrated out rather than drawn: a hit list takes the
+        highest probabilities, and would too often select those that are high by the noise of draws.
         """
         if threshold < 0:
             raise ValueError(f"threshold must be a log enrichment over the background, 0 or more; got {threshold}")
         if self.matrix is None:
-            p_n = self._own_given(batch, latents, 16, 17).cdf(math.expm1(threshold))
+            p_n = self._own_posterior(batch, latents, 16, 17).cdf(math.expm1(threshold))
         else:
-            own = lambda matrix: self._own_given(batch, {**latents, "matrix": matrix}, 10, 11)  # noqa: E731
-            p_n = self._matrix_given(batch, latents).mean_of(lambda matrix: own(matrix).cdf(math.expm1(threshold)))
+            own = lambda matrix: self._own_posterior(batch, {**latents, "matrix": matrix}, 10, 11)  # noqa: E731
+            p_n = self._matrix_posterior(batch, latents).mean_of(lambda matrix: own(matrix).cdf(math.expm1(threshold)))
         return 1 - p_n.unsqueeze(-1)
 
     @pyro_method
     def log_tag_enrichment(self, batch: DELBatch, latents: Latents) -> Tensor:
-        """Natural log of all that carries the tag and binds the target, over the background, (n, 1)."""
+        """Natural log of the survival by target binding of all products with the tag, over the background, (n, 1)."""
         own = self.full_amount(batch, latents) * latents["own"]
-        return torch.log1p(own + self.truncated(batch, latents)).unsqueeze(-1)
+        return torch.log1p(own + self.truncate_rates(batch, latents)).unsqueeze(-1)
 
     @pyro_method
     def matrix_binding(self, batch: DELBatch, latents: Latents) -> Tensor:
-        """Natural log of the compound's survival without target over the background, log(1 + m), (n, 1)."""
+        """Natural log of the compound's survival without target, over the background, log(1 + m), (n, 1)."""
         return torch.log1p(latents.get("matrix", torch.zeros_like(batch.x[:, 0]))).unsqueeze(-1)
 
 
 def _sparse(argument: str, prior: SparseGamma | None) -> SparseGamma:
     if prior is None:
-        # Under a mean-field guide the shape of a few effects is fitted badly: to where none of them is sparse.
+        # Under a mean-field guide, the shape fitted to a few effects is one at which none is sparse.
         return SparseGamma(learned=("mean",)) if argument == "truncate" else SparseGamma()
     prior = check_part(argument, prior, SparseGamma)
     return SparseGamma(prior.shape, prior.mean, prior.learned)

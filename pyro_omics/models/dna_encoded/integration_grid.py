@@ -1,4 +1,4 @@
-"""Cells for the quadrature of a positive latent: wide ones everywhere, narrow ones where the counts point."""
+"""Integration cells for a positive latent: wide ones everywhere, and narrow ones around the likelihood's peaks."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-LOWEST = 1e-3  # of an effect, in multiples of the background: below, counts do not tell
+LOWEST = 1e-3  # effect, in multiples of the background, below which counts do not distinguish it from 0
 
 
 @torch.no_grad()
 def cell_edges(peaks: Sequence[tuple[Tensor, Tensor]], wide: int, narrow: int) -> Tensor:
-    """Ascending edges (..., K + 1) of cells from 0 on, K = wide + narrow for each peak.
+    """Ascending edges (..., K + 1) of K integration cells that start at 0, K = wide + narrow * len(peaks).
 
     Parameters
     ----------
     peaks
-        centre and standard deviation (...) of each part of the likelihood of the latent, the centre below 0 where that
-        part peaks at 0.
+        centre and standard deviation (...) of each factor of the latent's likelihood; a centre below 0 is a peak at 0.
     wide
-        number of cells in equal steps of the logarithm, up to far above every peak.
+        number of cells with equal steps of the logarithm, up to far above every peak.
     narrow
-        number of cells in equal steps around each peak.
+        number of cells with equal steps around each peak.
     """
     tops = [(centre.clamp(min=0) + 12 * spread).clamp(min=10 * LOWEST) for centre, spread in peaks]
     top = functools.reduce(torch.maximum, tops)

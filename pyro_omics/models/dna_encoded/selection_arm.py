@@ -1,4 +1,4 @@
-"""An arm of a selection: a likelihood over its samples, with one learned number for each head that it asks for."""
+"""`SelectionArm`: the likelihood of the counts of one arm of a selection."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pyro_omics.batch import DELBatch
 from pyro_omics.parts.likelihoods import Likelihood
 from pyro_omics.sizes import DELSizes
 
-START = {"dropout_logits": -2.0}
+START = {"dropout_logits": -2.0}  # initial values of heads; 0 for others
 
 
 class SelectionArm(PyroModule):
-    """The counts of one arm (target, control): a likelihood of their means.
+    """Likelihood of the counts of one arm (target or control), given their means.
 
-    What the likelihood asks of a decoder (a gate's logits, say) is here one learned number for each sample.
+    The outputs that the likelihood needs from a decoder, such as gate logits, are one parameter for each sample here.
 
     Parameters
     ----------
     likelihood
-        not built yet; a copy of it is, so that one object serves several arms.
+        a likelihood that was not built; a copy of it is built, so that one object can serve several arms.
     sizes
-        of the data.
+        sizes of the data.
     n_samples
-        number of the arm's samples.
+        number of samples of the arm.
     """
 
     def __init__(self, likelihood: Likelihood, sizes: DELSizes, n_samples: int) -> None:
@@ -40,6 +40,6 @@ class SelectionArm(PyroModule):
             self.heads[name] = nn.Parameter(torch.full((n_samples,), START.get(name, 0.0)))
 
     def forward(self, mean: Tensor, batch: DELBatch) -> TorchDistribution:
-        """The distribution of counts of these means (..., n, r): event shape (r,)."""
+        """The distribution of counts with these means (..., n, r): event shape (r,)."""
         heads = {name: self.heads[name].expand(mean.shape) for name in self.likelihood.heads}
         return self.likelihood(mean, heads, batch)

@@ -1,4 +1,4 @@
-"""Products of a split-and-pool synthesis that carry the same tag: their names, amounts and sums over a library."""
+"""Products of a split-and-pool synthesis with the same tag: their cycles, amounts and sums over a library."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 Subset = tuple[int, ...]
-ABUNDANCE = 10.0  # Gamma shape of a building block's abundance: a standard deviation of a third of its mean
-YIELD = (7.0, 3.0)  # Beta of a reaction's yield: mean 0.7, standard deviation 0.14
+ABUNDANCE = 10.0  # shape of the Gamma of a building block's abundance: standard deviation a third of the mean
+YIELD = (7.0, 3.0)  # parameters of the Beta of a reaction's yield: mean 0.7, standard deviation 0.14
 
 
 def truncates(n_cycles: int) -> list[Subset]:
-    """The cycles that worked, for every truncated product that has a building block at all."""
+    """The truncated products with at least one building block, each as the cycles whose reaction worked."""
     return [s for k in range(1, n_cycles) for s in itertools.combinations(range(n_cycles), k)]
 
 
 def amount(subset: Subset, yields: Sequence[Tensor]) -> Tensor:
-    r"""The share of a tag's molecules in which just the cycles of ``subset`` worked, (...).
+    r"""The share (...) of a tag's molecules in which exactly the cycles of ``subset`` worked.
 
     .. math:: w_S = \prod_{i \in S} y_i \prod_{i \notin S} (1 - y_i)
 
@@ -29,7 +29,7 @@ def amount(subset: Subset, yields: Sequence[Tensor]) -> Tensor:
     subset
         S, positions of cycles.
     yields
-        of each cycle, (...) in (0, 1).
+        yield of each cycle, (...) in (0, 1).
     """
     return math.prod(y if i in subset else 1 - y for i, y in enumerate(yields))  # type: ignore[return-value]
 
@@ -42,26 +42,26 @@ def outer(factors: Sequence[Tensor]) -> Tensor:
     return product
 
 
-def of_members(subset: Subset, factors: Sequence[Tensor]) -> Tensor:
-    """Sums over a full library, for each member of ``subset``, of the product of one factor for each cycle.
+def member_sums(subset: Subset, factors: Sequence[Tensor]) -> Tensor:
+    """Sums of products of factors, one per cycle, over a full library, grouped by the building blocks of ``subset``.
 
     Parameters
     ----------
     subset
         S, positions of cycles.
     factors
-        for each cycle, a number for each building block.
+        for each cycle, a factor for each building block.
 
     Returns
     -------
-    (sizes of the cycles of S) tensor.
+    Tensor with an axis for each cycle of S, of the cycle's size.
     """
     rest = math.prod(float(f.sum()) for i, f in enumerate(factors) if i not in subset)
     return outer([factors[i] for i in subset]) * rest
 
 
-def at(table: Tensor, subset: Subset, codes: Tensor) -> Tensor:
-    """A compound's entry of the table of a subset's effects: (..., sizes of S) and (n, cycles) give (..., n)."""
+def entries(table: Tensor, subset: Subset, codes: Tensor) -> Tensor:
+    """Entries (..., n) of a subset's table (..., sizes of S) for compounds with these codes (n, cycles)."""
     if len(subset) == 1:
         return table[..., codes[:, subset[0]]]
     flat = torch.zeros_like(codes[:, 0])

@@ -1,6 +1,6 @@
 """Models of single-cell counts: scVI, totalVI, and scVI with labels.
 
-A new one is a file of its own that is named here.
+A new model is a file of its own, imported here.
 """
 
 from pyro_omics.models.single_cell.scanvi import SCANVI

@@ -1,4 +1,4 @@
-"""SCANVI: scVI with a mixture of labelled cell types as the prior over z."""
+"""SCANVI: scVI with a mixture of cell types as the prior over z, and partly observed labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pyro_omics.sizes import Sizes
 
 
 class SCANVI(SCVI):
-    r"""SCVI whose latent is of a mixture of cell types, some of whose labels are known.
+    r"""SCVI with a mixture of cell types as the prior over z, and labels of some cells.
 
     .. math::
         y_n &\sim \mathrm{Categorical}(\pi) \\
@@ -29,30 +29,30 @@ class SCANVI(SCVI):
         \mathrm{label}_n \mid y_n &= y_n \text{ with probability } 1 - \epsilon, \text{ else any other} \\
         x_n \mid z_n &\sim \text{as in SCVI}
 
-    where the label is observed in the cells that have one. pi, m and s are learned. The type y is in no guide: it is
+    where the label is observed for the cells that have one. pi, m and s are learned. No guide samples the type y: it is
     summed out, by ``TraceEnum_ELBO(max_plate_nesting=1)``, which is the default, or by the bounds of `elbos`, so that
-    every ELBO is of log p(x_n, label_n), and of log p(x_n) where there is no label. The encoder sees counts only.
+    every ELBO bounds log p(x_n, label_n), or log p(x_n) for a cell without a label. The encoder takes only the counts.
 
     Parameters
     ----------
     sizes
-        what is known of the data; ``SCANVI.from_data(dm)`` fills it in, for a CellDataModule with ``label_key=``.
+        sizes of the data; ``SCANVI.from_data(dm)`` passes them, for a CellDataModule with ``label_key=``.
     labels
-        names of the levels of the label, in the order of their codes; filled in as well.
+        names of the levels of the label, in the order of their codes; `from_data` passes them too.
     unlabeled_category
-        the level of the cells whose label is not known; None where all have one.
+        the level of cells without a known label; None if all cells have one.
     label_error
-        epsilon, the share of wrong labels among the given ones, in (0, 1).
+        epsilon, the share of wrong labels among the known ones, in (0, 1).
     options
-        the other arguments of `SCVI`, all but ``prior``.
+        the other arguments of `SCVI`, except ``prior``.
 
     Raises
     ------
     ValueError
-        Where the unlabeled category is no level of the label, and where fewer than two labels are left without it.
+        If ``unlabeled_category`` is not a level of the label, or fewer than two other levels are left.
 
-    Source: Xu et al. 2021, Mol Syst Biol 17, e9620 (scANVI). There a classifier network and a second latent stand for
-    the labels; here the mixture alone, whose P(y | z) has a closed form.
+    Source: Xu et al. 2021, Mol Syst Biol 17, e9620 (scANVI). They model the labels with a classifier network and a
+    second latent; here there is only the mixture, whose P(y | z) has a closed form.
     """
 
     queries: ClassVar[dict[str, str | tuple[str, ...]]] = {**SCVI.queries, "label_probability": "labels"}
@@ -81,15 +81,15 @@ class SCANVI(SCVI):
 
     @classmethod
     def from_data(cls, dm: RowData, **options: Any) -> CountModel:
-        """The model for a CellDataModule's data: their sizes and the names of the label's levels are filled in."""
+        """Make the model for a CellDataModule's data, from its sizes and the names of the label's levels."""
         named = {"labels": list(dm.schema.names("label"))} if hasattr(dm, "schema") else {}
         return super().from_data(dm, **{**named, **options})
 
     def latent(self, batch: CellBatch) -> Tensor:
-        """Draw the type y and z (n, k) given it, and observe the labels."""
+        """Draw the type y, then z (n, k) given y, and observe the labels."""
         y_n = pyro.sample("y", self.prior.labels(), infer={"enumerate": "parallel"})
-        z_nk = pyro.sample("z", self.prior.of(y_n))
-        known_n, class_n = self._given(batch)
+        z_nk = pyro.sample("z", self.prior.component(y_n))
+        known_n, class_n = self._observed_labels(batch)
         label = dist.Categorical(self.confusion[y_n]).mask(known_n)
         pyro.sample("label", label, obs=class_n)
         return z_nk
@@ -100,7 +100,7 @@ class SCANVI(SCVI):
 
     @pyro_method
     def label_probability(self, batch: CellBatch, latents: dict[str, Tensor], given_labels: bool = False) -> Tensor:
-        """P(y = c | z) of each cell, (n, labels): its type by its counts.
+        """P(y = c | z), (n, labels): the probability of each cell type given the cell's counts.
 
         Parameters
         ----------
@@ -109,19 +109,19 @@ class SCANVI(SCVI):
         latents
             values of the latent sites.
         given_labels
-            whether the cell's own label, where it has one, is counted in as well: P(y = c | z, label).
+            whether to condition on the cell's own label too, if it has one: P(y = c | z, label).
         """
         y_c1 = torch.arange(len(self.confusion), device=self.class_of.device).unsqueeze(-1)
-        log_joint_cn = self.prior.labels().log_prob(y_c1) + self.prior.of(y_c1).log_prob(latents["z"])
+        log_joint_cn = self.prior.labels().log_prob(y_c1) + self.prior.component(y_c1).log_prob(latents["z"])
         if given_labels:
-            known_n, class_n = self._given(batch)
+            known_n, class_n = self._observed_labels(batch)
             log_joint_cn = log_joint_cn + self.confusion[:, class_n].log() * known_n
         return torch.softmax(log_joint_cn, 0).T
 
-    def _given(self, batch: CellBatch) -> tuple[Tensor, Tensor]:
-        """Which cells have a label (n,), and its class (n,), 0 where there is none."""
+    def _observed_labels(self, batch: CellBatch) -> tuple[Tensor, Tensor]:
+        """Mask (n,) of the cells with a label, and their class (n,), 0 for cells without one."""
         if batch.label is None:
-            raise ValueError("SCANVI needs the label of each cell: CellDataModule(adata, label_key=...)")
+            raise ValueError("SCANVI needs the label of each cell: use CellDataModule(adata, label_key=...)")
         class_n = self.class_of[batch.label]
         return class_n >= 0, class_n.clamp(min=0)
 
@@ -130,9 +130,11 @@ def _check_labels(labels: Sequence[str], known: Sequence[str], unlabeled: str | 
     if isinstance(labels, str) or len(labels) != sizes.n_labels:
         raise ValueError(f"labels must name the {sizes.n_labels} levels of the label; got {labels!r}")
     if len(known) < 2:
-        raise ValueError(f"SCANVI needs two labels or more; got {list(known)}: pass label_key= to CellDataModule")
+        raise ValueError(
+            f"labels must have two or more known levels; got {list(known)}: pass label_key= to CellDataModule"
+        )
     if unlabeled is not None and unlabeled not in labels:
         raise ValueError(
-            f"unlabeled_category={unlabeled!r} is no level of the label, which has {list(labels)[:10]}: name the one "
-            "of the cells without a label, or pass None where all cells have one"
+            f"unlabeled_category must be a level of the label, such as {list(labels)[:10]}; got {unlabeled!r}: pass "
+            "the level of the cells without a label, or None if all cells have one"
         )

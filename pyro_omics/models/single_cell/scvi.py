@@ -32,40 +32,41 @@ class SCVI(CountModel):
         \rho_n &= \mathrm{softmax}(\mathrm{decoder}(z_n, s_n)) \\
         x_{ng} &\sim \mathrm{ZINB}(l_n \rho_{ng}, \theta_g, \pi_{ng})
 
-    with l_n the cell's total count, s_n its batch and covariates, theta_g the inverse dispersion and pi_ng the
-    dropout logits, an output of the decoder. Each piece is an argument.
+    with l_n the cell's total count, s_n its batch and covariates, theta_g the inverse dispersion and pi_ng the dropout
+    logits, an output of the decoder. Prior, library size, decoder and likelihood can be replaced by arguments.
 
     Parameters
     ----------
     sizes
-        what is known of the data; ``SCVI.from_data(dm)`` fills it in.
+        sizes of the data; ``SCVI.from_data(dm)`` passes them.
     n_latent
-        k, dimension of z.
+        k, the dimension of z.
     n_hidden
         width of the hidden layers of the encoder and of the decoder.
     n_layers
-        number of the hidden layers of each.
+        number of hidden layers of each.
     dropout
         dropout rate of the encoder (the decoder has none).
     norm
         `layers.BatchNorm`, `layers.LayerNorm`, or None.
     prior
-        over z; `priors.StandardNormal` when None.
+        of z; `priors.StandardNormal` by default.
     likelihood
-        of the counts; `likelihoods.ZeroInflatedNegativeBinomial` when None. Its dispersion is its argument.
+        of the counts; `likelihoods.ZeroInflatedNegativeBinomial` by default. The dispersion is an argument of the
+        likelihood.
     library
-        of l_n; `library_sizes.Observed` when None.
+        of the library size l_n; `library_sizes.Observed` by default.
     encoder
-        (log(1 + x) (n, g), covariates) -> location and scale (n, k) of z; made when None and a guide asks.
+        (log(1 + x) (n, g), covariates) -> location and scale (n, k) of z; by default created when a guide needs one.
     decoder
         (z (n, k), covariates) -> dict of (n, g) with ``"rho"`` (logits) and the likelihood's heads.
     encode_covariates
-        whether the encoder sees the covariates too.
+        whether the encoder also takes the covariates.
 
     Raises
     ------
     ValueError
-        For a part that belongs to another model already, or lacks what it needs of the data.
+        If a part already belongs to another model, or needs data that are missing.
     """
 
     local_sites: tuple[str, ...] = ("z",)
@@ -118,7 +119,7 @@ class SCVI(CountModel):
             self.express(batch)
 
     def express(self, batch: CellBatch) -> Tensor:
-        """The program of the RNA, inside the plate; returns z (n, k)."""
+        """Run the program of the RNA inside the plate, and return z (n, k)."""
         z_nk = self.latent(batch)
         library_n1 = self.library(batch)
         rho_ng, heads = self.decode(z_nk, batch)
@@ -127,7 +128,7 @@ class SCVI(CountModel):
         return z_nk
 
     def latent(self, batch: CellBatch) -> Tensor:
-        """Draw z (n, k) from the prior, inside the plate; a subclass may observe there what depends on z alone."""
+        """Draw z (n, k) from the prior, inside the plate; a subclass may add observations that depend on z only."""
         return pyro.sample("z", self.prior(batch))
 
     def decode(self, z_nk: Tensor, batch: CellBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -137,15 +138,15 @@ class SCVI(CountModel):
         return torch.softmax(heads["rho"], -1), heads
 
     def encoder_covariates(self, batch: CellBatch) -> Tensor | None:
-        """The covariates, if the encoder is to see them."""
+        """The covariates if ``encode_covariates`` is set, otherwise None."""
         return self.covariates(batch) if self.encode_covariates else None
 
     def build_decoder(self, heads: dict[str, int]) -> nn.Module:
-        """The network from z to these outputs, name -> width."""
+        """Make the network from z to the outputs ``heads``, name -> width."""
         return Decoder(self.n_latent, heads, n_cov=self.covariates.n_out, **self.network)
 
     def build_encoder(self, site: str, n_out: int) -> nn.Module:
-        """An encoder of the counts for "z" or "library"; the library's has one hidden layer, as published."""
+        """Make the encoder of the counts for "z" or "library"; that of "library" has one hidden layer, as published."""
         network: dict[str, Any] = {**self.network, "dropout": self.dropout}
         if site == "library":
             network["n_layers"] = 1
@@ -155,14 +156,15 @@ class SCVI(CountModel):
 
     @property
     def adam_eps(self) -> float:
-        """Adam's eps: 0.01, as in the field, unless weights are latent.
+        """Adam's eps: 0.01 as in scvi-tools, or 1e-8 if weights are latent.
 
-        The gradient of one weight's KL, divided by n_obs, is far below 0.01: its posterior would stay at its start.
+        The gradient of one weight's KL, divided by n_obs, is far below 0.01, so that with 0.01 the weight's posterior
+        would hardly move.
         """
         return 1e-8 if any(getattr(module, "_pyro_samples", ()) for module in self.modules()) else 0.01
 
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """ClippedAdam at `learning_rate`, with the field's eps of 0.01; of 1e-8 where weights are latent."""
+        """ClippedAdam with `learning_rate` and `adam_eps`."""
         return partial(ClippedAdam, lr=self.learning_rate, eps=self.adam_eps)
 
     @pyro_method
@@ -174,11 +176,11 @@ class SCVI(CountModel):
         Parameters
         ----------
         batch
-            the cells, with the covariates to decode under.
+            the cells, with the covariates to decode with.
         latents
             values of the latent sites.
         library_size
-            counts that each cell's expression sums to; None takes the cell's own library size.
+            the sum of each cell's expression, in counts; None uses the cell's own library size.
         """
         rho_ng, _ = self.decode(latents["z"], batch)
         return rho_ng * self._library_size(batch, latents, library_size)
@@ -187,21 +189,21 @@ class SCVI(CountModel):
     def denoised_samples(
         self, batch: CellBatch, latents: dict[str, Tensor], library_size: float | None = 1.0
     ) -> Tensor:
-        """Draws of the rate beneath the counts, (n, g): of the negative binomials' Gamma, so with their dispersion.
+        """Draws of the rate underlying the counts, (n, g): for negative binomials, draws from their Gamma.
 
         Parameters
         ----------
         batch, latents, library_size
             as in `normalized_expression`.
 
-        Source: Gayoso et al. 2021, Nature Methods 18, 272 (denoised samples, of which correlations are taken).
+        Source: Gayoso et al. 2021, Nature Methods 18, 272 (denoised samples, for correlations).
         """
         rho_ng, heads = self.decode(latents["z"], batch)
         mean_ng = rho_ng * self._library_size(batch, latents, library_size)
         return self.likelihood.denoised(mean_ng, heads, batch)
 
     def _library_size(self, batch: CellBatch, latents: dict[str, Tensor], library_size: float | None) -> Tensor | float:
-        """The size asked for, or each cell's own (n, 1)."""
+        """``library_size``, or each cell's own library size (n, 1) if that is None."""
         if library_size is not None and library_size <= 0:
             raise ValueError(f"library_size must be a number of counts, above 0; got {library_size}")
         if library_size is not None:

@@ -26,7 +26,7 @@ from pyro_omics.sizes import Sizes
 
 
 class TotalVI(SCVI):
-    r"""totalVI (Gayoso et al. 2021, Nature Methods 18, 272): scVI's RNA, and proteins from the same latent.
+    r"""totalVI (Gayoso et al. 2021, Nature Methods 18, 272): scVI's RNA, and proteins from the same latent z.
 
     .. math::
         z_n &\sim \mathrm{Normal}(0, I_k), \quad
@@ -37,18 +37,19 @@ class TotalVI(SCVI):
             + (1 - \pi_{nt}) \, \mathrm{NB}(e_{st} \alpha_{nt} \beta_{nt}, \phi_t)
 
     with s the cell's batch, and alpha >= 1 and pi = P(background) outputs of the protein decoder at (z_n, s_n). The
-    efficiency e is a global latent, counted once per data set. The guide of u_nt is a network of (z_n, s_n): it
-    does not see the cell's own count, and knows a cell's background no better than its state's.
+    efficiency e is a global latent, counted once per data set. The guide of u_nt is a network of (z_n, s_n): it does
+    not take the cell's own count, so that a cell's background is inferred from its state only.
 
-    Proteins that were not measured in a cell are left out of the likelihood and of the KL of u. Read from the model,
-    they are imputed; those that the cell's whole batch lacks are read as in the batch that measured them in most cells.
+    Proteins that were not measured in a cell are left out of the likelihood and of the KL of u. Queries impute them.
+    For proteins that the cell's whole batch lacks, they use the parameters of the batch that measured them in most
+    cells.
 
     Parameters
     ----------
     sizes
-        what is known of the data; ``TotalVI.from_data(dm)`` fills it in.
+        sizes of the data; ``TotalVI.from_data(dm)`` passes them.
     n_latent
-        k, dimension of z.
+        k, the dimension of z.
     n_hidden
         width of the hidden layers.
     n_layers
@@ -56,26 +57,27 @@ class TotalVI(SCVI):
     dropout
         dropout rate of all networks.
     likelihood
-        of the RNA counts; `likelihoods.NegativeBinomial` when None.
+        of the RNA counts; `likelihoods.NegativeBinomial` by default.
     protein_likelihood
-        of the protein counts; `likelihoods.NegativeBinomialMixture` when None. Its dispersion is its argument.
+        of the protein counts; `likelihoods.NegativeBinomialMixture` by default. The dispersion is an argument of the
+        likelihood.
     protein_decoder
         (z (n, k), covariates) -> dict of (n, t) with the heads of the protein likelihood and of the background.
     efficiency
-        `proteins.Efficiency` when None; `proteins.PointEfficiency` is the published tool's.
+        of the batches; `proteins.Efficiency` by default. `proteins.PointEfficiency` is that of scvi-tools.
     background
-        `proteins.Background` when None: the prior of the background rate, learned or fixed. It has c and d for each
-        batch, which e may take the place of: ask about efficiencies with ``Background(shared=True)``.
+        prior of the background rate, learned or fixed; `proteins.Background` by default, with c and d for each batch,
+        which can explain the same differences as e: to study efficiencies use ``Background(shared=True)``.
     adversary
-        weight of the penalty for a latent from which a classifier can tell the batch; None is 1 where a batch lacks
-        proteins, and 0 elsewhere.
+        weight of a penalty on z for a classifier that predicts the batch from it; by default 1 if a batch lacks
+        proteins, otherwise 0.
     rna
-        `SCVI`'s other arguments: norm, prior, library, encoder, decoder, encode_covariates.
+        the other arguments of `SCVI`: norm, prior, library, encoder, decoder, encode_covariates.
 
     Raises
     ------
     ValueError
-        For data without proteins, and as `SCVI`.
+        If the data have no proteins, and as `SCVI`.
     """
 
     queries: ClassVar[dict[str, str | tuple[str, ...]]] = {
@@ -112,13 +114,13 @@ class TotalVI(SCVI):
         if sizes.n_proteins < 1:
             raise ValueError(
                 "TotalVI needs protein counts, and the data have none: name them, "
-                "CellDataModule(adata, protein_obsm_key=...), or of a MuData data.from_mudata(mdata, protein=...); "
+                "CellDataModule(adata, protein_obsm_key=...) or, for a MuData, data.from_mudata(mdata, protein=...); "
                 "or use SCVI"
             )
         rna["likelihood"] = NegativeBinomial() if likelihood is None else likelihood
         super().__init__(sizes, n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers, dropout=dropout, **rna)
         self.n_proteins = sizes.n_proteins
-        # scvi-tools draws log theta of proteins from Uniform(0, 2): this is its mean.
+        # 1.0 is the mean of Uniform(0, 2), from which scvi-tools draws the log theta of proteins.
         mixture = NegativeBinomialMixture(PerGene(start=1.0)) if protein_likelihood is None else protein_likelihood
         self.protein_likelihood = check_part("protein_likelihood", mixture, NegativeBinomialMixture)
         self.protein_likelihood.build(replace(self.sizes, n_genes=sizes.n_proteins))
@@ -131,7 +133,7 @@ class TotalVI(SCVI):
             protein_decoder = Branches(*(self.build_decoder({head: self.n_proteins}) for head in self.protein_heads))
         self.protein_decoder = check_unowned("protein_decoder", protein_decoder)
         self.local_sites = (*self.local_sites, "background")
-        self._note_panels(sizes)
+        self._register_panels(sizes)
         missing = not bool(self.measured_bt.all())
         self.adversary = float(missing) if adversary is None else adversary
         if not (isinstance(self.adversary, int | float) and self.adversary >= 0):
@@ -141,8 +143,8 @@ class TotalVI(SCVI):
         if self.adversary:
             self.classifier = Classifier(n_latent, sizes.n_batches, norm=self.network["norm"])
 
-    def _note_panels(self, sizes: Sizes) -> None:
-        """Which batches measured which proteins, and whose numbers stand in where one did not."""
+    def _register_panels(self, sizes: Sizes) -> None:
+        """Register which batches measured which proteins, and for each missing protein the batch to use instead."""
         cells_bt = torch.tensor(sizes.protein_cells).reshape(sizes.n_batches, self.n_proteins)
         own_b1 = torch.arange(sizes.n_batches).unsqueeze(-1)
         self.register_buffer("measured_bt", cells_bt > 0, persistent=False)
@@ -157,10 +159,10 @@ class TotalVI(SCVI):
         with self.plate(batch):
             z_nk = self.express(batch)
             u_nt = pyro.sample("background", self._background_prior(batch))
-            efficiency_nt = self._of_batch(efficiency_bt, batch)
-            self.efficiency.each(efficiency_nt)
+            efficiency_nt = self._batch_values(efficiency_bt, batch)
+            self.efficiency.add_cell_terms(efficiency_nt)
             mean_nt, heads = self.decode_proteins(z_nk, u_nt, efficiency_nt, batch)
-            y_nt = self.protein_likelihood(mean_nt, heads, self._panel(batch))
+            y_nt = self.protein_likelihood(mean_nt, heads, self._with_entry_codes(batch))
             pyro.sample("y", counts.masked(y_nt, batch.measured), obs=batch.y)
 
     def _background_prior(self, batch: CellBatch) -> TorchDistribution:
@@ -168,7 +170,7 @@ class TotalVI(SCVI):
         return counts.masked(dist.Normal(zeros, torch.ones_like(zeros)).to_event(1), batch.measured)
 
     def informed(self, site: str, batch: CellBatch) -> Tensor | None:
-        """The background of proteins that were not measured is left out of the KL."""
+        """The mask of measured proteins for "background"; the others are left out of the KL."""
         return batch.measured if site == "background" else None
 
     def decode_proteins(
@@ -183,29 +185,29 @@ class TotalVI(SCVI):
         check_heads("protein_decoder", heads, self.protein_heads, f"{self.n_proteins} proteins", self.n_proteins)
         return heads
 
-    # Batches that did not measure a protein --------------------------------------------------------------------------
+    # Batches that did not measure a protein -------------------------------------------------------------------------
 
     def _codes(self, batch: CellBatch) -> Tensor:
         return torch.zeros_like(batch.index) if batch.batch is None else batch.batch
 
-    def _of_batch(self, table_bt: Tensor, batch: CellBatch) -> Tensor:
-        """A table's numbers for each cell's batch, or for the one that stands in for it, (n, t)."""
+    def _batch_values(self, table_bt: Tensor, batch: CellBatch) -> Tensor:
+        """The table's values (n, t) for each entry's batch, see `_entry_codes`."""
         return table_bt.gather(0, self._entry_codes(batch))
 
     def _entry_codes(self, batch: CellBatch) -> Tensor:
-        """The batch whose numbers hold for each cell and protein, (n, t)."""
+        """Code (n, t) of the batch to decode each cell and protein with: one that measured the protein."""
         return self.stand_in_bt[self._codes(batch)]
 
-    def _panel(self, batch: CellBatch) -> CellBatch:
-        """The cells for the protein likelihood: with a batch code for each protein (n, t), where batches stand in."""
+    def _with_entry_codes(self, batch: CellBatch) -> CellBatch:
+        """The minibatch for the protein likelihood, with batch codes per protein (n, t) if a batch lacks proteins."""
         return batch._replace(batch=self._entry_codes(batch)) if self.stand_ins else batch
 
     def _in_measuring_batches(
         self, network: Callable[[Tensor, CellBatch], dict[str, Tensor]], z_nk: Tensor, batch: CellBatch
     ) -> dict[str, Tensor]:
-        """A network's outputs (n, t) for each protein in a batch that measured it.
+        """Outputs (n, t) of a network, for each protein with the code of a batch that measured it.
 
-        In training the others are masked out of the loss, and are not worth a pass.
+        In training, the network runs once: proteins that a cell's batch lacks are masked out of the loss.
         """
         out = network(z_nk, batch)
         if self.training or not self.stand_ins:
@@ -221,40 +223,43 @@ class TotalVI(SCVI):
     # The guide's networks -------------------------------------------------------------------------------------------
 
     def encoder_inputs(self, batch: CellBatch) -> Tensor:
-        """log(1 + x / (1 + mean x)) of RNA and of the proteins measured, side by side (n, g + t)."""
+        """log(1 + x / (1 + mean x)) of RNA and of the measured proteins, concatenated (n, g + t)."""
         return torch.cat([log_normalised(batch.x), log_normalised(self._counts(batch), batch.measured)], -1)
 
     def _counts(self, batch: CellBatch) -> Tensor:
         if batch.y is None:
             raise ValueError(
-                "TotalVI's batches need proteins, and this one has none: CellDataModule(protein_obsm_key=...)"
+                "TotalVI needs proteins in each minibatch, and this one has none: use "
+                "CellDataModule(adata, protein_obsm_key=...)"
             )
         return batch.y
 
     def encode(
         self, batch: CellBatch, site: str = "z", latents: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Location and scale of a site's posterior; that of "background" is a network of z and the covariates."""
+        """Location and scale of a site's posterior; for "background" by a network of z and the covariates."""
         if site != "background":
             return super().encode(batch, site)
         if latents is None or "z" not in latents:
-            raise ValueError("the posterior of 'background' is given z: sample model.local_sites in their order")
+            raise ValueError(
+                "the posterior of 'background' needs latents['z']: sample model.local_sites in their order"
+            )
 
         def network(z_nk: Tensor, cells: CellBatch) -> dict[str, Tensor]:
             inputs = self.prior.transform(z_nk)
-            return dict(zip(("loc", "scale"), self.encoded(site, inputs, self.covariates(cells)), strict=True))
+            return dict(zip(("loc", "scale"), self.run_encoder(site, inputs, self.covariates(cells)), strict=True))
 
         out = self._in_measuring_batches(network, latents["z"], batch)
         return self.background.standardised(out["loc"], out["scale"], self._entry_codes(batch))
 
     def build_encoder(self, site: str, n_out: int) -> nn.Module:
-        """An encoder of the counts of both modalities, or, for "background", of z and the covariates."""
+        """Make the encoder of the counts of both modalities, or, for "background", of z and the covariates."""
         if site != "background":
             return super().build_encoder(site, n_out)
         return Encoder(self.n_latent, n_out, n_cov=self.covariates.n_out, **self._decoder_network())
 
     def build_decoder(self, heads: dict[str, int]) -> nn.Module:
-        """One hidden layer with dropout, whose outputs see z and the covariates again, as published."""
+        """Make a decoder with one hidden layer and dropout; the outputs also take z and covariates, as published."""
         return Decoder(self.n_latent, heads, n_cov=self.covariates.n_out, **self._decoder_network())
 
     def _decoder_network(self) -> dict[str, Any]:
@@ -263,7 +268,7 @@ class TotalVI(SCVI):
     # Training -------------------------------------------------------------------------------------------------------
 
     def penalty(self, batch: CellBatch, latents: Mapping[str, Tensor]) -> Tensor | None:
-        """The cross-entropy of a classifier that reads the batch from z, through a reversed gradient; None without one.
+        """Cross-entropy of a classifier of the batch given z, with reversed gradient; None without an adversary.
 
         Source: Gayoso et al. 2021, Nature Methods 18, 272 (missing proteins).
         """
@@ -275,9 +280,9 @@ class TotalVI(SCVI):
 
     # Queries --------------------------------------------------------------------------------------------------------
 
-    def _proteins(self, batch: CellBatch, latents: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _decode_latents(self, batch: CellBatch, latents: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         efficiency_bt = latents["efficiency"] if "efficiency" in latents else self.efficiency()
-        efficiency_nt = self._of_batch(efficiency_bt, batch)
+        efficiency_nt = self._batch_values(efficiency_bt, batch)
         return self.decode_proteins(latents["z"], latents["background"], efficiency_nt, batch)
 
     @pyro_method
@@ -290,29 +295,29 @@ class TotalVI(SCVI):
     ) -> tuple[Tensor, Tensor]:
         """Expected expression: of RNA (n, g), frequencies times a library size; of proteins (n, t), counts.
 
-        Of proteins e beta (pi + (1 - pi) alpha), what the batch's experiment would count, so that imputed proteins
-        compare with measured ones; or, without the background, (1 - pi) e alpha beta (scvi-tools' default).
+        Proteins are e beta (pi + (1 - pi) alpha), the expected counts in the batch's experiment, so that imputed and
+        measured proteins are comparable; or, without the background, (1 - pi) e alpha beta (the default in scvi-tools).
 
         Parameters
         ----------
         batch
-            the cells, with the covariates to decode under.
+            the cells, with the covariates to decode with.
         latents
             values of the latent sites.
         library_size
-            counts that each cell's RNA sums to; None takes the cell's own library size.
+            the sum of each cell's RNA expression, in counts; None uses the cell's own library size.
         include_protein_background
-            whether the background's expected counts, pi e beta, are part of it.
+            whether to include the background's expected counts, pi e beta.
         """
         rna_ng = super().normalized_expression(batch, latents, library_size)
-        background_nt, foreground_nt = self.protein_likelihood.signal(*self._proteins(batch, latents))
+        background_nt, foreground_nt = self.protein_likelihood.expected_counts(*self._decode_latents(batch, latents))
         return rna_ng, foreground_nt + background_nt if include_protein_background else foreground_nt
 
     @pyro_method
     def denoised_samples(
         self, batch: CellBatch, latents: dict[str, Tensor], library_size: float | None = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Draws of the rates beneath the counts, RNA (n, g) and proteins (n, t), those of a protein's background 0.
+        """Draws of the rates underlying the counts, RNA (n, g) and proteins (n, t), the latter 0 for background.
 
         Parameters
         ----------
@@ -322,8 +327,8 @@ class TotalVI(SCVI):
         Source: Gayoso et al. 2021, Nature Methods 18, 272.
         """
         rna_ng = super().denoised_samples(batch, latents, library_size)
-        mean_nt, heads = self._proteins(batch, latents)
-        return rna_ng, self.protein_likelihood.denoised(mean_nt, heads, self._panel(batch))
+        mean_nt, heads = self._decode_latents(batch, latents)
+        return rna_ng, self.protein_likelihood.denoised(mean_nt, heads, self._with_entry_codes(batch))
 
     @pyro_method
     def protein_foreground_probability(self, batch: CellBatch, latents: dict[str, Tensor]) -> Tensor:
@@ -332,12 +337,12 @@ class TotalVI(SCVI):
         Parameters
         ----------
         batch
-            the cells; as if of another batch, nothing of them was measured.
+            the cells; cells decoded as another batch count as not measured.
         latents
             values of the latent sites.
         """
-        mean_nt, heads = self._proteins(batch, latents)
-        mixture = self.protein_likelihood(mean_nt, heads, self._panel(batch)).base_dist
+        mean_nt, heads = self._decode_latents(batch, latents)
+        mixture = self.protein_likelihood(mean_nt, heads, self._with_entry_codes(batch)).base_dist
         posterior_nt = mixture.foreground_probability(self._counts(batch))
         if batch.measured is None:
             return posterior_nt
@@ -352,4 +357,4 @@ class TotalVI(SCVI):
         batch, latents
             the cells, and values of the latent sites.
         """
-        return self._proteins(batch, latents)[0]
+        return self._decode_latents(batch, latents)[0]

@@ -1,7 +1,8 @@
-"""Likelihoods: from a mean to a distribution over counts.
+"""Likelihoods: distributions of counts, given their mean.
 
-A likelihood is a PyroModule that owns its global parameters, names in ``heads`` what else it needs from the decoder,
-and maps (mean, heads, batch) to a distribution. A new one is one class, in a file of its own that is named here.
+A likelihood is a PyroModule that owns its global parameters, lists in ``heads`` the further outputs that it needs from
+the decoder, and maps (mean, heads, batch) to a distribution. A new likelihood is one class in its own file, imported
+here.
 """
 
 from pyro_omics.parts.likelihoods.base import Likelihood

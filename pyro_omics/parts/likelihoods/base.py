@@ -1,4 +1,4 @@
-"""What every likelihood has in common."""
+"""Base class of the likelihoods."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pyro_omics.parts.base import Part
 
 
 class Likelihood(Part):
-    """p(x | mean, heads): made without sizes, and completed once by `build`."""
+    """Distribution of counts p(x | mean, heads): created without sizes, and completed once by `build`."""
 
     own_heads: ClassVar[tuple[str, ...]] = ()
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Names of the decoder outputs (each one number for a gene) that the likelihood needs beside the mean."""
+        """Names of the decoder outputs, (n, g) each, that the likelihood needs besides the mean."""
         return self.own_heads
 
     def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
@@ -26,5 +26,5 @@ class Likelihood(Part):
         raise NotImplementedError(f"{type(self).__name__} must define forward(mean, heads, batch)")
 
     def denoised(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
-        """A draw of the rate beneath the counts (n, g): without counting noise, dropout or background."""
+        """A draw of the rate underlying the counts (n, g): without counting noise, dropout or background."""
         return mean

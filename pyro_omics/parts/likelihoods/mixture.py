@@ -1,4 +1,4 @@
-"""`NegativeBinomialMixture`: counts of a background or of a foreground above it."""
+"""`NegativeBinomialMixture`: a mixture of background and foreground counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_omics.parts.likelihoods.negative_binomial import NegativeBinomial
 
 
 class NegativeBinomialMixture(NegativeBinomial):
-    r"""Counts of a background, whose mean is given, or of a foreground above it: totalVI's proteins.
+    r"""Mixture of a background, whose mean is given, and a foreground above it: totalVI's proteins.
 
     .. math:: y_{nt} \sim \pi_{nt} \, \mathrm{NB}(\mathrm{mean}_{nt}, \theta)
         + (1 - \pi_{nt}) \, \mathrm{NB}(\alpha_{nt} \, \mathrm{mean}_{nt}, \theta)
@@ -22,7 +22,7 @@ class NegativeBinomialMixture(NegativeBinomial):
     Parameters
     ----------
     dispersion
-        what theta is shared by; one theta for each column when None.
+        of theta, see `dispersions`; by default one theta for each column.
 
     Source: Gayoso et al. 2021, Nature Methods 18, 272.
     """
@@ -36,16 +36,16 @@ class NegativeBinomialMixture(NegativeBinomial):
             mean, self._foreground(mean, heads), theta, heads["background_logits"]
         ).to_event(1)
 
-    def signal(self, mean: Tensor, heads: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """What background and foreground contribute to the expected counts, pi mean and (1 - pi) alpha mean, (n, t)."""
+    def expected_counts(self, mean: Tensor, heads: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Contributions of background and foreground, pi mean and (1 - pi) alpha mean, (n, t) each."""
         pi = torch.sigmoid(heads["background_logits"])
         return pi * mean, (1 - pi) * self._foreground(mean, heads)
 
     def denoised(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
-        """A draw of the foreground's rate, 0 where the draw is of the background, (n, t)."""
+        """A draw of the foreground's rate (n, t), 0 where the background is drawn."""
         rate = super().denoised(self._foreground(mean, heads), heads, batch)
         return rate * torch.bernoulli(torch.sigmoid(-heads["background_logits"]))
 
     def _foreground(self, mean: Tensor, heads: dict[str, Tensor]) -> Tensor:
-        # Started at alpha = 2 or so: where relu's argument is negative in all cells, no gradient would bring it back.
+        # alpha starts near 2: if relu's argument were negative in all cells, it would have no gradient.
         return mean * (1 + torch.relu(1 + heads["foreground"]))

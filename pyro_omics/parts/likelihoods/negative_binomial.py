@@ -1,4 +1,4 @@
-"""`NegativeBinomial`, whose overdispersion is a part of its own."""
+"""`NegativeBinomial`: its inverse dispersion is a swappable part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NegativeBinomial(Likelihood):
     Parameters
     ----------
     dispersion
-        what theta is shared by; one theta for each gene when None.
+        of theta, see `dispersions`; by default one theta for each gene.
     """
 
     def __init__(self, dispersion: Dispersion | None = None) -> None:
@@ -33,7 +33,7 @@ class NegativeBinomial(Likelihood):
         return self.own_heads + self.dispersion.heads
 
     def build(self, sizes: Sizes) -> None:
-        """Make theta for these sizes."""
+        """Create theta for these sizes."""
         super().build(sizes)
         self.dispersion.build(sizes)
 
@@ -42,6 +42,6 @@ class NegativeBinomial(Likelihood):
         return counts.NegativeBinomial(mean, self.dispersion(heads, batch)).to_event(1)
 
     def denoised(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
-        """A draw of the Gamma-distributed rate, mean ``mean`` and variance mean^2 / theta, (n, g)."""
+        """A draw of the Gamma-distributed rate (n, g), with mean ``mean`` and variance mean^2 / theta."""
         theta = self.dispersion(heads, batch).expand(mean.shape)
         return torch._standard_gamma(theta) * mean / theta

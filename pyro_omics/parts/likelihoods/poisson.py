@@ -1,4 +1,4 @@
-"""`Poisson`."""
+"""`Poisson`: counts without overdispersion."""
 
 from __future__ import annotations
 

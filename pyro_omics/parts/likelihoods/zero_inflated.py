@@ -21,16 +21,16 @@ class ZeroInflatedPoisson(Likelihood):
     Parameters
     ----------
     gate
-        a fixed probability of the extra zero, in (0, 1), for every count; None takes the model's dropout logits.
+        fixed probability of an extra zero, in (0, 1), for every count; None uses the model's dropout logits.
     """
 
     def __init__(self, gate: float | None = None) -> None:
         super().__init__()
-        self.gate = _checked_gate(gate)
+        self.gate = _check_gate(gate)
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The dropout logits, where the gate is not fixed."""
+        """The dropout logits, unless the gate is fixed."""
         return ("dropout_logits",) if self.gate is None else ()
 
     def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
@@ -44,18 +44,18 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     Parameters
     ----------
     dispersion
-        what theta is shared by; one theta for each gene when None.
+        of theta, see `dispersions`; by default one theta for each gene.
     gate
-        a fixed probability of the extra zero, in (0, 1), for every count; None takes the model's dropout logits.
+        fixed probability of an extra zero, in (0, 1), for every count; None uses the model's dropout logits.
     """
 
     def __init__(self, dispersion: Dispersion | None = None, gate: float | None = None) -> None:
         super().__init__(dispersion)
-        self.gate = _checked_gate(gate)
+        self.gate = _check_gate(gate)
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The dropout logits, where the gate is not fixed, and what the dispersion needs."""
+        """The dropout logits, unless the gate is fixed, and the outputs that the dispersion needs."""
         return (("dropout_logits",) if self.gate is None else ()) + self.dispersion.heads
 
     def forward(self, mean: Tensor, heads: dict[str, Tensor], batch: CellBatch) -> TorchDistribution:
@@ -64,9 +64,11 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         return counts.ZeroInflatedNegativeBinomial(mean, theta, gate).to_event(1)
 
 
-def _checked_gate(gate: float | None) -> float | None:
+def _check_gate(gate: float | None) -> float | None:
     if gate is not None and not 0 < gate < 1:
-        raise ValueError(f"gate must be a probability in (0, 1); got {gate}: without extra zeros use a plain one")
+        raise ValueError(
+            f"gate must be a probability in (0, 1); got {gate}: for no extra zeros use a likelihood without a gate"
+        )
     return gate
 
 

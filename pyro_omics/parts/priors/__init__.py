@@ -1,7 +1,7 @@
 """Priors over the latent z: a prior is a PyroModule that, called on a batch, returns a distribution.
 
-A new prior is one class: override `Prior.complete` to make the parameters and `Prior.forward` to return the
-distribution. `WeightPrior`s are over weights, for `bayesianize`.
+A new prior is one class: override `Prior.complete` to create the parameters and `Prior.forward` to return the
+distribution. A `WeightPrior` is a prior over the weights of a network, for `bayesianize`.
 """
 
 from pyro_omics.parts.priors.base import Prior

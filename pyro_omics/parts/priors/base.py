@@ -1,4 +1,4 @@
-"""What every prior over the latent z has in common."""
+"""Base class of the priors over the latent z."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyro_omics.sizes import Sizes
 
 
 class Prior(Part):
-    """A distribution over z, made without sizes and completed by `build`.
+    """A distribution over z, created without sizes and completed once by `build`.
 
     Parameters
     ----------
@@ -27,30 +27,32 @@ class Prior(Part):
             self.complete(n_latent)
 
     def build(self, sizes: Sizes) -> None:
-        """Complete the prior for ``sizes.n_latent`` dimensions, for the model that takes it."""
+        """Complete the prior for the ``sizes.n_latent`` dimensions of its model."""
         super().build(sizes)
         if sizes.n_latent is None or self.n_latent not in (None, sizes.n_latent):
-            raise ValueError(f"the prior was made with n_latent={self.n_latent}, and the model has {sizes.n_latent}")
+            raise ValueError(
+                f"the prior was made with n_latent={self.n_latent}, and the model has n_latent={sizes.n_latent}"
+            )
         if self.n_latent is None:
             self.n_latent = sizes.n_latent
             self.complete(sizes.n_latent)
 
     def complete(self, n_latent: int) -> None:
-        """Make parameters and buffers for ``n_latent`` dimensions."""
+        """Create parameters and buffers for ``n_latent`` dimensions."""
 
     def attach(self, model: EncodingModel) -> None:
-        """Take what the prior needs of its model's networks; the model calls it once it has them.
+        """Set up what the prior needs of its model's networks; the model calls it once these exist.
 
         Parameters
         ----------
         model
-            holds the prior; ``model.encoder_inputs`` and ``model.require_encoder`` work.
+            the model that holds the prior; ``encoder_inputs`` and ``require_encoder`` are ready to be called.
         """
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
-        """The distribution of one row's z: event shape (k,), batch shape () or (n,)."""
+        """The distribution of a row's z: event shape (k,), batch shape () or (n,)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(batch)")
 
     def transform(self, z: Tensor) -> Tensor:
-        """What the decoder sees of z (..., k): z itself, unless the prior says otherwise."""
+        """The decoder's input for z (..., k): z itself, unless overridden."""
         return z

@@ -1,4 +1,4 @@
-"""`FlowPrior`: a normalizing flow."""
+"""`FlowPrior`: a normalizing flow over z."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pyro_omics.parts.priors.base import Prior
 
 
 class FlowPrior(Prior):
-    r"""A neural spline flow: z is an invertible map of a standard Normal, and the map is learned.
+    r"""A neural spline flow: z is a learned invertible map of a standard Normal.
 
     .. math:: p(z_n) = \mathrm{Normal}(f(z_n); 0, I) \, |\det \partial f / \partial z_n|
 
-    f is a chain of autoregressive rational-quadratic splines over [-5, 5], the identity beyond, and the identity
-    everywhere at the start: the prior starts at Normal(0, I). The density takes one pass of each network, a draw k.
+    f is a chain of autoregressive rational-quadratic splines over [-5, 5], and the identity beyond. It starts as the
+    identity everywhere, so that the prior starts at Normal(0, I). A density takes one pass through each network; a draw
+    takes k passes.
 
     Parameters
     ----------
     n_transforms
-        number of autoregressive transforms; with one latent dimension they are plain splines.
+        number of autoregressive transforms; with one latent dimension they are splines without a network.
     n_hidden
         width of the two hidden layers of each transform's network.
     n_latent
@@ -31,21 +32,21 @@ class FlowPrior(Prior):
     Raises
     ------
     ImportError
-        Without the extra ``flows`` (zuko).
+        If zuko is not installed: ``pip install "pyro-omics[flows]"``.
     ValueError
-        For no transforms or no hidden units.
+        If ``n_transforms`` or ``n_hidden`` is below 1.
 
     Source: Durkan et al. 2019, NeurIPS (neural spline flows); Chen et al. 2017, ICLR (flows as priors of a VAE).
     """
 
     def __init__(self, n_transforms: int = 3, n_hidden: int = 64, n_latent: int | None = None) -> None:
         check_positive(n_transforms=n_transforms, n_hidden=n_hidden)
-        zuko()  # said here, where the prior is named, rather than in the model
+        zuko()  # raises where the user creates the prior, rather than in the model
         self.n_transforms, self.n_hidden = n_transforms, n_hidden
         super().__init__(n_latent)
 
     def complete(self, n_latent: int) -> None:
-        """Make the flow, as the identity."""
+        """Create the flow, initialized as the identity."""
         hidden = [self.n_hidden, self.n_hidden]
         self.flow = zuko().flows.NSF(n_latent, transforms=self.n_transforms, hidden_features=hidden)
         for transform in self.flow.transform.transforms:

@@ -1,4 +1,4 @@
-"""Priors over z with latents of their own, which are global: `HierarchicalNormal` and `BatchMeans`."""
+"""Priors over z with global latents of their own: `HierarchicalNormal` and `BatchMeans`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pyro_omics.sizes import Sizes
 
 
 class HierarchicalNormal(StandardNormal):
-    r"""A Normal with a latent scale for each dimension, which the data set as a whole informs.
+    r"""A Normal with a latent scale for each dimension, learned from the whole data set.
 
     .. math::
         \tau_k &\sim \mathrm{LogNormal}(0, 1) \\
         z_n &\sim \mathrm{Normal}(0, \mathrm{diag}\,\tau^2)
 
     The scales are the site "prior.scale" (k,), a global latent: the guide's ``rest`` covers it, and its KL counts once
-    per data set. LogNormal, and not HalfNormal: a factor of e to either side of 1 is one standard deviation, and there
-    is no mass at 0, where all z would meet and a guide in log tau would have no mode to sit at.
+    per data set. Their prior is LogNormal rather than HalfNormal: a factor of e to either side of 1 is one standard
+    deviation, and there is no mass at 0, where all z would coincide and log tau would have no mode.
 
     Source: Gelman et al. 2013, Bayesian Data Analysis, chapter 5; Neal 1996 (automatic relevance determination).
     """
@@ -34,12 +34,12 @@ class HierarchicalNormal(StandardNormal):
     scale: Tensor
 
     def complete(self, n_latent: int) -> None:
-        """Make the location, a buffer, and the scales, a latent."""
+        """Create the location, a buffer, and the scales, a latent."""
         super().complete(n_latent)
         self.scale = PyroSample(partial(_scales))
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
-        """Normal(0, diag(tau^2)), event shape (k,); tau is drawn where nothing else gives it."""
+        """Normal(0, diag(tau^2)), event shape (k,)."""
         return dist.Normal(self.zeros, self.scale).to_event(1)
 
 
@@ -51,8 +51,8 @@ class BatchMeans(StandardNormal):
         z_n &\sim \mathrm{Normal}(\mu_{s_n}, I_k)
 
     The means are the site "prior.means" (batches, k), a global latent: the guide's ``rest`` covers it, and its KL
-    counts once per data set. With them z may differ between batches at no cost, as it should where batches are other
-    tissues or conditions, and should not where they are technical.
+    counts once per data set. They let z differ between batches at no cost, which suits batches that are different
+    tissues or conditions, and does not suit technical batches.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class BatchMeans(StandardNormal):
     Raises
     ------
     ValueError
-        For data with one batch only.
+        If the data have only one batch.
 
     Source: Gelman et al. 2013, Bayesian Data Analysis, chapter 5 (means of groups).
     """
@@ -78,27 +78,29 @@ class BatchMeans(StandardNormal):
         super().__init__(n_latent)
 
     def build(self, sizes: Sizes) -> None:
-        """Complete the prior for ``sizes``, which name several batches."""
+        """Complete the prior for ``sizes``, which must have several batches."""
         if sizes.n_batches < 2:
             raise ValueError(
                 "BatchMeans has a mean for each batch, and the data have one batch only: name the batches, "
                 "CellDataModule(adata, batch_key=...), or use priors.StandardNormal()"
             )
         if self.n_batches not in (None, sizes.n_batches):
-            raise ValueError(f"the prior was made with n_batches={self.n_batches}, and the data have {sizes.n_batches}")
+            raise ValueError(
+                f"the prior was made with n_batches={self.n_batches}, and the data have {sizes.n_batches} batches"
+            )
         self.n_batches = sizes.n_batches
         super().build(sizes)
 
     def complete(self, n_latent: int) -> None:
-        """Make a buffer, and the means, a latent."""
+        """Create the means, a latent, and the location of their prior, a buffer."""
         super().complete(n_latent)
         self.means = PyroSample(partial(_means))
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
         """Normal(mu_s, I), event shape (k,), batch shape (n,).
 
-        Without a batch, or its codes: a cell of a batch not known, the mixture of all with equal weights, batch
-        shape ().
+        Without a batch, or without its codes, the cell's batch is unknown: the mixture over all batches with equal
+        weights, batch shape ().
         """
         if batch is None or batch.batch is None:
             return normal_mixture(torch.zeros_like(self.means[:, 0]), self.means, torch.ones_like(self.means))
@@ -106,12 +108,12 @@ class BatchMeans(StandardNormal):
         return dist.Normal(loc_nk, torch.ones_like(loc_nk)).to_event(1)
 
 
-# Functions of the module, in a partial: a lambda could not be pickled, and PyroSample renames plain functions.
+# Module-level functions in a partial: a lambda could not be pickled, and PyroSample renames plain functions.
 def _scales(prior: PyroModule) -> TorchDistribution:
     return dist.LogNormal(prior.zeros, torch.ones_like(prior.zeros)).to_event(1)
 
 
 def _means(prior: PyroModule) -> TorchDistribution:
     if prior.n_batches is None:
-        raise ValueError("BatchMeans does not know the number of batches: give n_batches, or let a model build it")
+        raise ValueError("BatchMeans does not know the number of batches: pass n_batches, or pass the prior to a model")
     return dist.Normal(prior.zeros, 1.0).expand([prior.n_batches, *prior.zeros.shape]).to_event(2)

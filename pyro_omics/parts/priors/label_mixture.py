@@ -1,4 +1,4 @@
-"""`LabelMixture`: a Normal for each label, for models that know the labels of some rows."""
+"""`LabelMixture`: a mixture with a Normal for each label, for models with partly labelled rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_omics.parts.priors.base import Prior
 
 
 class LabelMixture(Prior):
-    r"""z ~ sum_c pi_c Normal(m_c, diag s_c^2), with a component for each label and everything in it learned.
+    r"""Mixture with a component for each label: z ~ sum_c pi_c Normal(m_c, diag s_c^2), all of it learned.
 
     Parameters
     ----------
@@ -27,9 +27,9 @@ class LabelMixture(Prior):
         super().__init__(n_latent)
 
     def complete(self, n_latent: int) -> None:
-        """Start as one Normal(0, I_k) for all labels.
+        """Create weights, means and log scales; every component starts at Normal(0, I_k).
 
-        Components that started apart would take cells up before the few labels had said which are theirs.
+        Components that start apart would attract cells before the few labels show which cells belong to each.
         """
         self.logits = nn.Parameter(torch.zeros(self._n_labels))
         self.means = nn.Parameter(torch.zeros(self._n_labels, n_latent))
@@ -39,10 +39,12 @@ class LabelMixture(Prior):
         """Categorical(pi) over the labels."""
         return dist.Categorical(logits=self.logits)
 
-    def of(self, y: Tensor) -> TorchDistribution:
-        """Normal(m_y, s_y) of labels y (...), event shape (k,)."""
+    def component(self, y: Tensor) -> TorchDistribution:
+        """Normal(m_y, s_y) for the labels y (...), event shape (k,)."""
         return dist.Normal(self.means[y], self.log_scales[y].exp()).to_event(1)
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
-        """The mixture itself, event shape (k,)."""
-        return dist.MixtureSameFamily(self.labels(), self.of(torch.arange(self._n_labels, device=self.logits.device)))
+        """The mixture over all labels, event shape (k,)."""
+        return dist.MixtureSameFamily(
+            self.labels(), self.component(torch.arange(self._n_labels, device=self.logits.device))
+        )

@@ -1,4 +1,4 @@
-"""`MixtureOfGaussians`, and the mixture of Normals that other priors are made of too."""
+"""`MixtureOfGaussians`, and the mixture of Normals that other priors share."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pyro_omics.batch import CellBatch
 from pyro_omics.parts.base import check_positive
 from pyro_omics.parts.priors.base import Prior
 
-SPREAD = 0.5  # standard deviation of the components' locations at the start
+SPREAD = 0.5  # standard deviation of the components' initial locations
 
 
 class NormalMixture(dist.MixtureSameFamily):
-    """`dist.MixtureSameFamily` of Normals with independent dimensions, which says that its draws are real vectors.
+    """`dist.MixtureSameFamily` of Normals with independent dimensions, whose support is the real vectors.
 
-    Of torch's own support for a mixture, guides do not know how to map to it.
+    For the support that torch gives a mixture, guides have no transform.
     """
 
     @property
@@ -37,8 +37,8 @@ class MixtureOfGaussians(Prior):
 
     .. math:: z_n \sim \sum_c \pi_c \, \mathrm{Normal}(\mu_c, \mathrm{diag}\,\sigma_c^2)
 
-    It starts with equal weights, scales of 1 and locations drawn from Normal(0, 0.25 I): near the standard Normal, with
-    the components told apart.
+    It starts with equal weights, scales of 1 and locations drawn from Normal(0, 0.25 I): close to the standard Normal,
+    but with distinct components.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class MixtureOfGaussians(Prior):
     Raises
     ------
     ValueError
-        For fewer than one component.
+        If ``n_components`` is below 1.
 
     Source: Dilokthanakul et al. 2016, arXiv:1611.02648; Jiang et al. 2017, IJCAI (mixture priors of a VAE).
     """
@@ -61,7 +61,7 @@ class MixtureOfGaussians(Prior):
         super().__init__(n_latent)
 
     def complete(self, n_latent: int) -> None:
-        """Make the logits (c,), the locations and the log scales (c, k)."""
+        """Create the logits (c,), the locations and the log scales (c, k)."""
         self.logits = nn.Parameter(torch.zeros(self.n_components))
         self.loc = nn.Parameter(SPREAD * torch.randn(self.n_components, n_latent))
         self.log_scale = nn.Parameter(torch.zeros(self.n_components, n_latent))

@@ -12,12 +12,12 @@ from pyro_omics.parts.priors.base import Prior
 
 
 class StandardNormal(Prior):
-    """z_n ~ Normal(0, I_k)."""
+    """Standard Normal prior: z_n ~ Normal(0, I_k)."""
 
     zeros: Tensor
 
     def complete(self, n_latent: int) -> None:
-        """Make the location, a buffer, so that the prior follows the model to its device and dtype."""
+        """Create the location as a buffer, so that the prior follows the model to its device and dtype."""
         self.register_buffer("zeros", torch.zeros(n_latent), persistent=False)
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
@@ -26,9 +26,9 @@ class StandardNormal(Prior):
 
 
 class LogisticNormal(StandardNormal):
-    """z_n ~ Normal(0, I_k), and the decoder sees softmax(z_n), a point of the simplex: proportions of k programs.
+    """Logistic-normal prior: z_n ~ Normal(0, I_k), and the decoder's input is softmax(z_n), proportions of k programs.
 
-    The site "z" holds the Normal coordinates, because softmax of k coordinates has no density on k coordinates;
+    The site "z" holds the Normal coordinates, because the softmax of k coordinates has no density in k dimensions;
     `Posterior.latent` reports the proportions.
 
     Source: Svensson et al. 2020, Bioinformatics 36(11) (scVI with latent distribution "ln").

@@ -1,4 +1,4 @@
-"""`VampPrior`: a mixture of the encoder's own posteriors."""
+"""`VampPrior`: a mixture of the encoder's posteriors."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from pyro_omics.parts.priors.base import Prior
 from pyro_omics.parts.priors.mixture import normal_mixture
 from pyro_omics.schema import RowData
 
-SEED = 0  # of the rows that the pseudo-inputs start from
+SEED = 0  # for the choice of rows that initialize the pseudo-inputs
 
 
 class VampPrior(Prior):
-    r"""A mixture of the posteriors that the encoder gives to learned pseudo-inputs u, with learned weights.
+    r"""A mixture, with learned weights, of the encoder's posteriors for learned pseudo-inputs u.
 
     .. math:: z_n \sim \sum_c \pi_c \, \mathrm{Normal}(\mu(u_c), \mathrm{diag}\,\sigma^2(u_c))
 
-    The pseudo-inputs live where the encoder's inputs do (``model.encoder_inputs``), and start at random training rows,
-    with those rows' covariates where the encoder sees them, which stay. The encoder is the model's, made for the
-    prior where no guide asks for one. It is run on them as in evaluation, without dropout and with BatchNorm's running
-    statistics, so that rows and pseudo-inputs do not mix.
+    The pseudo-inputs are in the space of the encoder's inputs (``model.encoder_inputs``), and start as random training
+    rows. If the encoder takes covariates, those of the same rows are used, and stay fixed. The encoder is the model's,
+    created for the prior if no guide needs one. It is run in eval mode on the pseudo-inputs, without dropout and with
+    BatchNorm's running statistics, so that rows and pseudo-inputs do not share batch statistics.
 
     Parameters
     ----------
     n_components
-        number of pseudo-inputs. Where it exceeds the number of training rows, rows are used more than once.
+        number of pseudo-inputs; if it exceeds the number of training rows, rows are used more than once.
     n_latent
         as in `Prior`.
 
     Raises
     ------
     ValueError
-        For fewer than one component, and when called without a model.
+        If ``n_components`` is below 1, and when the prior is called before it has a model.
 
     Notes
     -----
-    A model of one's own that holds the prior calls ``self.prior.attach(self)`` at the end of its ``__init__``. The
-    posteriors are of ``model.latent_site``, from ``model.encoded``.
+    A custom model that holds the prior calls ``self.prior.attach(self)`` at the end of its ``__init__``. The posteriors
+    are those of ``model.latent_site``, from ``model.run_encoder``.
 
     Source: Tomczak and Welling 2018, AISTATS, arXiv:1705.07120 (there with equal weights).
     """
@@ -55,14 +55,14 @@ class VampPrior(Prior):
         super().__init__(n_latent)
 
     def complete(self, n_latent: int) -> None:
-        """Make the logits (c,); the pseudo-inputs need the model, see `attach`."""
+        """Create the logits (c,); `attach` creates the pseudo-inputs, which need the model."""
         self.logits = nn.Parameter(torch.zeros(self.n_components))
         self.register_buffer("started", torch.tensor(False))
 
     def attach(self, model: EncodingModel) -> None:
-        """Make the pseudo-inputs (c, n_in), scattered around an example's inputs, and the model's encoder."""
+        """Create the pseudo-inputs (c, n_in), random multiples of an example's inputs, and the model's encoder."""
         assert self.n_latent is not None
-        # Not registered: the encoder's parameters are the model's.
+        # In a tuple, so that it is not registered: the encoder's parameters belong to the model.
         self._model = (model,)
         model.require_encoder(model.latent_site, self.n_latent)
         batch = model.example_batch()
@@ -73,7 +73,7 @@ class VampPrior(Prior):
 
     @torch.no_grad()
     def warm_start(self, model: EncodingModel, dm: RowData) -> None:
-        """Put the pseudo-inputs at random training rows, the same at each run; not twice, which would undo training."""
+        """Initialize the pseudo-inputs with random training rows, from a fixed seed; a second call does nothing."""
         if self.started:
             return
         rows = torch.as_tensor(dm.rows("training"))
@@ -90,16 +90,16 @@ class VampPrior(Prior):
         """The mixture of posteriors, event shape (k,)."""
         if not hasattr(self, "_model"):
             raise ValueError(
-                "VampPrior has no model whose encoder it could use: call prior.attach(model), which SCVI and TotalVI "
-                "do by themselves, at the end of the model's __init__"
+                "VampPrior needs a model whose encoder it can use: call prior.attach(model) at the end of the model's "
+                "__init__, as SCVI and TotalVI do"
             )
         (model,) = self._model
         site = model.latent_site
         with eval_mode(model.encoders[site]):
-            loc_ck, scale_ck = model.encoded(site, self.inputs, self.cov)
+            loc_ck, scale_ck = model.run_encoder(site, self.inputs, self.cov)
         if loc_ck.shape != (self.n_components, self.n_latent):
             raise ValueError(
                 f"the encoder of {site!r} must return {self.n_latent} numbers for each of {self.n_components} "
-                f"pseudo-inputs, and returned the shape {tuple(loc_ck.shape)}"
+                f"pseudo-inputs; got the shape {tuple(loc_ck.shape)}"
             )
         return normal_mixture(self.logits, loc_ck, scale_ck)

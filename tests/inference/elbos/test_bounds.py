@@ -703,9 +703,11 @@ def test_scanvi_is_saved_with_its_labels(cells, tmp_path):
 
 
 def test_scanvi_says_what_its_labels_lack(cells):
-    with pytest.raises(ValueError, match=r"unlabeled_category='unknown' is no level of the label.*'Unknown'"):
+    with pytest.raises(
+        ValueError, match=r"unlabeled_category must be a level of the label, such as .*'Unknown'.*; got 'unknown'"
+    ):
         po.SCANVI.from_data(cells, unlabeled_category="unknown")
-    with pytest.raises(ValueError, match=r"two labels or more.*label_key="):
+    with pytest.raises(ValueError, match=r"labels must have two or more known levels.*label_key="):
         po.SCANVI.from_data(po.CellDataModule(counts(20)))
     with pytest.raises(ValueError, match="prior= cannot replace it"):
         po.SCANVI.from_data(cells, prior=po.priors.StandardNormal())

@@ -16,8 +16,8 @@ from sklearn.metrics import average_precision_score
 
 import pyro_omics as po
 from pyro_omics.distributions.quadrature import Quadrature
-from pyro_omics.models.dna_encoded.coordinate_ascent import CoordinateAscent, Tally
-from pyro_omics.models.dna_encoded.superposition import amount, at, of_members, outer, truncates
+from pyro_omics.models.dna_encoded.coordinate_ascent import CoordinateAscent, CountTotals
+from pyro_omics.models.dna_encoded.superposition import amount, entries, member_sums, outer, truncates
 from pyro_omics.sites import latent_values
 
 
@@ -99,7 +99,7 @@ def test_quadrature_of_two_latents_against_a_grid():
     u = torch.linspace(0, 8, 801)[1:] - 0.005
     own, matrix = (u**2)[:, None, None], (u**2)[None, :, None]
     exposure = model.exposure(batch, latents)
-    rest = model.truncated(batch, latents) + 1
+    rest = model.truncate_rates(batch, latents) + 1
     target = exposure * (rest + matrix + model.full_amount(batch, latents) * own)
     log_joint = model.own().log_prob(own) + model.matrix().log_prob(matrix)
     log_joint = log_joint + model.target((latents["depth"] * target[..., None]), batch).log_prob(batch.x)
@@ -148,11 +148,11 @@ def test_shares_of_all_products_sum_to_one():
 def test_sums_over_members():
     factors = [torch.rand(n) for n in (2, 3, 4)]
     whole = outer(factors)
-    assert torch.allclose(of_members((0, 2), factors), whole.sum(1))
-    assert torch.allclose(of_members((1,), factors), whole.sum((0, 2)))
+    assert torch.allclose(member_sums((0, 2), factors), whole.sum(1))
+    assert torch.allclose(member_sums((1,), factors), whole.sum((0, 2)))
     codes = torch.tensor([[1, 2, 3], [0, 0, 1]])
-    assert torch.equal(at(whole, (0, 1, 2), codes), whole[[1, 0], [2, 0], [3, 1]])
-    assert torch.equal(at(whole[0], (1, 2), codes), whole[0][[2, 0], [3, 1]])
+    assert torch.equal(entries(whole, (0, 1, 2), codes), whole[[1, 0], [2, 0], [3, 1]])
+    assert torch.equal(entries(whole[0], (1, 2), codes), whole[0][[2, 0], [3, 1]])
 
 
 # Coordinate ascent --------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_coordinate_ascent_finds_what_binds_by_itself():
     adata, own, yields = truncated_library()
     dm = po.DELDataModule(adata)
     model = po.HierarchicalDEL.from_data(dm)
-    fit = CoordinateAscent(model.superposition(), Tally(dm)).run(60)
+    fit = CoordinateAscent(model.superposition(), CountTotals(dm)).run(60)
     best = own >= np.quantile(own, 0.99)
     score = np.zeros(adata.n_obs)
     counted = np.asarray(adata.X.sum(1)).ravel() > 0
@@ -201,22 +201,22 @@ def test_coordinate_ascent_finds_what_binds_by_itself():
 def test_coordinate_ascent_splits_every_count():
     adata, *_ = truncated_library()
     dm = po.DELDataModule(adata)
-    fit = CoordinateAscent(po.HierarchicalDEL.from_data(dm).superposition(), Tally(dm)).run(3)
+    fit = CoordinateAscent(po.HierarchicalDEL.from_data(dm).superposition(), CountTotals(dm)).run(3)
     fit._split()
-    background = fit.tally.x.sum() - fit.own_counts.sum() - sum(counts.sum() for counts in fit.counts.values())
-    assert 0 < float(background) < float(fit.tally.x.sum())
+    background = fit.totals.x.sum() - fit.own_counts.sum() - sum(counts.sum() for counts in fit.counts.values())
+    assert 0 < float(background) < float(fit.totals.x.sum())
     for subset, counts in fit.counts.items():
         for i in set(range(3)) - set(subset):
             assert float(fit.rest_counts[subset, i].sum()) == pytest.approx(float(counts.sum()))
 
 
-def test_a_tally_holds_compounds_with_counts_only():
+def test_count_totals_hold_compounds_with_counts_only():
     adata, _ = po.simulate.del_library(cycles=(20, 20, 20), depth=0.02, n_target=1, n_control=1, seed=0)
     with pytest.warns(UserWarning, match="one target selection"):
         dm = po.DELDataModule(adata)
-    tally = Tally(dm)
-    assert len(tally.x) == int((adata.X.sum(1) > 0).sum()) < 0.1 * adata.n_obs
-    assert float(tally.x.sum() + tally.control.sum()) == adata.X.sum()
+    totals = CountTotals(dm)
+    assert len(totals.x) == int((adata.X.sum(1) > 0).sum()) < 0.1 * adata.n_obs
+    assert float(totals.x.sum() + totals.control.sum()) == adata.X.sum()
 
 
 def test_a_warm_start_starts_every_kind_of_guide():

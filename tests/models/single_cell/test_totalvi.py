@@ -158,7 +158,7 @@ def test_the_background_s_guide_is_normal_in_log_rates(dm):
         model.background.loc.add_(0.7)
         model.background.log_scale.add_(-0.4)
         z = latents_for(batch)["z"]
-        a, b = model.encoded("background", z, model.covariates(batch))
+        a, b = model.run_encoder("background", z, model.covariates(batch))
         q = guide.local("background", batch, {"z": z})
     c0, d0 = (table[batch.batch] for table in (model.background.start_loc, model.background.start_scale))
     c, d = model.background.loc[batch.batch], model.background.log_scale.exp()[batch.batch]
@@ -514,7 +514,11 @@ def test_shapes_of_networks_are_checked(dm):
     ("options", "error", "message"),
     [
         ({"protein_likelihood": po.likelihoods.NegativeBinomial()}, TypeError, "protein_likelihood must be a Negative"),
-        ({"efficiency": PointEfficiency}, TypeError, "efficiency is the class PointEfficiency: pass an instance"),
+        (
+            {"efficiency": PointEfficiency},
+            TypeError,
+            "must be an Efficiency object; got the class PointEfficiency: pass an",
+        ),
         ({"background": "learned"}, TypeError, "background must be a Background"),
         ({"gene_likelihood": "zinb"}, TypeError, "unexpected keyword argument 'gene_likelihood'"),
     ],

@@ -118,12 +118,12 @@ def analyse(
     ValueError, OSError, ImportError
         For wrong input, before any training.
     """
-    _check(fdr, threshold, max_epochs)
+    _check_options(fdr, threshold, max_epochs)
     folder, paths = _paths(out, table)
     notes: list[str] = []
-    reading = {"conditions": _mapping(conditions), "layout": layout, "counts": counts, "complete": complete}
+    reading = {"conditions": _as_mapping(conditions), "layout": layout, "counts": counts, "complete": complete}
     with printed_notes(notes), option_errors():
-        dm = _data(table, reading, _list(synthon_keys), seed)
+        dm = _read_data(table, reading, _as_list(synthon_keys), seed)
     dna_encoded_report.print_selections(dm)
     folder.mkdir(parents=True, exist_ok=True)  # fails before the training, if it fails
     svi, history = _fit(dm, max_epochs, seed)
@@ -135,10 +135,10 @@ def analyse(
     given = {"table": table, "fdr": fdr, "threshold": threshold, "epochs": max_epochs, "seed": seed}
     fitted = dna_encoded_report.metrics(posterior, tables, history.curves)
     metrics = {**given, **fitted, "seconds": seconds, "notes": notes}
-    written = [_csv(path, tables[name]) for name, path in paths.items()]
+    written = [_write_csv(path, tables[name]) for name, path in paths.items()]
     written.append(svi.save(folder / "model"))
     written += draw(figures, folder)
-    written.append(_json(folder / "metrics.json", metrics))
+    written.append(_write_json(folder / "metrics.json", metrics))
     dna_encoded_report.print_hits(tables, fdr, threshold, bool(dm.schema.controls))
     print(f"\nThe results are in {folder}\n" + "\n".join(f"  {path}" for path in written))
     return folder
@@ -147,7 +147,7 @@ def analyse(
 # Input ----------------------------------------------------------------------------------------------------------------
 
 
-def _check(fdr: float, threshold: float, max_epochs: int) -> None:
+def _check_options(fdr: float, threshold: float, max_epochs: int) -> None:
     if not 0 < fdr < 1:
         raise ValueError(f"fdr must be a rate between 0 and 1, such as 0.1; got {fdr}")
     if not 1 <= threshold < math.inf:
@@ -174,7 +174,7 @@ def _paths(out: str, table: str) -> tuple[Path, dict[str, Path]]:
     return folder, paths
 
 
-def _mapping(conditions: Mapping[str, str] | str | None) -> Mapping[str, str] | None:
+def _as_mapping(conditions: Mapping[str, str] | str | None) -> Mapping[str, str] | None:
     if not isinstance(conditions, str):
         return conditions
     pairs = [pair.rpartition("=")[::2] for pair in conditions.split(",")]
@@ -183,15 +183,15 @@ def _mapping(conditions: Mapping[str, str] | str | None) -> Mapping[str, str] | 
     return dict(pairs)
 
 
-def _list(keys: Sequence[str] | str | None) -> list[str] | None:
+def _as_list(keys: Sequence[str] | str | None) -> list[str] | None:
     return keys.split(",") if isinstance(keys, str) else None if keys is None else list(keys)
 
 
-def _data(table: str, reading: dict[str, Any], synthon_keys: list[str] | None, seed: int) -> DELDataModule:
-    return DELDataModule(_read(table, reading, synthon_keys), synthon_keys=synthon_keys, seed=seed)
+def _read_data(table: str, reading: dict[str, Any], synthon_keys: list[str] | None, seed: int) -> DELDataModule:
+    return DELDataModule(_read_table(table, reading, synthon_keys), synthon_keys=synthon_keys, seed=seed)
 
 
-def _read(table: str, reading: dict[str, Any], synthon_keys: list[str] | None) -> AnnData:
+def _read_table(table: str, reading: dict[str, Any], synthon_keys: list[str] | None) -> AnnData:
     if Path(table).suffix not in ANNDATA:
         return read_del(table, synthon_keys=synthon_keys, **reading)
     for argument, value in reading.items():
@@ -215,9 +215,9 @@ def _fit(dm: DELDataModule, max_epochs: int, seed: int) -> tuple[SVIModule, Hist
     return svi, history
 
 
-def _json(path: Path, metrics: dict[str, Any]) -> Path:
+def _write_json(path: Path, metrics: dict[str, Any]) -> Path:
     return atomic_write(path, lambda fresh: fresh.write_text(json.dumps(metrics, indent=1)))
 
 
-def _csv(path: Path, table: pd.DataFrame) -> Path:
+def _write_csv(path: Path, table: pd.DataFrame) -> Path:
     return atomic_write(path, lambda fresh: table.to_csv(fresh, float_format="%.6g"))

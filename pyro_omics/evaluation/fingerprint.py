@@ -60,7 +60,9 @@ def fingerprint(svi: SVIModule, dm: RowData, trainer: Mapping[str, Any]) -> dict
         "data": _describe_data(dm),
         "trainer": {name: _describe(value) for name, value in trainer.items()},
         "versions": {"pyro_omics": __version__, "torch": torch.__version__, "pyro": pyro.__version__},
-        "code": _code([svi, *pair.modules(), svi.bound, svi.make_optimizer, svi.make_scheduler, dm, dict(trainer)]),
+        "code": _code_digests(
+            [svi, *pair.modules(), svi.bound, svi.make_optimizer, svi.make_scheduler, dm, dict(trainer)]
+        ),
     }
     return json.loads(json.dumps(found))
 
@@ -174,7 +176,7 @@ def _describe_data(dm: RowData) -> dict[str, Any]:
     }
 
 
-def _code(objects: list[Any]) -> dict[str, Any]:
+def _code_digests(objects: list[Any]) -> dict[str, Any]:
     """Class -> digest of its source, for classes outside installed packages."""
     classes = {base for cls in classes_of(objects) for base in cls.__mro__}
     found = {class_name(cls): source_digest(cls) for cls in classes}

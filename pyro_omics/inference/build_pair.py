@@ -58,7 +58,7 @@ def build_pair(
         pair = adapter.bound(model, made)
         with without_side_effects(pair):
             q = run("guide", made, batch)
-            _check(pair, adapter, batch, p, q)
+            _run_checks(pair, adapter, batch, p, q)
     if not latent_sites(p):
         rank_zero_info(f"{type(model).__name__} has no latent variables: training is maximum likelihood")
     return pair
@@ -67,9 +67,9 @@ def build_pair(
 def check_on_data(pair: ELBOModule, adapter: BoundAdapter, batch: RowBatch) -> None:
     """Run the pair on a batch of the data and repeat the checks, before training starts."""
     with without_side_effects(pair):
-        _check(pair, adapter, batch, run("model", pair.model, batch), run("guide", pair.guide, batch))
+        _run_checks(pair, adapter, batch, run("model", pair.model, batch), run("guide", pair.guide, batch))
 
 
-def _check(pair: ELBOModule, adapter: BoundAdapter, batch: RowBatch, p: Trace, q: Trace) -> None:
+def _run_checks(pair: ELBOModule, adapter: BoundAdapter, batch: RowBatch, p: Trace, q: Trace) -> None:
     adapter.check(type(pair.model).__name__, pair.model.n_obs, p, q)
     check_pair(pair.model, pair.guide, batch, p, q)

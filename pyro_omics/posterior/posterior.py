@@ -160,12 +160,12 @@ class Posterior(LikelihoodScores, EnrichmentTables):
                 if sites and not local & set(sites):
                     break
         arrays = {
-            name: self._labelled(name, torch.cat(part, 1) if name in local else part[0], split)
+            name: self._label(name, torch.cat(part, 1) if name in local else part[0], split)
             for name, part in parts.items()
         }
         return next(iter(arrays.values())) if len(sites) == 1 else xr.Dataset(arrays)
 
-    def _labelled(self, name: str, value: Tensor, split: str) -> xr.DataArray:
+    def _label(self, name: str, value: Tensor, split: str) -> xr.DataArray:
         local = name in self.model.local_sites
         lead = ["sample", "obs"] if local else ["sample"]
         rest = [f"{name}_dim_{i}" for i in range(value.ndim - len(lead))]

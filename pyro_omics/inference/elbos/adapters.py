@@ -1,4 +1,4 @@
-"""Adapters that give every ELBO one interface for training; no other file depends on an ELBO's class."""
+"""Adapters that give every ELBO one interface for training; only this file distinguishes the classes of ELBOs."""
 
 from __future__ import annotations
 

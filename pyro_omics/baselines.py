@@ -1,14 +1,14 @@
-"""Classical scores of DNA-encoded library selections: closed formulas of counts, with no model to fit.
+"""Classical scores of DNA-encoded library selections: closed-form functions of the counts, with no model to fit.
 
-Each takes an AnnData of counts (compounds x selections) whose ``var["condition"]`` says what a selection was against:
-"target", "control", "pre-selection". Replicates of a condition are summed before they are scored. `aggregate` sums
-compounds to mono- and disynthons, which every score takes as it takes compounds.
+Each score takes an AnnData of counts (compounds x selections), whose ``var["condition"]`` says what a selection was
+against: "target", "control" or "pre-selection". Replicates of a condition are summed. `aggregate` sums compounds to
+mono- or disynthons, which every score accepts in place of compounds.
 
-The rows must be the whole library. A table that leaves compounds with no reads out has to be completed first: the
-expected count of a compound is reckoned from the number of rows.
+The rows must be the whole library, since the expected count of a compound follows from the number of rows: complete a
+table that leaves out compounds with no reads.
 
-All of them take counts to vary as a Poisson variable does. Unique molecules (UMIs) nearly do; raw reads, which PCR
-copies, vary more, and then intervals are too narrow and scores too large.
+All scores assume Poisson counts. Unique molecules (UMIs) are nearly Poisson. Raw reads, which PCR multiplies, vary
+more, so that intervals are too narrow and scores too large.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ def normalized_z_score(
     """Normalised z-score of each row's share of the counts.
 
     z / sqrt(N) = (p - p0) / sqrt(p0 (1 - p0)), with p = k / N the row's share of the N counts of the condition, and p0
-    the share expected of it: 1 / n for each of n compounds, in proportion to ``obs["n_compounds"]`` for the rows of
-    `aggregate`. z is the usual one of a binomial count. Dividing it by sqrt(N) makes scores of selections that were
-    sequenced to different depths comparable, and those of the n-synthons of one kind.
+    its expected share: 1 / n for each of n compounds, or proportional to ``obs["n_compounds"]`` for the rows of
+    `aggregate`. z is the z-score of a binomial count. Division by sqrt(N) makes scores comparable between selections of
+    different sequencing depth, and between n-synthons of one kind.
 
     Parameters
     ----------
     adata
         counts (n, selections) in X.
     condition
-        which selections, whose counts are summed.
+        condition of the selections, whose counts are summed.
     expected
         (n,) positive abundances, to which p0 is proportional, such as the pre-selection's counts plus one. A Series
         is matched to ``obs_names`` by name. None: a uniform library.
 
     Returns
     -------
-    Series (n,) by obs_names. No unit; 0 where a row has the share expected of it.
+    Series (n,) by obs_names. No unit; 0 where a row has its expected share.
 
     Raises
     ------
     ValueError
-        Where X holds no counts, no selection has that condition, or none of these has counts; for abundances that are
-        not positive, or of another length; for fewer than two rows.
+        Where X does not hold counts, no selection has that condition, or these selections have no counts; for
+        abundances that are not positive, or of another length; for fewer than two rows.
 
-    Source: Faver et al. 2019, ACS Combinatorial Science 21, 75 (doi 10.1021/acscombsci.8b00116). They take p0 as
-    uniform; abundances are the same binomial with another p0.
+    Source: Faver et al. 2019, ACS Combinatorial Science 21, 75 (doi 10.1021/acscombsci.8b00116), with a uniform p0;
+    ``expected`` gives the same binomial with another p0.
     """
     if adata.n_obs < 2:
         raise ValueError(f"adata must have 2 rows or more; got {adata.n_obs}: pass the whole library")
@@ -91,27 +91,28 @@ def enrichment_ratio(
     adata
         counts (n, selections) in X.
     target, control
-        conditions; the counts of each one's selections are summed. "pre-selection" serves as a control too.
+        conditions; the counts of the selections of each are summed. "pre-selection" can serve as the control.
     confidence
-        of the two-sided interval, between 0 and 1. Each bound alone is missed by (1 - confidence) / 2.
+        coverage of the two-sided interval, between 0 and 1. Each bound alone is missed with probability
+        (1 - confidence) / 2.
 
     Returns
     -------
     DataFrame (n, 3) by obs_names: "ratio", "lower", "upper". No unit; 1 is no enrichment. Where the control has no
-    count, ratio and upper are infinite, and ratio is NaN if the target has none either; lower is 0 where the target
-    has none. lower is finite always, rises with the target's count and falls with the control's: rank by it.
+    count, ratio and upper are infinite, and ratio is NaN if the target has none either. lower is 0 where the target has
+    no count. lower is always finite, rises with the target's count and falls with the control's: rank by it.
 
     Raises
     ------
     ValueError
-        Where X holds no counts, no selection has one of the conditions, or none of its selections has counts; for a
+        Where X does not hold counts, no selection has one of the conditions, or its selections have no counts; for a
         confidence that is not between 0 and 1.
 
-    Source: the interval is that of the test with the square-root transformation of Gu, Ng, Tang and Schucany 2008,
-    Biometrical Journal 50, 283 (doi 10.1002/bimj.200710403; W5), as Lim et al. 2022 (arXiv:2108.12471) use it for
-    libraries, with z = 2. That counts of selections are Poisson, and should be normalised and given confidence
-    intervals: Kuai, O'Keeffe and Arico-Muendel 2018, SLAS Discovery 23, 405; the interval that others report from them,
-    (sqrt(k + 1) -+ 1)^2 over the mean count, is one of a single selection. The limits at counts of 0 are ours.
+    Source: the interval inverts the test with the square-root transformation of Gu, Ng, Tang and Schucany 2008,
+    Biometrical Journal 50, 283 (doi 10.1002/bimj.200710403; W5), which Lim et al. 2022 (arXiv:2108.12471) use for
+    libraries, with z = 2. Kuai, O'Keeffe and Arico-Muendel 2018, SLAS Discovery 23, 405, show that counts of selections
+    are Poisson, and should be normalised and given confidence intervals; the interval that others report from them,
+    (sqrt(k + 1) -+ 1)^2 over the mean count, is for a single selection. The limits at counts of 0 are our choice.
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be between 0 and 1, such as 0.95; got {confidence!r}")
@@ -127,30 +128,30 @@ def enrichment_ratio(
 def enrichment_lower_bound(
     adata: AnnData, target: str = "target", control: str = "control", confidence: float = 0.95
 ) -> pd.Series:
-    """The lower bound of `enrichment_ratio`, whose arguments and errors are the same: Series (n,) by obs_names."""
+    """The lower bound of `enrichment_ratio`, with the same arguments and errors: Series (n,) by obs_names."""
     return enrichment_ratio(adata, target, control, confidence)["lower"].rename("enrichment_lower_bound")
 
 
 def poly_o(adata: AnnData, condition: str = "target", synthon_keys: str | Sequence[str] | None = None) -> pd.Series:
     """PolyO-like score: -log10 of the probability of counts as high as these in a library without binders.
 
-    score = -log10 P(X >= k), X ~ Poisson(d), of a row with k counts. d is the mean count of the rows (in proportion to
+    score = -log10 P(X >= k), X ~ Poisson(d), for a row with k counts. d is the mean count of the rows (proportional to
     ``obs["n_compounds"]`` for the rows of `aggregate`).
 
     With ``synthon_keys``, the score of a synthon is the sum of the scores of the compounds that share those building
-    blocks. Compounds that stand out alone weigh most in it, and it grows with the number of compounds: compare synthons
-    of the same size. ``poly_o(aggregate(adata, synthon_keys))`` is the probability of the synthon's summed count
-    instead, by which many small excesses count too, whatever its size.
+    blocks. Single outstanding compounds dominate it, and it grows with the number of compounds: compare synthons of the
+    same size. ``poly_o(aggregate(adata, synthon_keys))`` scores the synthon's summed count instead: many small excesses
+    then count too, and synthons of any size can be compared.
 
-    Probabilities below the range of floats are taken as P(X >= k) = P(X = k) M(1, k + 1, d), in logarithms, with M
-    Kummer's function; so high counts keep their order.
+    Probabilities below the range of floats are computed in logarithms as P(X >= k) = P(X = k) M(1, k + 1, d), with
+    Kummer's function M, so that high counts keep their order.
 
     Parameters
     ----------
     adata
         counts (n, selections) in X.
     condition
-        which selections, whose counts are summed.
+        condition of the selections, whose counts are summed.
     synthon_keys
         columns of obs with building blocks: one for monosynthons, two for disynthons. None: a score for each row.
 
@@ -161,16 +162,15 @@ def poly_o(adata: AnnData, condition: str = "target", synthon_keys: str | Sequen
     Raises
     ------
     ValueError
-        Where X holds no counts, no selection has that condition, or none of these has counts; for keys that are no
-        columns of obs, or lack values.
+        Where X does not hold counts, no selection has that condition, or these selections have no counts; for keys that
+        are not columns of obs, or lack values.
 
-    Source: the score called PolyO is that of Chen et al. 2022, Nucleic Acids Research 50, e67 (doi
-    10.1093/nar/gkac173). Its definition is taken at second hand, from open programs that cite it: -log10 of the
-    product, over the compounds of a feature, of the Poisson probabilities of their counts about the mean count, divided
-    by a baseline that is one number for a library and a kind of feature. Two changes are ours. The tail P(X >= k)
-    stands in place of P(X = k), by which depleted compounds would score as enriched ones do. The baseline is left out:
-    ranks within one kind of feature do not depend on it, but values are not those of the paper, nor comparable between
-    kinds.
+    Source: PolyO of Chen et al. 2022, Nucleic Acids Research 50, e67 (doi 10.1093/nar/gkac173), as defined by open
+    programs that cite it: -log10 of the product, over the compounds of a feature, of the Poisson probabilities of their
+    counts about the mean count, divided by a baseline that is one number for a library and a kind of feature. Two
+    changes are ours. The tail P(X >= k) replaces P(X = k), which would give depleted compounds the scores of enriched
+    ones. The baseline is left out: ranks within one kind of feature do not depend on it, but values are not those of
+    the paper, nor comparable between kinds.
     """
     counts, weight = pooled_counts(adata, "condition", condition), n_compounds(adata)
     score = _minus_log10_tail(counts, counts.sum() * weight / weight.sum())
@@ -181,11 +181,11 @@ def poly_o(adata: AnnData, condition: str = "target", synthon_keys: str | Sequen
 
 
 def _ratio_interval(k1: np.ndarray, k2: np.ndarray, z: float) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds (n,), (n,) of the ratio of two Poisson means, from one count of each: see `enrichment_ratio`."""
+    """Bounds (n,), (n,) of the ratio of two Poisson means, from one count of each; see `enrichment_ratio`."""
     a, b, q = k1 + 3.0 / 8.0, k2 + 3.0 / 8.0, z**2 / 4.0
     centre = np.sqrt(a * b)
     half = np.sqrt(q * np.clip(a + b - q, 0.0, None))
-    # The lower root as (a - q) / (centre + half), not (centre - half) / (b - q): that one is 0 / 0 where b = q.
+    # The lower root is (a - q) / (centre + half), not (centre - half) / (b - q), which is 0 / 0 where b = q.
     lower = np.where((a > q) & (k1 > 0), (a - q) / (centre + half), 0.0)
     finite = (b > q) & (k2 > 0)
     upper = np.full_like(centre, np.inf)
@@ -194,9 +194,9 @@ def _ratio_interval(k1: np.ndarray, k2: np.ndarray, z: float) -> tuple[np.ndarra
 
 
 def _minus_log10_tail(counts: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """-log10 P(X >= count) of Poisson variables of these means (> 0), finite for every count."""
-    tail = special.gammainc(counts, mean)  # the regularised lower gamma function is this tail
-    deep = tail < 1e-290  # nearer to the smallest float, digits are lost before all is
+    """-log10 P(X >= count) for Poisson variables X of these means (> 0), finite for every count."""
+    tail = special.gammainc(counts, mean)  # the tail is the regularised lower gamma function
+    deep = tail < 1e-290  # closer to the smallest float, digits are lost
     log_tail = np.log(np.where(deep, 1.0, tail))
     k, d = counts[deep], mean[deep]
     log_tail[deep] = stats.poisson.logpmf(k, d) + np.log(special.hyp1f1(1.0, k + 1.0, d))

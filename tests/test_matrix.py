@@ -190,7 +190,7 @@ def test_what_cannot_work_is_refused_by_name(model, part, data):
 
 @pytest.mark.parametrize(("model", "own"), [("SCVI", "Amortized"), ("HierarchicalDEL", "Conditional")])
 def test_a_bare_autoguide_has_no_rows(model, own, data):
-    with pytest.raises(ValueError, match=rf"guide=AutoNormal alone has no rows.*guides.{own}, rest=AutoNormal"):
+    with pytest.raises(ValueError, match=rf"guide=AutoNormal alone has no parameters.*guides.{own}, rest=AutoNormal"):
         po.SVIModule(getattr(po.models, model).from_data(data[model]), guide=AutoNormal)
 
 

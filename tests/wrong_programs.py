@@ -317,8 +317,8 @@ class GlobalInThePlate(Shared):
 
 
 WRONG = [
-    (RandomConstant, None, r"saved and loaded model has other \['log p\(x\)'\].*no parameter, buffer"),
-    (WarmStartedConstant, None, r"saved and loaded model has other \['log p\(x\)'\].*no parameter, buffer"),
+    (RandomConstant, None, r"saved and loaded model has other \['log p\(x\)'\].*not a parameter, buffer"),
+    (WarmStartedConstant, None, r"saved and loaded model has other \['log p\(x\)'\].*not a parameter, buffer"),
     (RandomPenalty, None, "saved and loaded model has another loss in training"),
     (Programs, RandomScale, r"saved and loaded model draws other \['z'\]"),
     (SizesByPosition, None, "'x' in the model depends on its place in the minibatch.*by batch.index"),

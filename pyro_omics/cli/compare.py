@@ -1,4 +1,4 @@
-"""``pyro-omics compare``: fits of several configuration files on one split, in one table."""
+"""``pyro-omics compare``: fit several configuration files on one split, and compare them in one table."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pyro_omics.serialization.atomic_write import atomic_write
 
 FINGERPRINT = ".compared"
 DESCRIPTION = """Fit several configuration files, each as `pyro-omics fit --config FILE` does, and compare them on the
-held-out rows, which must be the same, of the same counts. What is fitted already, by the same file and options, from
-the same data and with the same code of your own classes, is not fitted again.
+held-out rows, which must be the same in all fits, with the same counts. A fit that exists already, with the same file
+and options, the same data and the same code of your own classes, is not repeated.
 
   pyro-omics compare configs/a.yaml configs/b.yaml --out runs/compare --trainer.max_epochs=50"""
 
 
 class FittedAlreadyError(Exception):
-    """The same fit is there already."""
+    """Raised before a training that would repeat a saved fit."""
 
 
 def main(args: list[str], fit: Callable[[list[str], Callable[[Any, Any, Any], None]], None]) -> None:
@@ -34,16 +34,16 @@ def main(args: list[str], fit: Callable[[list[str], Callable[[Any, Any, Any], No
     Parameters
     ----------
     args
-        of the command line: files, ``--out FOLDER``, ``--reference NAME``, and options that are passed on to each fit.
+        arguments of the command line: files, ``--out FOLDER``, ``--reference NAME``, and options passed on to each fit.
     fit
-        runs ``pyro-omics`` with arguments, and calls its second one with the SVIModule, the DataModule and the Trainer
-        before training, which raises `FittedAlreadyError` where there is nothing to train.
+        function of (arguments, check) that runs ``pyro-omics`` with these arguments, and calls
+        ``check(svi, dm, trainer)`` before training; ``check`` raises `FittedAlreadyError` if the fit exists already.
 
     Raises
     ------
     ValueError, OSError
-        For files that are fewer than two, missing, or of the same name; for a reference that is none of their names;
-        and where their data differ.
+        For fewer than two files, missing files, or files of the same name; for an unknown reference; and where the data
+        of the fits differ.
     """
     parser = argparse.ArgumentParser(
         prog="pyro-omics compare",
@@ -51,20 +51,24 @@ def main(args: list[str], fit: Callable[[list[str], Callable[[Any, Any, Any], No
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("files", nargs="*", metavar="FILE.yaml", help="configurations, as of pyro-omics fit")
-    parser.add_argument("--out", default="runs/compare", help="folder of the results, one folder in it for each file")
-    parser.add_argument("--reference", help="file, by its name without .yaml, that differences are to; else the best")
+    parser.add_argument("files", nargs="*", metavar="FILE.yaml", help="configuration files of pyro-omics fit")
+    parser.add_argument("--out", default="runs/compare", help="folder of the results, with a folder for each file")
+    parser.add_argument(
+        "--reference", help="file name, without .yaml, of the fit that differences are taken to; by default the best"
+    )
     given, options = parser.parse_known_args(args)
     files = [Path(name) for name in given.files]
     if loose := [option for option in options if not option.startswith("--") or "=" not in option]:
-        raise ValueError(f"{loose[0]!r}: write options of the fits with an equals sign, --trainer.max_epochs=50")
-    _check(files)
+        raise ValueError(
+            f"options of the fits must be written with an equals sign, --trainer.max_epochs=50; got {loose[0]!r}"
+        )
+    _check_files(files)
     comparison.check_reference(given.reference, [file.stem for file in files])
     out, fits, data = Path(given.out).expanduser(), {}, {}
     for file in files:
         folder = out / file.stem
         print(f"\n{file}", flush=True)
-        data[file.stem] = _fitted(file, options, folder, fit)["data"]
+        data[file.stem] = _fit_or_reuse(file, options, folder, fit)["data"]
         fits[file.stem] = comparison.read(folder)
     table = comparison.table(fits, given.reference)
     _check_data(data)
@@ -75,16 +79,16 @@ def main(args: list[str], fit: Callable[[list[str], Callable[[Any, Any, Any], No
     print(f"\n{table.round(2).to_string()}\n\nThe table is in {paths[0]}, and a figure in {paths[1]}")
 
 
-def _fitted(file: Path, options: list[str], folder: Path, fit: Callable[..., None]) -> dict[str, Any]:
-    """The fingerprint of the fit in the folder, after it was made where it is not there already."""
+def _fit_or_reuse(file: Path, options: list[str], folder: Path, fit: Callable[..., None]) -> dict[str, Any]:
+    """Fit a configuration, unless the same fit is in the folder already, and return its fingerprint."""
     text = hashlib.sha256("\n".join([file.read_text(), *options]).encode()).hexdigest()
     current: dict[str, Any] = {}
 
     def check(svi: Any, dm: RowData, trainer: Any) -> None:
-        # The trainer's settings are in the file; of its callbacks, own classes' code is not.
+        # The file has the trainer's settings, but not the code of the user's callbacks.
         settings = {"file and options": text, "callbacks": [type(callback) for callback in trainer.callbacks]}
         current.update(fingerprint(svi, dm, settings))
-        if same_fit(folder, _read(folder / FINGERPRINT), current):
+        if same_fit(folder, _read_fingerprint(folder / FINGERPRINT), current):
             raise FittedAlreadyError
         (folder / FINGERPRINT).unlink(missing_ok=True)
 
@@ -97,17 +101,17 @@ def _fitted(file: Path, options: list[str], folder: Path, fit: Callable[..., Non
     return current
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read_fingerprint(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
         return json.loads(path.read_text())
-    except ValueError:  # of an earlier version
+    except ValueError:  # written by an earlier version
         return {}
 
 
 def _check_data(data: dict[str, dict[str, Any]]) -> None:
-    """Refuse fits whose held-out rows have the same names, and are not the same."""
+    """Raise for fits to other counts or training rows, which held-out rows of the same names do not show."""
     first, *others = data
     for other in others:
         for part, what in (("counts", "counts"), ("training", "training rows")):
@@ -118,11 +122,14 @@ def _check_data(data: dict[str, dict[str, Any]]) -> None:
                 )
 
 
-def _check(files: list[Path]) -> None:
+def _check_files(files: list[Path]) -> None:
     if len(files) < 2:
-        raise ValueError(f"a comparison is of two files or more, and got {[str(file) for file in files]}")
+        raise ValueError(f"compare must be given two files or more; got {[str(file) for file in files]}")
     if missing := [str(file) for file in files if not file.is_file()]:
-        raise FileNotFoundError(f"{missing[0]!r} does not exist: give YAML files, as of pyro-omics fit --config")
+        raise FileNotFoundError(f"{missing[0]!r} does not exist: pass YAML files, as to pyro-omics fit --config")
     stems = [file.stem for file in files]
-    if again := [stem for stem in stems if stems.count(stem) > 1]:
-        raise ValueError(f"two files are called {again[0]!r}, and so would be the folders of their results: rename one")
+    if repeated := [stem for stem in stems if stems.count(stem) > 1]:
+        raise ValueError(
+            f"files must have different names, which name the folders of their results; got {repeated[0]!r} twice: "
+            "rename one"
+        )

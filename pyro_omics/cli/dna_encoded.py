@@ -1,4 +1,4 @@
-"""``pyro-omics del``: from a table of a DNA-encoded library's counts to a hit list, with its tables and figures."""
+"""``pyro-omics del``: from a table of counts of a DNA-encoded library to a hit list, tables and figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ANNDATA = (".h5ad", ".zarr")
 DESCRIPTION = """Find the binders of a DNA-encoded library: read a table of counts, fit HierarchicalDEL, and write the
 hit list, all compounds ranked, building blocks and pairs of them, the fitted model, figures and metrics.
 In the tables of compounds, fold, fold_lower and fold_upper are multiples of the library's background; log_enrichment,
-median, lower, upper and log_tag are natural logs. A ratio of inf has no count in the controls.
+median, lower, upper and log_tag are natural logs. A ratio of inf means no count in the controls.
 
   pyro-omics del counts.csv --out runs/del
   pyro-omics del counts.csv --conditions sample1=target,sample2=target,beads=control --synthon_keys bb1,bb2,bb3"""
@@ -42,14 +42,16 @@ def main(args: list[str]) -> None:
     Raises
     ------
     ValueError, OSError, ImportError
-        For input that is wrong: before any training.
+        For wrong input, before any training.
     """
     parser = ArgumentParser(
         prog="pyro-omics del", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", action="config", help="a YAML file with these options; those given here go before")
+    parser.add_argument(
+        "--config", action="config", help="a YAML file with these options; options given here override it"
+    )
     parser.add_function_arguments(analyse, as_positional=True)
-    # jsonargparse takes what comes last: with the file first, options go before it wherever they stand.
+    # In jsonargparse the last value counts: the file is put first, so that options override it wherever they stand.
     file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     file.add_argument("--config", action="append", default=[])
     files, rest = file.parse_known_args(args)
@@ -76,36 +78,36 @@ def analyse(
     max_epochs: int = 100,
     seed: int = 0,
 ) -> Path:
-    """Fit HierarchicalDEL, with its defaults, to a table of counts, and write what it says.
+    """Fit HierarchicalDEL, with its defaults, to a table of counts, and write the results.
 
     Parameters
     ----------
     table
         the counts: one row per compound, one column per selection (.csv, .tsv, .txt, also .gz, or .parquet; see
-        pyro_omics.read_del), or an .h5ad or .zarr as pyro_omics.DELDataModule takes it.
+        pyro_omics.read_del), or an .h5ad or .zarr for pyro_omics.DELDataModule.
     out
-        the folder of the results. A path ending in .csv is that of the hit list, and the rest goes into the folder of
-        the same name without .csv.
+        folder of the results. A path ending in .csv is the file of the hit list; the other results then go into the
+        folder of the same name without .csv.
     conditions
-        what columns of the table were selected on, where their names do not say it: COLUMN=CONDITION,..., each
-        "target", "control", "pre-selection" or another word; or a mapping.
+        what columns of the table were selected on, where their names do not tell: COLUMN=CONDITION,..., or a mapping.
+        A condition is "target", "control", "pre-selection" or another word.
     layout
-        the form of the table, where it is not to be recognised by its columns.
+        layout of the table; by default recognised by its columns.
     counts
         "umi": molecules; "raw": reads.
     synthon_keys
-        the columns of building blocks, COLUMN,..., or a list; those that are recognised when not given.
+        columns of building blocks, COLUMN,..., or a list; by default recognised by their names.
     complete
-        whether to add the combinations of building blocks that the table omits, with counts of zero; when not given,
-        where the table omits what has no count.
+        whether to add the combinations of building blocks that the table omits, with counts of zero; by default, if the
+        table omits compounds without counts.
     fdr
-        false discovery rate of the hit list.
+        false discovery rate of the hit list, in (0, 1).
     threshold
-        how many fold above the background a compound must be enriched to count as a hit.
+        fold enrichment over the background that a hit must exceed, 1 or more.
     max_epochs
-        passes over the compounds.
+        number of passes over the compounds.
     seed
-        of the order of the compounds, the training, and the draws from the posterior.
+        seed of the order of the compounds, the training, and the posterior draws.
 
     Returns
     -------
@@ -114,17 +116,17 @@ def analyse(
     Raises
     ------
     ValueError, OSError, ImportError
-        For input that is wrong: before any training.
+        For wrong input, before any training.
     """
-    _check(fdr, threshold, max_epochs)
+    _check_options(fdr, threshold, max_epochs)
     folder, paths = _paths(out, table)
     notes: list[str] = []
-    reading = {"conditions": _mapping(conditions), "layout": layout, "counts": counts, "complete": complete}
+    reading = {"conditions": _as_mapping(conditions), "layout": layout, "counts": counts, "complete": complete}
     with printed_notes(notes), option_errors():
-        dm = _data(table, reading, _list(synthon_keys), seed)
+        dm = _read_data(table, reading, _as_list(synthon_keys), seed)
     dna_encoded_report.print_selections(dm)
-    folder.mkdir(parents=True, exist_ok=True)  # where it cannot be made, better now than after the training
-    svi, history = _fitted(dm, max_epochs, seed)
+    folder.mkdir(parents=True, exist_ok=True)  # fails before the training, if it fails
+    svi, history = _fit(dm, max_epochs, seed)
     seconds, posterior = history.seconds, Posterior(svi, dm)
     with printed_notes(notes):
         tables = dna_encoded_report.tables(posterior, fdr, math.log(threshold), seed)
@@ -133,10 +135,10 @@ def analyse(
     given = {"table": table, "fdr": fdr, "threshold": threshold, "epochs": max_epochs, "seed": seed}
     fitted = dna_encoded_report.metrics(posterior, tables, history.curves)
     metrics = {**given, **fitted, "seconds": seconds, "notes": notes}
-    written = [_csv(path, tables[name]) for name, path in paths.items()]
+    written = [_write_csv(path, tables[name]) for name, path in paths.items()]
     written.append(svi.save(folder / "model"))
     written += draw(figures, folder)
-    written.append(_json(folder / "metrics.json", metrics))
+    written.append(_write_json(folder / "metrics.json", metrics))
     dna_encoded_report.print_hits(tables, fdr, threshold, bool(dm.schema.controls))
     print(f"\nThe results are in {folder}\n" + "\n".join(f"  {path}" for path in written))
     return folder
@@ -145,7 +147,7 @@ def analyse(
 # Input ----------------------------------------------------------------------------------------------------------------
 
 
-def _check(fdr: float, threshold: float, max_epochs: int) -> None:
+def _check_options(fdr: float, threshold: float, max_epochs: int) -> None:
     if not 0 < fdr < 1:
         raise ValueError(f"fdr must be a rate between 0 and 1, such as 0.1; got {fdr}")
     if not 1 <= threshold < math.inf:
@@ -155,46 +157,48 @@ def _check(fdr: float, threshold: float, max_epochs: int) -> None:
 
 
 def _paths(out: str, table: str) -> tuple[Path, dict[str, Path]]:
-    """The folder of the results, and the paths of the tables; nothing is made yet."""
+    """The folder of the results, and the paths of the tables, by name; neither is created here."""
     path = Path(out).expanduser()
     folder = path.with_suffix("") if path.suffix == ".csv" else path
     paths = {name: folder / f"{name}.csv" for name in ("hits", "compounds", "synthons", "disynthons")}
     if path.suffix == ".csv":
         paths["hits"] = path
     if Path(table).resolve() in (place.resolve() for place in paths.values()):
-        raise ValueError(f"out={out!r}: the results would replace {table!r}, which they are made from: name another")
+        raise ValueError(f"out must not replace the table {table!r}; got {out!r}: pass another path")
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"out={out!r}: {folder} is a file, and a folder is needed there: name another")
+        raise ValueError(f"out must be a folder; got {out!r}, and {folder} is a file: pass another path")
     if (model := folder / "model").exists() and not (model / "config.json").is_file():
-        raise ValueError(f"out={out!r}: {model} exists and is no saved model: name another folder")
+        raise ValueError(
+            f"out must not replace other files; got {out!r}, and {model} is not a saved model: pass another"
+        )
     return folder, paths
 
 
-def _mapping(conditions: Mapping[str, str] | str | None) -> Mapping[str, str] | None:
+def _as_mapping(conditions: Mapping[str, str] | str | None) -> Mapping[str, str] | None:
     if not isinstance(conditions, str):
         return conditions
     pairs = [pair.rpartition("=")[::2] for pair in conditions.split(",")]
     if not all(column and condition for column, condition in pairs):
-        raise ValueError(f"conditions={conditions!r}: write COLUMN=CONDITION,COLUMN=CONDITION")
+        raise ValueError(f"conditions must be COLUMN=CONDITION,COLUMN=CONDITION; got {conditions!r}")
     return dict(pairs)
 
 
-def _list(keys: Sequence[str] | str | None) -> list[str] | None:
+def _as_list(keys: Sequence[str] | str | None) -> list[str] | None:
     return keys.split(",") if isinstance(keys, str) else None if keys is None else list(keys)
 
 
-def _data(table: str, reading: dict[str, Any], synthon_keys: list[str] | None, seed: int) -> DELDataModule:
-    return DELDataModule(_read(table, reading, synthon_keys), synthon_keys=synthon_keys, seed=seed)
+def _read_data(table: str, reading: dict[str, Any], synthon_keys: list[str] | None, seed: int) -> DELDataModule:
+    return DELDataModule(_read_table(table, reading, synthon_keys), synthon_keys=synthon_keys, seed=seed)
 
 
-def _read(table: str, reading: dict[str, Any], synthon_keys: list[str] | None) -> AnnData:
+def _read_table(table: str, reading: dict[str, Any], synthon_keys: list[str] | None) -> AnnData:
     if Path(table).suffix not in ANNDATA:
         return read_del(table, synthon_keys=synthon_keys, **reading)
     for argument, value in reading.items():
         if value not in (None, "umi"):
             raise ValueError(
-                f"{argument}={value!r} says how a table is read, and {table!r} is an AnnData: leave it out (conditions "
-                'are in adata.var["condition"])'
+                f"{argument} must be left out for an AnnData such as {table!r}, since it says how to read a table; got "
+                f'{value!r} (conditions are in adata.var["condition"])'
             )
     return read_path(table)[0]
 
@@ -202,18 +206,18 @@ def _read(table: str, reading: dict[str, Any], synthon_keys: list[str] | None) -
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def _fitted(dm: DELDataModule, max_epochs: int, seed: int) -> tuple[SVIModule, History]:
+def _fit(dm: DELDataModule, max_epochs: int, seed: int) -> tuple[SVIModule, History]:
     pl.seed_everything(seed, verbose=False)
     svi, history = SVIModule(HierarchicalDEL.from_data(dm)), History()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "limit_val_batches": 0}
-    with dna_encoded_report.without_lightning():
-        pl.Trainer(max_epochs=max_epochs, accelerator="cpu", callbacks=[history], **quiet).fit(svi, dm)
+    options = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "limit_val_batches": 0}
+    with dna_encoded_report.without_lightning_messages():
+        pl.Trainer(max_epochs=max_epochs, accelerator="cpu", callbacks=[history], **options).fit(svi, dm)
     return svi, history
 
 
-def _json(path: Path, metrics: dict[str, Any]) -> Path:
+def _write_json(path: Path, metrics: dict[str, Any]) -> Path:
     return atomic_write(path, lambda fresh: fresh.write_text(json.dumps(metrics, indent=1)))
 
 
-def _csv(path: Path, table: pd.DataFrame) -> Path:
+def _write_csv(path: Path, table: pd.DataFrame) -> Path:
     return atomic_write(path, lambda fresh: table.to_csv(fresh, float_format="%.6g"))

@@ -1,4 +1,4 @@
-"""What ``pyro-omics del`` writes of a fit, and what it prints."""
+"""Tables, figures, metrics and printed summary of ``pyro-omics del``."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ from pyro_omics.posterior import Posterior
 from pyro_omics.posterior.enrichment import detectable, shortlist
 from pyro_omics.version import __version__
 
-SHOWN = 5
-RATE = (
-    "That rate is the model's own expectation: it held in libraries drawn from the model's prior, and was exceeded on "
-    "simulated selections with other mechanisms, most without controls."
+N_SHOWN = 5  # number of compounds that are printed
+RATE_NOTE = (
+    "That rate is the model's own expectation: it held in libraries drawn from the model's prior, and was exceeded in "
+    "selections simulated by other mechanisms, by most without controls."
 )
-MATRIX = "Note: there are no control selections, so that compounds that bind the matrix count as hits."
+MATRIX_NOTE = "Note: there are no control selections, so that compounds that bind the matrix count as hits."
 
 
 def tables(posterior: Posterior, fdr: float, threshold: float, seed: int) -> dict[str, pd.DataFrame]:
-    """All tables, name -> table: the hit list, all compounds ranked, and building blocks, single and in pairs.
+    """All tables, name -> table: the hit list, all compounds ranked, building blocks and pairs of building blocks.
 
-    Those of compounds have what `enrichment` gives, in natural logs, and beside it ``fold``, ``fold_lower`` and
-    ``fold_upper``: exp of ``median``, ``lower`` and ``upper``, multiples of the library's background. ``ratio``, of the
-    target's counts to the controls', is infinite where the controls have none.
+    Tables of compounds have the columns of `Posterior.enrichment`, in natural logs, and ``fold``, ``fold_lower`` and
+    ``fold_upper``: exp of ``median``, ``lower`` and ``upper``, multiples of the library's background. ``ratio``, of
+    target to control counts, is infinite where the controls have no count.
 
     Parameters
     ----------
     posterior
-        of a DEL model.
+        posterior of a DEL model.
     fdr
-        Bayesian false discovery rate of the hit list.
+        Bayesian false discovery rate of the hit list, in (0, 1).
     threshold
-        natural log of the enrichment that counts.
+        natural log of the enrichment that a hit must exceed.
     seed
-        of the draws.
+        seed of the draws.
 
     Warns
     -----
     UserWarning
-        Where the sequencing is too shallow for a list.
+        Where the sequencing is too shallow for a hit list.
     """
     ranked = posterior.enrichment(threshold, seed=seed)
     hits = shortlist(ranked, fdr, detectable(posterior.dm))
     ranked = ranked.sort_values(["p_enriched", "log_enrichment"], ascending=False, kind="stable")
     compounds = _compounds(posterior.dm)
     return {
-        "hits": _joined(compounds, hits),
-        "compounds": _joined(compounds, ranked),
+        "hits": _join(compounds, hits),
+        "compounds": _join(compounds, ranked),
         "synthons": posterior.synthons(seed=seed),
         "disynthons": _disynthons(posterior, seed),
     }
 
 
-def _joined(compounds: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """What the compounds are, their enrichment in folds, and all that the table says, in its order."""
+def _join(compounds: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Columns of the compounds, their enrichment in folds, and the columns of the table, in the table's order."""
     logs = {"fold": "median", "fold_lower": "lower", "fold_upper": "upper"}
     folds = pd.DataFrame({name: np.exp(table[log]) for name, log in logs.items()})
     return pd.concat([compounds.loc[table.index], folds, table], axis=1).rename_axis("compound")
@@ -93,16 +93,16 @@ def _disynthons(posterior: Posterior, seed: int) -> pd.DataFrame:
 
 
 def figures(posterior: Posterior, found: dict[str, pd.DataFrame], seed: int) -> dict[str, Figure]:
-    """The figures, name of the file -> figure.
+    """The figures, file name -> figure.
 
     Parameters
     ----------
     posterior
-        of a DEL model.
+        posterior of a DEL model.
     found
-        the tables of `tables`.
+        tables that `tables` returns.
     seed
-        of the predictions that the calibration is judged by.
+        seed of the predictions in the calibration figure.
     """
     adata, cycles = posterior.dm.adata, posterior.dm.cycles
     predicted = posterior.predictive(seed=seed)
@@ -120,16 +120,16 @@ def figures(posterior: Posterior, found: dict[str, pd.DataFrame], seed: int) -> 
 
 
 def metrics(posterior: Posterior, found: dict[str, pd.DataFrame], curves: dict[str, list[float]]) -> dict[str, Any]:
-    """The figures of metrics.json that the fit gives.
+    """The entries of metrics.json that describe the fit.
 
     Parameters
     ----------
     posterior
-        of a DEL model.
+        posterior of a DEL model.
     found
-        the tables of `tables`.
+        tables that `tables` returns.
     curves
-        what was logged in training.
+        ELBOs that were logged in training: name -> value after each epoch.
     """
     return {
         "n_compounds": posterior.dm.adata.n_obs,
@@ -144,13 +144,13 @@ def metrics(posterior: Posterior, found: dict[str, pd.DataFrame], curves: dict[s
 
 
 def _selections(dm: DELDataModule) -> dict[str, int]:
-    """How many selections there are of each condition."""
+    """Number of selections of each condition."""
     return dm.adata.var["condition"].astype(str).value_counts(sort=False).to_dict()
 
 
 @contextmanager
-def without_lightning() -> Iterator[None]:
-    """Leave out Lightning's messages about devices, loaders and products."""
+def without_lightning_messages() -> Iterator[None]:
+    """Suppress Lightning's messages about devices, loaders and products."""
     log = logging.getLogger("pytorch_lightning")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -163,23 +163,33 @@ def without_lightning() -> Iterator[None]:
 
 
 def print_selections(dm: DELDataModule) -> None:
-    """Say what was read."""
+    """Print the size of the library and its selections."""
     named = ", ".join(f"{n} {condition}" for condition, n in _selections(dm).items())
     blocks = " x ".join(str(len(synthons)) for synthons in dm.schema.synthons)
     print(f"{dm.adata.n_obs:,} compounds of {blocks} building blocks; selections: {named}")
 
 
 def print_hits(found: dict[str, pd.DataFrame], fdr: float, fold: float, controls: bool) -> None:
-    """Say how many hits there are, what their rate means with ``controls`` or without, and which compounds are best."""
+    """Print the number of hits, what their false discovery rate means, and the best compounds.
+
+    Parameters
+    ----------
+    found
+        tables that `tables` returns.
+    fdr, fold
+        false discovery rate and fold enrichment of the hit list.
+    controls
+        whether there are control selections.
+    """
     n = len(found["hits"])
     print(f"\n{n:,} hits, more than {fold:g}-fold enriched, at a false discovery rate of {fdr:g}")
-    print(RATE if controls else f"{RATE}\n{MATRIX}")
+    print(RATE_NOTE if controls else f"{RATE_NOTE}\n{MATRIX_NOTE}")
     if not n:
         print(
             "No compound stands out far enough. That is a result, not an error; the ranking of all compounds and the "
-            "building blocks may still say where to look."
+            "building blocks may still show where to look."
         )
-    top = found["compounds"].head(SHOWN)
+    top = found["compounds"].head(N_SHOWN)
     bounds = zip(np.exp(top["lower"]), np.exp(top["upper"]), strict=True)
     shown = pd.DataFrame(
         {

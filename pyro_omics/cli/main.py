@@ -1,4 +1,4 @@
-"""The command line: ``pyro-omics fit | validate | test | predict``, by Lightning's CLI, ``compare`` and ``del``."""
+"""The command line: ``pyro-omics fit | validate | test | predict`` (Lightning's CLI), ``compare`` and ``del``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pyro_omics.sizes import Sizes
 
 USAGE = """pyro-omics {name} --config FILE.yaml [--data.adata FILE.h5ad] [--out FOLDER] [options]
 
-Data, model and guide are classes, chosen by name and filled in by their arguments, here or in the YAML:
+Data, model and guide are classes, chosen by name, with their arguments given here or in the YAML:
   --data.adata cells.h5ad --data.batch_key donor          the data (pyro_omics.CellDataModule)
   --model.model pyro_omics.SCVI --model.model.n_latent 20 the model
   --model.model.likelihood pyro_omics.likelihoods.NegativeBinomial
@@ -46,16 +46,16 @@ DEFAULTS = {"data": "pyro_omics.CellDataModule", "model.model": "pyro_omics.SCVI
 DESCRIPTION = """Probabilistic models of count data in biology. For a DNA-encoded library, `pyro-omics del COUNTS.csv
 --out FOLDER` goes from a table of counts to a hit list: see `pyro-omics del --help`. `pyro-omics compare A.yaml B.yaml`
 fits several configurations on one split: see `pyro-omics compare --help`."""
-OTHER = "choose a model (--model.model) that goes with the data (--data), or the other way round"
-LINKED = tuple(field.name for field in fields(Sizes) if field.name != "n_latent")
+MISMATCH = "choose a model (--model.model) for these data (--data), or data for this model"
+LINKED = tuple(field.name for field in fields(Sizes) if field.name != "n_latent")  # arguments set from the data
 
 
 class OmicsParser(LightningArgumentParser):
-    """A parser in which a class that is chosen instead of a default one has its own defaults."""
+    """A parser in which a class chosen in place of a default class keeps its own defaults."""
 
     def get_defaults(self, *args: Any, **kwargs: Any) -> Any:
-        """The defaults; of the default classes, the name alone."""
-        # Else the default class' values would be taken over by each argument of the same name, as if they were given.
+        """The defaults, with the default classes by name alone."""
+        # Otherwise the chosen class would take the default class' values for all arguments of the same name.
         defaults = super().get_defaults(*args, **kwargs)
         for key in DEFAULTS:
             if key in defaults:
@@ -64,17 +64,17 @@ class OmicsParser(LightningArgumentParser):
 
 
 class OmicsCLI(LightningCLI):
-    """Lightning's CLI for (model, guide, ELBO, optimizer) over a DataModule; sizes are linked from the data."""
+    """Lightning's CLI for model, guide, ELBO and optimizer over a DataModule; the model's sizes come from the data."""
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Data and model first: the trainer's arguments are many, and known."""
+        """Add the arguments of data and model, before the trainer's many arguments."""
         parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
         parser.add_lightning_class_args(SVIModule, "model")
         parser.add_lightning_class_args(pl.Trainer, "trainer")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the folder of the results, the report, and the links."""
-        parser.add_argument("--out", type=str, default="runs/latest", help="folder that the results are written to")
+        """Add the folder of the results, latent weights, the report, and the links from data to model."""
+        parser.add_argument("--out", type=str, default="runs/latest", help="folder of the results")
         parser.add_argument(
             "--bayesianize", type=list[str] | str | None, default=None,
             help="parts of the model whose parameters become latents, such as decoder (pyro_omics.bayesianize)",
@@ -91,56 +91,54 @@ class OmicsCLI(LightningCLI):
             }
         )
         parser.link_arguments("out", "trainer.default_root_dir")
-        # A model takes what it names of these; a link to an argument that it does not have is passed over.
+        # A link to an argument that the model does not have is ignored.
         parser.link_arguments("data.sizes", "model.model.init_args.sizes", apply_on="instantiate")
         for name in LINKED:
             target = f"model.model.init_args.{name}"
             parser.link_arguments("data.sizes", target, compute_fn=_field(name), apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
-        """Make the parts; data that are asked about a checkpoint are aligned to what it was trained on."""
+        """Instantiate all classes; data for a checkpoint are aligned to those that it was trained on."""
         parser = self._parser(self.subcommand)
-        parser.add_instantiator(self._model, CountModel, subclasses=True)
+        parser.add_instantiator(self._make_model, CountModel, subclasses=True)
         if self.subcommand != "fit" and self.trained is not None:
-            parser.add_instantiator(_adopting(self.trained), pl.LightningDataModule, subclasses=True)
+            parser.add_instantiator(_aligned_data(self.trained), pl.LightningDataModule, subclasses=True)
         super().instantiate_classes()
 
-    def _model(self, cls: type, *args: Any, **kwargs: Any) -> Any:
-        """The model, sized, and with latent weights where they are asked for."""
-        model = _sized(cls, *args, **kwargs)
+    def _make_model(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        """The model, with its sizes from the data, and with latent weights if ``bayesianize`` names parts."""
+        model = _make_sized(cls, *args, **kwargs)
         parts, prior = (self.config[self.subcommand][name] for name in ("bayesianize", "weight_prior"))
         if not parts and prior is not None:
-            raise ValueError(
-                "weight_prior is the prior of latent weights, and none are: name parts, bayesianize=decoder"
-            )
+            raise ValueError("weight_prior needs parts with latent weights: name them, such as bayesianize=decoder")
         if not parts:
             return model
         if prior is not None:
-            # pyro_omics.priors is a public name and no module, which Lightning's instantiate_class would import.
+            # Lightning's instantiate_class would import pyro_omics.priors, which is a public name but not a module.
             prior = resolve_name(prior.class_path)(**prior.as_dict().get("init_args", {}))
         return bayesianize(model, *([parts] if isinstance(parts, str) else parts), prior=prior)
 
     def _parse_ckpt_path(self) -> None:
-        # Lightning's reads hyperparameters, which our checkpoints do not hold, and fails on a file that is none.
+        # Lightning's own method reads hyperparameters, which these checkpoints do not have, and fails on other files.
         checkpoint = self.config[self.config.subcommand].get("ckpt_path")
         if checkpoint is None and self.config.subcommand != "fit":
             raise ValueError(
-                f"--ckpt_path is needed: {self.config.subcommand} asks a trained model, so give the checkpoint.ckpt "
-                "that a fit left, and --config with the config.yaml beside it"
+                f"--ckpt_path is needed, since {self.config.subcommand} runs a trained model: pass the checkpoint.ckpt "
+                "of a fit, and --config with the config.yaml beside it"
             )
-        self.trained = None if checkpoint is None else _description(checkpoint)
+        self.trained = None if checkpoint is None else _read_checkpoint(checkpoint)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """The trainer; the default checkpoint is written to the folder of the results."""
+        """The trainer, whose default checkpoint is written to the folder of the results."""
         trainer = super().instantiate_trainer(**kwargs)
-        ours = ModelCheckpoint(dirpath=self._out, filename="checkpoint", enable_version_counter=False)
+        in_results = ModelCheckpoint(dirpath=self._out, filename="checkpoint", enable_version_counter=False)
         for i, callback in enumerate(trainer.callbacks):
             if type(callback) is ModelCheckpoint and callback.dirpath is None:
-                trainer.callbacks[i] = ours
+                trainer.callbacks[i] = in_results
         return trainer
 
     def after_fit(self) -> None:
-        """Write the report, and say where it is."""
+        """Write the report, and print the paths of its files."""
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             report = next(c for c in self.trainer.callbacks if isinstance(c, Report))
             paths = report.write(self.model, self.datamodule, self.trainer, self._out)
@@ -156,30 +154,30 @@ class OmicsCLI(LightningCLI):
         self._parser(self.subcommand).save(config, path, skip_none=False, overwrite=True, multifile=False)
 
     def before_validate(self) -> None:
-        """Refuse data of which no row is held out: Lightning would say nothing."""
+        """Raise for data without held-out rows, on which Lightning would silently do nothing."""
         if isinstance(self.datamodule, RowDataModule) and not len(self.datamodule.rows("validation")):
             raise ValueError(
-                "no rows are held out to validate on: give data.validation_size or data.validation_indices, to the fit "
-                "too"
+                "no rows are held out to validate on: pass data.validation_size or data.validation_indices, as in the "
+                "fit"
             )
 
     def before_predict(self) -> None:
-        """Refuse a model without a latent to predict, and processes that would each write a part of the rows."""
+        """Raise for a model without a latent, and for several processes, each of which would write some of the rows."""
         if self.trainer.world_size > 1:
             raise ValueError(
-                f"predict writes one file, and the Trainer has {self.trainer.world_size} processes: give "
+                f"predict writes one file, but the Trainer has {self.trainer.world_size} processes: pass "
                 "trainer.devices=1"
             )
-        made = getattr(self.model, "elbo", None)  # not before its data, of a model without an example batch
-        if made is not None and not made.model.local_sites:
-            name = type(made.model).__name__
+        pair = getattr(self.model, "elbo", None)  # a model without an example batch has no pair before it sees data
+        if pair is not None and not pair.model.local_sites:
+            name = type(pair.model).__name__
             raise ValueError(
-                f"{name} has no local sites, so its rows have no latent to predict: ask a Posterior for its queries, "
-                f"{list(made.model.queries)}"
+                f"{name} has no local sites, so its rows have no latent to predict: use a Posterior with its queries, "
+                f"{list(pair.model.queries)}"
             )
 
     def after_predict(self) -> None:
-        """Write the data with their latent."""
+        """Write the data with the predicted latent to predictions.h5ad."""
         predictions = self.trainer.predict_loop.predictions
         adata = self.datamodule.adata.copy()
         row = torch.cat([part["row"] for part in predictions])
@@ -199,39 +197,42 @@ def _field(name: str) -> Callable[[Any], Any]:
     def size(sizes: Any) -> Any:
         return getattr(sizes, name, None)
 
-    size.__name__ = name  # what --help shows
+    size.__name__ = name  # --help shows this name
     return size
 
 
-def _sized(cls: type, *args: Any, **kwargs: Any) -> Any:
-    """A model, whose sizes are linked from the data: None stands for what the data do not have.
+def _make_sized(cls: type, *args: Any, **kwargs: Any) -> Any:
+    """Make a model with sizes linked from the data; a size that the data do not have is None and is left out.
 
     Raises
     ------
     ValueError
-        For a model that cannot do without.
+        Where the model requires a size that the data do not have.
     """
     kwargs = {name: value for name, value in kwargs.items() if value is not None or name not in LINKED}
     wanted = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     required = (name for name in LINKED if name in wanted and wanted[name].default is inspect.Parameter.empty)
     if absent := [name for name in required if name not in kwargs]:
-        raise ValueError(f"{cls.__name__} asks for {', '.join(absent)}, which these data do not have: {OTHER}")
+        raise ValueError(f"{cls.__name__} needs {', '.join(absent)}, which these data do not have: {MISMATCH}")
     return cls(*args, **kwargs)
 
 
-def _description(checkpoint: str) -> dict[str, Any]:
+def _read_checkpoint(checkpoint: str) -> dict[str, Any]:
+    """The schema and sizes of the training data that a checkpoint holds."""
     if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"ckpt_path={checkpoint!r} does not exist: give the .ckpt file that a fit left")
+        raise FileNotFoundError(f"ckpt_path={checkpoint!r} does not exist: pass the .ckpt file of a fit")
     try:
         loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch fails in many ways on foreign bytes
+    except Exception as error:  # torch raises many types of errors for other files
         raise ValueError(f"ckpt_path={checkpoint!r} could not be read as a checkpoint ({error})") from error
     if not isinstance(loaded, dict) or "pyro_omics" not in loaded:
-        raise ValueError(f"ckpt_path={checkpoint!r} is no checkpoint of this package's SVIModule")
+        raise ValueError(f"ckpt_path must be a checkpoint of this package's SVIModule; got {checkpoint!r}")
     return loaded["pyro_omics"]
 
 
-def _adopting(trained: dict[str, Any]) -> Any:
+def _aligned_data(trained: dict[str, Any]) -> Any:
+    """An instantiator of DataModules that aligns them to the training data of a checkpoint."""
+
     def instantiate(cls: type, *args: Any, **kwargs: Any) -> Any:
         dm = cls(*args, **kwargs)
         schema = None if trained["schema"] is None else Schema.from_dict(trained["schema"])
@@ -242,10 +243,10 @@ def _adopting(trained: dict[str, Any]) -> Any:
     return instantiate
 
 
-def _plainly(message: str) -> str:
-    """What went wrong, without jsonargparse's account of each type that a value was tried as."""
+def _shorten(message: str) -> str:
+    """An error message without jsonargparse's list of all types that a value was tried as."""
     if sizes := re.match(r"Not a valid subclass of (\w*Sizes)\. Got value: (\w*Sizes)\(", message):
-        return f"the model asks for {sizes[1]}, and these data have {sizes[2]}: {OTHER}"
+        return f"the model needs {sizes[1]}, but these data have {sizes[2]}: {MISMATCH}"
     if not message.startswith("Does not validate against any of the Union subtypes"):
         return message
     tried = re.findall(r"^  - (.*(?:\n    .*)*)", message, flags=re.MULTILINE)
@@ -253,49 +254,50 @@ def _plainly(message: str) -> str:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; errors of the input end it with their message alone (JSONARGPARSE_DEBUG=1 for more)."""
+    """Run the command line; wrong input exits with the error message alone (JSONARGPARSE_DEBUG=1 for a traceback)."""
     given = sys.argv[1:] if args is None else args
-    # As with `python script.py`: classes of one's own are found in the working folder.
+    # As with `python script.py`: the user's own classes are found in the working folder.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    # A fit replaces the results of the last one in its folder, and others write beside it, on purpose.
+    # A fit replaces the results of the last one in its folder on purpose.
     for message in ("Checkpoint directory .* exists and is not empty", "The dirpath has changed from"):
         warnings.filterwarnings("ignore", message=message)
     try:
         if given[:1] == ["del"]:
             dna_encoded.main(given[1:])
         elif given[:1] == ["compare"]:
-            compare.main(given[1:], _one_of_several)
+            compare.main(given[1:], _run_checked)
         else:
-            _lightning(args)
+            _run_lightning(args)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        foreign = isinstance(error, RuntimeError) and "loading state_dict" not in str(error)
-        if foreign or os.environ.get("JSONARGPARSE_DEBUG"):
+        # Of RuntimeErrors, only those about weights that do not fit are the user's to mend.
+        internal = isinstance(error, RuntimeError) and "loading state_dict" not in str(error)
+        if internal or os.environ.get("JSONARGPARSE_DEBUG"):
             raise
-        sys.exit(f"pyro-omics: error: {_plainly(str(error))}")
+        sys.exit(f"pyro-omics: error: {_shorten(str(error))}")
 
 
-def _one_of_several(args: list[str], check: Callable[[Any, Any, Any], None]) -> None:
-    """Run the command with these arguments alone; ``check`` sees what is fitted before it is."""
+def _run_checked(args: list[str], check: Callable[[Any, Any, Any], None]) -> None:
+    """Run Lightning's CLI with these arguments; ``check(svi, dm, trainer)`` is called before a fit."""
 
     class Checked(OmicsCLI):
         def before_fit(self) -> None:
             check(self.model, self.datamodule, self.trainer)
 
-    # Lightning warns where there is a command line beside its arguments.
+    # Lightning warns if there are arguments in sys.argv as well.
     given, sys.argv = sys.argv, sys.argv[:1]
     try:
-        _lightning(args, Checked)
+        _run_lightning(args, Checked)
     finally:
         sys.argv = given
 
 
-def _lightning(args: list[str] | None, cli: type[OmicsCLI] = OmicsCLI) -> None:
+def _run_lightning(args: list[str] | None, cli: type[OmicsCLI] = OmicsCLI) -> None:
     cli(
         SVIModule,
         pl.LightningDataModule,
         subclass_mode_data=True,
-        save_config_callback=None,  # written after the fit, with the results that it made
+        save_config_callback=None,  # `after_fit` writes the configuration with the results
         seed_everything_default=0,
         parser_class=OmicsParser,
         parser_kwargs={

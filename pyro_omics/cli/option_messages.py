@@ -1,4 +1,4 @@
-"""What reading a table says of its arguments, worded as options of the command line."""
+"""Errors and notes about arguments, worded as options of the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError, Argument
 
 
 def as_option(argument: Argument) -> str:
-    """An argument as one types it: ``--conditions s1=target,beads=control``, ``--complete=false``."""
+    """An argument as typed on the command line: ``--conditions s1=target,beads=control``, ``--complete=false``."""
     name, value = argument.name, argument.value
     if value is ...:
         return f"--{name} COLUMN,..."
@@ -26,7 +26,7 @@ def as_option(argument: Argument) -> str:
 
 @contextmanager
 def option_errors() -> Iterator[None]:
-    """Raise errors about arguments as errors about options."""
+    """Turn errors about arguments into errors about options."""
     try:
         yield
     except ArgumentError as error:
@@ -35,7 +35,7 @@ def option_errors() -> Iterator[None]:
 
 @contextmanager
 def printed_notes(notes: list[str]) -> Iterator[None]:
-    """Print what the package logs and warns of, worded for the command line, and add it to ``notes``."""
+    """Print the package's log messages and warnings, worded for the command line, and add them to ``notes``."""
     log, handler = logging.getLogger("pyro_omics"), _Collector()
     level = log.level
     log.addHandler(handler)
@@ -49,7 +49,7 @@ def printed_notes(notes: list[str]) -> Iterator[None]:
         log.setLevel(level)
         found = handler.found + [_text(warning.message) for warning in caught if _is_for_the_user(warning.category)]
         notes += found
-        # Also where an error ends it: they may say why.
+        # Also after an error, whose cause they may explain.
         print("".join(f"Note: {note}\n" for note in found), end="")
 
 
@@ -61,7 +61,7 @@ class _Collector(logging.Handler):
         self.found: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one message."""
+        """Collect one message."""
         args = record.args if isinstance(record.args, tuple) else ()
         named = any(isinstance(one, Argument) for one in args)
         worded = tuple(as_option(one) if isinstance(one, Argument) else one for one in args)
@@ -69,7 +69,7 @@ class _Collector(logging.Handler):
 
 
 def _is_for_the_user(category: type[Warning]) -> bool:
-    # Other categories are of what the package is built on, and nothing that its user can mend.
+    # Other categories come from the libraries underneath, and users cannot act on them.
     return category is UserWarning or issubclass(category, ArgumentMessage)
 
 

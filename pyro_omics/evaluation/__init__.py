@@ -1,1 +1,1 @@
-"""The files of a finished fit, and the comparison of several fits in one table."""
+"""Report of a fit, and comparison of several fits."""

@@ -1,4 +1,4 @@
-"""`compare`: several configurations, fitted on one split, in one table."""
+"""Fit several configurations on one split, and compare them in one table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,17 @@ METRICS, MODEL = "metrics.json", "model"
 
 @dataclass
 class Fit:
-    """One fit in a comparison: scores of the held-out rows, and what it cost."""
+    """One fit in a comparison.
+
+    Attributes
+    ----------
+    scores
+        ``elbo`` and ``log_likelihood`` of each held-out row, in nats, (n, 2).
+    seconds
+        duration of the training.
+    parameters
+        number of parameters.
+    """
 
     scores: pd.DataFrame
     seconds: float
@@ -46,22 +56,23 @@ def compare(
     Parameters
     ----------
     configurations
-        name -> a callable that makes the pair, such as ``lambda: po.SVIModule(po.SCVI.from_data(dm, prior=...))``.
+        name -> callable that makes an `SVIModule`, such as ``lambda: po.SVIModule(po.SCVI.from_data(dm, prior=...))``.
     dm
         a DataModule with held-out rows (``validation_size``).
     max_epochs
-        of each training.
+        number of epochs of each training.
     folder
-        where each fit is saved, under its name. One that is there already is read and not repeated, so that a
-        comparison that was cut off goes on, where its `fingerprint.fingerprint` is the same: settings, starting values
-        and code of your own classes, data, epochs and seed. Else it is fitted again, as is one with a part that cannot
-        be compared, such as a lambda, and a line of the log says what differs. None saves nothing.
+        folder in which each fit is saved under its name, so that an interrupted comparison can be resumed. A saved fit
+        is read instead of repeated if its fingerprint (`evaluation.fingerprint`) is the same: settings, starting values
+        and code of your own classes, data, epochs and seed. Otherwise it is fitted again, and the log says what
+        differs. A configuration with a part that cannot be compared, such as a lambda, is always fitted again. None
+        saves nothing.
     num_particles
-        of the importance-weighted log-likelihood.
+        number of importance samples of the log-likelihood.
     seed
-        of each training, and of the draws.
+        seed of each training, and of the draws.
     reference
-        the name of the configuration that differences are to; None takes the best.
+        name of the configuration that differences are taken to; None takes the best.
     trainer
         other arguments of Lightning's Trainer; by default on the CPU, without a logger, checkpoints or a progress bar.
 
@@ -72,9 +83,9 @@ def compare(
     Raises
     ------
     ValueError
-        Where no rows are held out, for a name that cannot be a folder's, and for a ``reference`` that is no name.
+        Where no rows are held out, for a name that cannot name a folder, and for an unknown ``reference``.
     FileExistsError
-        Where a folder of that name is there, and is no fit.
+        Where the folder of a configuration exists and is not a fit of a comparison.
     TypeError
         For a configuration that does not make an `SVIModule`.
     """
@@ -82,26 +93,20 @@ def compare(
         raise ValueError("no rows are held out to compare on: make the DataModule with validation_size=0.1")
     names = list(configurations)
     if wrong := [name for name in names if not name or name != Path(name).name]:
-        raise ValueError(f"configurations: {wrong[0]!r} cannot be the name of a folder: leave out '/'")
+        raise ValueError(f"names of configurations must be names of folders; got {wrong[0]!r}: leave out '/'")
     check_reference(reference, names)
-    place = None if folder is None else Path(folder).expanduser()
-    for taken in [] if place is None else [place / name for name in names if (place / name).exists()]:
-        if "fingerprint" not in _metrics(taken):  # another's, or one of `pyro-omics fit`, which would be lost
-            raise FileExistsError(f"{taken} exists and is no fit of a comparison: choose another folder")
+    root = None if folder is None else Path(folder).expanduser()
+    for existing in [] if root is None else [root / name for name in names if (root / name).exists()]:
+        if "fingerprint" not in _metrics(existing):  # a fit of `pyro-omics fit`, or other files, would be lost
+            raise FileExistsError(f"{existing} exists and is not a fit of a comparison: choose another folder")
     run = _Run(dm, {"max_epochs": max_epochs, "num_particles": num_particles, "seed": seed}, trainer)
-    return table({name: run(name, make, place) for name, make in configurations.items()}, reference)
+    return table({name: run(name, make, root) for name, make in configurations.items()}, reference)
 
 
 def check_reference(reference: str | None, names: Iterable[str]) -> None:
-    """Refuse a reference that is none of the names.
-
-    Raises
-    ------
-    ValueError
-        With the names that there are.
-    """
+    """Raise a ValueError unless the reference is None or one of the names."""
     if reference is not None and reference not in (names := list(names)):
-        raise ValueError(f"reference={reference!r} is none of the configurations: give one of {names}")
+        raise ValueError(f"reference must be one of the configurations {names}; got {reference!r}")
 
 
 def table(fits: Mapping[str, Fit], reference: str | None = None) -> pd.DataFrame:
@@ -110,20 +115,24 @@ def table(fits: Mapping[str, Fit], reference: str | None = None) -> pd.DataFrame
     Parameters
     ----------
     fits
-        name -> `Fit`, all of the same rows.
+        name -> `Fit`, all with the same held-out rows.
     reference
-        the name of the one that differences are to; None takes the best.
+        name of the fit that differences are taken to; None takes the best.
 
     Returns
     -------
-    DataFrame with the columns ``val_elbo`` and ``log_likelihood`` (importance-weighted), means over the held-out rows
-    in nats, ``se``, the standard error of the latter; ``difference`` in it to the reference, and ``difference_se`` of
-    that, row by row, so that what is common to all configurations cancels; ``seconds`` of training; ``parameters``.
+    DataFrame with one row per fit:
+
+    - ``val_elbo`` and ``log_likelihood`` (importance-weighted): means over the held-out rows, in nats;
+    - ``se``: standard error of ``log_likelihood``;
+    - ``difference``: mean difference in log-likelihood to the reference, in nats, and ``difference_se``, its standard
+      error, from the differences of each row, in which variation between rows cancels;
+    - ``seconds`` of training, and number of ``parameters``.
 
     Raises
     ------
     ValueError
-        Where the held-out rows differ, and for a ``reference`` that is no name.
+        Where the held-out rows differ, and for an unknown ``reference``.
     """
     check_reference(reference, fits)
     rows = [fit.scores.index for fit in fits.values()]
@@ -132,17 +141,17 @@ def table(fits: Mapping[str, Fit], reference: str | None = None) -> pd.DataFrame
             f"{differ[0]!r} was scored on other held-out rows than {next(iter(fits))!r}: compare on one split, with "
             "the same data, validation_size and seed"
         )
-    whole = pd.DataFrame({name: fit.scores["log_likelihood"] for name, fit in fits.items()}).astype(float)
-    mean = whole.mean()
-    behind = whole.sub(whole[mean.idxmax() if reference is None else reference], axis=0)
-    error = len(whole) ** -0.5
+    likelihood = pd.DataFrame({name: fit.scores["log_likelihood"] for name, fit in fits.items()}).astype(float)
+    mean = likelihood.mean()
+    difference = likelihood.sub(likelihood[mean.idxmax() if reference is None else reference], axis=0)
+    error = len(likelihood) ** -0.5
     return pd.DataFrame(
         {
             "val_elbo": {name: float(fit.scores["elbo"].mean()) for name, fit in fits.items()},
             "log_likelihood": mean,
-            "se": whole.std() * error,
-            "difference": behind.mean(),
-            "difference_se": behind.std() * error,
+            "se": likelihood.std() * error,
+            "difference": difference.mean(),
+            "difference_se": difference.std() * error,
             "seconds": {name: fit.seconds for name, fit in fits.items()},
             "parameters": {name: fit.parameters for name, fit in fits.items()},
         }
@@ -150,7 +159,7 @@ def table(fits: Mapping[str, Fit], reference: str | None = None) -> pd.DataFrame
 
 
 def read(folder: Path) -> Fit:
-    """Read a fit from its folder: one of a comparison, or of ``pyro-omics fit``.
+    """Read a fit from the folder that a comparison or ``pyro-omics fit`` wrote.
 
     Raises
     ------
@@ -158,40 +167,41 @@ def read(folder: Path) -> Fit:
         Where it has no scores of held-out rows.
     """
     if not (folder / SCORES).is_file():
-        raise ValueError(f"{folder} has no {SCORES}: no rows were held out, or it is no folder of a fit")
+        raise ValueError(f"{folder} has no {SCORES}: no rows were held out, or it is not the folder of a fit")
     metrics = json.loads((folder / METRICS).read_text())
     found = pd.read_csv(folder / SCORES, index_col=0, dtype={0: str})
     return Fit(found, metrics["seconds"], metrics["parameters"])
 
 
 class _Run:
-    """Fits configurations to a DataModule, or reads fits that were saved."""
+    """Fit configurations to a DataModule, or read saved fits."""
 
     def __init__(self, dm: RowData, options: dict[str, Any], trainer: dict[str, Any]) -> None:
         self.dm, self.options = dm, options
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        self.trainer = {"accelerator": "cpu", "enable_model_summary": False, **quiet, **trainer}
+        silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        self.trainer = {"accelerator": "cpu", "enable_model_summary": False, **silent, **trainer}
 
-    def __call__(self, name: str, make: Callable[[], SVIModule], place: Path | None) -> Fit:
+    def __call__(self, name: str, make: Callable[[], SVIModule], root: Path | None) -> Fit:
         pl.seed_everything(self.options["seed"], verbose=False)
         svi = make()
         if not isinstance(svi, SVIModule):
             raise TypeError(
-                f"the configuration {name!r} must make an SVIModule, as in {{{name!r}: lambda: po.SVIModule(model)}}, "
-                f"and made a {type(svi).__name__}"
+                f"the configuration {name!r} must make an SVIModule; it made a {type(svi).__name__}: pass "
+                f"{{{name!r}: lambda: po.SVIModule(model)}}"
             )
-        if place is not None:
-            current = fingerprint(svi, self.dm, {**self.trainer, **self.options})  # before it is trained
-            if same_fit(place / name, _metrics(place / name).get("fingerprint"), current):
-                return read(place / name)
-        history, given = History(), copy.deepcopy(self.trainer.get("callbacks") or [])  # they remember the last fit
+        if root is not None:
+            current = fingerprint(svi, self.dm, {**self.trainer, **self.options})  # of the starting values
+            if same_fit(root / name, _metrics(root / name).get("fingerprint"), current):
+                return read(root / name)
+        # Copies of the callbacks for each fit, since they keep the state of the last one.
+        history, given = History(), copy.deepcopy(self.trainer.get("callbacks") or [])
         callbacks = [history, *(given if isinstance(given, list) else [given])]
         trainer = {**self.trainer, "max_epochs": self.options["max_epochs"], "callbacks": callbacks}
         pl.Trainer(**trainer).fit(svi, self.dm)
         found = scores(Posterior(svi, self.dm), self.options["num_particles"], self.options["seed"])
         fit = Fit(found, history.seconds, sum(p.numel() for p in svi.parameters()))
-        if place is not None:
-            _save(place / name, svi, fit, current)
+        if root is not None:
+            _save(root / name, svi, fit, current)
         return fit
 
 
@@ -200,7 +210,7 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 
 def _save(folder: Path, svi: SVIModule, fit: Fit, current: dict[str, Any]) -> None:
-    """Write what `read` reads, whole or not at all."""
+    """Write a fit to the folder that `read` reads, completely or not at all."""
     metrics = {"seconds": fit.seconds, "parameters": fit.parameters, "fingerprint": current}
 
     def write(fresh: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fingerprint of model, data and trainer, saved with a fit: it says whether another fit would be the same."""
+"""Fingerprint of model, data and trainer, saved with a fit to recognise an identical fit later."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from pyro_omics.serialization.arguments import RecordsArguments, classes_of, enc
 from pyro_omics.serialization.class_names import PACKAGE, class_name
 from pyro_omics.version import __version__
 
-UNKNOWN = "unknown"  # of `encode`: what cannot be made from plain data, nor compared
+UNKNOWN = "unknown"  # key that `encode` gives to objects that cannot be written as plain data, and so not compared
 
 
 def fingerprint(svi: SVIModule, dm: RowData, trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for a fit not to be repeated, as plain JSON data.
+    """Everything that determines a fit, as plain JSON data: fits with equal fingerprints need not be repeated.
 
     Parameters
     ----------
     svi
-        freshly made: its present parameters are where the fit starts.
+        the untrained `SVIModule`, with the starting values of the fit.
     dm
         the DataModule.
     trainer
-        name -> value, of all other settings of the fit, such as the Trainer's arguments.
+        name -> value of all other settings of the fit, such as the Trainer's arguments.
 
     Returns
     -------
-    name of a part -> its settings or a digest; what cannot be described stands in it as ``{"unknown": CLASS}``.
+    name of a part -> its settings or a digest; objects that cannot be described appear as ``{"unknown": CLASS}``.
     """
     pair, model, guide = _parts(svi)
     found = {
@@ -60,44 +60,46 @@ def fingerprint(svi: SVIModule, dm: RowData, trainer: Mapping[str, Any]) -> dict
         "data": _describe_data(dm),
         "trainer": {name: _describe(value) for name, value in trainer.items()},
         "versions": {"pyro_omics": __version__, "torch": torch.__version__, "pyro": pyro.__version__},
-        "code": _code([svi, *pair.modules(), svi.bound, svi.make_optimizer, svi.make_scheduler, dm, dict(trainer)]),
+        "code": _code_digests(
+            [svi, *pair.modules(), svi.bound, svi.make_optimizer, svi.make_scheduler, dm, dict(trainer)]
+        ),
     }
     return json.loads(json.dumps(found))
 
 
 def _parts(svi: SVIModule) -> tuple[nn.Module, CountModel, Any]:
-    """The pair, its model, and how its guide is made; a model without an example batch has no guide before a fit."""
-    if svi._unmade is not None:
-        (model,) = svi._unmade
+    """The pair, its model, and the encoded guide; without an example batch, the model alone and the guide's maker."""
+    if svi._waiting is not None:
+        (model,) = svi._waiting
         return model, model, encode(svi._make_guide)
     return svi.elbo, svi.model, encode_factory(svi.guide)
 
 
 def same_fit(folder: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
-    """Whether two fingerprints are of the same fit; where not, the log says what differs.
+    """Whether two fingerprints are of the same fit; logs the differences if not.
 
     Parameters
     ----------
     folder
-        where the earlier fit is, for the log.
+        folder of the earlier fit, for the log.
     before
-        the fingerprint saved with it; None where there is none.
+        fingerprint of the earlier fit; None where there is none.
     now
-        that of the fit that is asked for.
+        fingerprint of the requested fit.
     """
     if before is None:
         return False
     unknown = [f"{name} (a {what})" for name, part in now.items() for what in _unknown(part)]
     differ = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if unknown:
-        rank_zero_info(f"{folder} is fitted again: what cannot be compared is part of its {', '.join(unknown)}")
+        rank_zero_info(f"{folder} is fitted again: parts that cannot be compared are in its {', '.join(unknown)}")
     elif differ:
         rank_zero_info(f"{folder} is fitted again: it was fitted with other {', '.join(differ)}")
     return not (unknown or differ)
 
 
 def _unknown(part: Any) -> Iterator[str]:
-    """The names of what could not be described in a part of a fingerprint."""
+    """The names of the objects in a part of a fingerprint that could not be described."""
     if isinstance(part, dict):
         if part.keys() == {UNKNOWN}:
             yield part[UNKNOWN]
@@ -107,7 +109,7 @@ def _unknown(part: Any) -> Iterator[str]:
 
 
 def _describe(value: Any) -> Any:
-    """As `encode` does, and more: digests of tensors, and the attributes of objects that hold settings."""
+    """Encode a value as `encode` does; tensors as digests, and objects that hold settings by their attributes."""
     if isinstance(value, Tensor | np.ndarray):
         return {"digest": _digest({"": torch.as_tensor(value)})}
     if isinstance(value, nn.Module):
@@ -126,14 +128,14 @@ def _describe(value: Any) -> Any:
 
 
 def _settings(value: Any) -> dict[str, Any]:
-    """Attributes by name, but private ones."""
+    """Public attributes by name."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return {name: item for name, item in vars(value).items() if not name.startswith("_")}
 
 
 def _attributes(pair: nn.Module) -> dict[str, Any]:
-    """Of each module that records its arguments, what else was set on it: no parameter, and not what records these."""
+    """Other public attributes of each module that records its arguments, parameters and submodules excepted."""
     usual = {*vars(nn.Module()), "constructor_arguments", "constructor_edits"}
     return {
         f"{path}.{name}": _describe(value)
@@ -145,7 +147,7 @@ def _attributes(pair: nn.Module) -> dict[str, Any]:
 
 
 def _state_digest(module: nn.Module) -> str:
-    """A hash of parameters and buffers, and of which are trained."""
+    """A hash of parameters and buffers, and of which parameters are trained."""
     trained = {f"trained {name}": torch.tensor(p.requires_grad) for name, p in module.named_parameters()}
     return _digest({**module.state_dict(), **trained})
 
@@ -160,9 +162,9 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _describe_data(dm: RowData) -> dict[str, Any]:
-    """The rows of each split, the counts, and all else that a minibatch is made of."""
+    """Description of the rows of each split, the counts, and the other data of a minibatch."""
     if not isinstance(dm, RowDataModule):
-        return {UNKNOWN: f"{type(dm).__name__}, no DataModule of this package"}
+        return {UNKNOWN: f"{type(dm).__name__}, which is not a DataModule of this package"}
     fields = {name: getattr(field, "digest", None) or _describe(field) for name, field in dm.data.fields.items()}
     rest = {"index": dm.data.index, "schema": dm.schema.to_dict(), "batch_size": dm.batch_size, "seed": dm.seed}
     return {
@@ -174,8 +176,8 @@ def _describe_data(dm: RowData) -> dict[str, Any]:
     }
 
 
-def _code(objects: list[Any]) -> dict[str, Any]:
-    """Class -> a digest of its source, of classes that are not of installed packages."""
+def _code_digests(objects: list[Any]) -> dict[str, Any]:
+    """Class -> digest of its source, for classes outside installed packages."""
     classes = {base for cls in classes_of(objects) for base in cls.__mro__}
     found = {class_name(cls): source_digest(cls) for cls in classes}
     return dict(sorted((name, code) for name, code in found.items() if code is not None))

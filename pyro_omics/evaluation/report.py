@@ -1,4 +1,4 @@
-"""The files of a finished fit: model, latent, tables, metrics and figures."""
+"""Report of a fit: files with its model, latent, tables, metrics and figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCORES = "validation_scores.csv"
 
 
 class History(pl.Callback):
-    """Records the ELBOs of each epoch of a training, and the time that it takes."""
+    """Callback that records the ELBOs of each epoch, and the duration of the training."""
 
     def __init__(self) -> None:
         self.history: dict[str, list[float]] = {"train_elbo": [], "val_elbo": []}
@@ -33,7 +33,7 @@ class History(pl.Callback):
 
     @property
     def curves(self) -> dict[str, list[float]]:
-        """Name -> value after each epoch, of what was logged."""
+        """The logged values: name -> value after each epoch."""
         return {name: values for name, values in self.history.items() if values}
 
     @property
@@ -53,14 +53,14 @@ class History(pl.Callback):
 
 
 class Report(History):
-    """Records a training, and writes its results to a folder.
+    """Callback that records a training and writes its results to a folder.
 
     Parameters
     ----------
     color
-        column of obs by which the UMAP is coloured; None for one colour.
+        column of obs that colours the UMAP; None for one colour.
     umap
-        whether to draw a UMAP of the latent, where it has two dimensions or more.
+        whether to draw a UMAP of a latent of two dimensions or more.
     num_particles
         number of importance samples of the held-out rows' log-likelihood; 0 leaves it out.
     """
@@ -70,15 +70,28 @@ class Report(History):
         self.color, self.umap, self.num_particles = color, umap, num_particles
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Raise a ValueError for a column that does not exist, before the training and not after."""
+        """Raise a ValueError, before the training, if the column ``color`` does not exist."""
         obs = getattr(getattr(getattr(trainer, "datamodule", None), "adata", None), "obs", None)
         if self.color is not None and obs is not None and self.color not in obs:
-            raise ValueError(f"report.color={self.color!r} is not a column of adata.obs: there are {list(obs.columns)}")
+            raise ValueError(
+                f"report.color must be one of the columns of adata.obs, {list(obs.columns)}; got {self.color!r}"
+            )
 
     def write(self, svi: SVIModule, dm: RowData, trainer: pl.Trainer, folder: Path) -> list[Path]:
         """Write the saved model, an .h5ad with the latent, the model's tables, metrics and figures.
 
-        A model without local sites has no latent and no UMAP, and one whose latent has a single dimension no UMAP.
+        A model without local sites has no latent and no UMAP; a latent of one dimension has no UMAP.
+
+        Parameters
+        ----------
+        svi
+            the trained `SVIModule`.
+        dm
+            the DataModule that it was trained on.
+        trainer
+            the Trainer that trained it.
+        folder
+            folder of the results; made where it does not exist.
 
         Returns
         -------
@@ -135,11 +148,11 @@ def scores(posterior: Posterior, num_particles: int, seed: int = 0) -> pd.DataFr
     Parameters
     ----------
     posterior
-        of a fit whose DataModule holds rows out.
+        posterior of a fit with held-out rows.
     num_particles
         number of importance samples of the log-likelihood.
     seed
-        of the draws.
+        seed of the draws.
     """
     elbo = posterior.elbo("validation", num_samples=5, seed=seed)
     likelihood = posterior.log_likelihood("validation", num_particles=num_particles, seed=seed)
@@ -147,5 +160,5 @@ def scores(posterior: Posterior, num_particles: int, seed: int = 0) -> pd.DataFr
 
 
 def draw(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write figures to a folder, by file name; returns their paths."""
+    """Write figures, file name -> figure, to a folder, and return their paths."""
     return [atomic_write(folder / name, partial(figure.savefig, dpi=150)) for name, figure in figures.items()]

@@ -1,4 +1,4 @@
-"""A digest of the code of one's own classes."""
+"""Digests of the source code of user-defined classes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from types import ModuleType
 from pyro_omics.serialization.class_names import PACKAGE
 
 
-@functools.cache  # by class: a file that is edited later, and not imported again, is not the code that runs
+@functools.cache  # a file that is edited after its import is not the code that runs
 def source_digest(cls: type) -> str | dict[str, str] | None:
-    """A digest of the files that a class and what its module imports are written in, but for comments and layout.
+    """A digest of the source files of a class and of the user's modules that it imports.
+
+    Comments and layout do not enter.
 
     Returns
     -------
-    ``{"unknown": ...}`` where the source cannot be read, and None for a class of an installed package or of this one.
+    Digest; ``{"unknown": ...}`` where the source cannot be read; None for a class of an installed package or this one.
     """
     if _is_installed(cls.__module__):
         return None
@@ -33,7 +35,7 @@ def source_digest(cls: type) -> str | dict[str, str] | None:
 
 
 def _own_modules(module: ModuleType, seen: set[str] | None = None) -> Iterator[ModuleType]:
-    """A module, and those of its kind that it has names of."""
+    """A module, and the modules outside installed packages that it imports, directly or not."""
     seen = set() if seen is None else seen
     seen.add(module.__name__)
     yield module
@@ -44,7 +46,7 @@ def _own_modules(module: ModuleType, seen: set[str] | None = None) -> Iterator[M
 
 
 def _is_installed(module: str) -> bool:
-    """Whether a module is of Python, of this package, or of another that was installed."""
+    """Whether a module belongs to Python, to this package, or to another installed package."""
     root = module.partition(".")[0]
     if root == PACKAGE or root in sys.builtin_module_names or root in sys.stdlib_module_names:
         return True

@@ -1,1 +1,1 @@
-"""Training and drawing: the one LightningModule, its bounds, and draws from what it trained."""
+"""Training: the LightningModule for any model and guide, its bounds, and draws from a trained pair."""

@@ -1,4 +1,4 @@
-"""A model and its guide as one module, made and checked from one run of each."""
+"""Build a model and its guide as one module, from one run of each."""
 
 from __future__ import annotations
 
@@ -21,21 +21,30 @@ from pyro_omics.sites import latent_sites
 def build_pair(
     model: CountModel, guide: Callable[[CountModel], Guide] | Guide | None, adapter: BoundAdapter, batch: RowBatch
 ) -> ELBOModule:
-    """Make the guide and everything that is lazy in the pair, before an optimizer can miss it.
+    """Build the guide and every lazy parameter of the pair, so that the optimizer gets them all.
 
-    The model runs once, before the guide is made, which reads the sites in that trace; and the guide runs once. An
-    autoguide of Pyro's runs the model once more by itself, for its prototype.
+    The model runs once; the guide is built from the sites in that trace, and then runs once itself. Pyro's autoguides
+    run the model once more, for their prototype trace.
 
     Parameters
     ----------
     model
         the model.
     guide
-        as in `SVIModule`: a callable, a guide made already, or None for the model's default.
+        as in `SVIModule`: a callable, a guide, or None for the model's default guide.
     adapter
-        of the bound.
+        adapter of the bound.
     batch
-        an example.
+        an example batch.
+
+    Returns
+    -------
+    Module of the pair; calling it on a batch gives the bound's loss.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where model, guide and bound do not fit together.
     """
     make = model.default_guide() if guide is None else guide
     if isinstance(make, type) and issubclass(make, AutoGuide):
@@ -49,18 +58,18 @@ def build_pair(
         pair = adapter.bound(model, made)
         with without_side_effects(pair):
             q = run("guide", made, batch)
-            _check(pair, adapter, batch, p, q)
+            _run_checks(pair, adapter, batch, p, q)
     if not latent_sites(p):
         rank_zero_info(f"{type(model).__name__} has no latent variables: training is maximum likelihood")
     return pair
 
 
 def check_on_data(pair: ELBOModule, adapter: BoundAdapter, batch: RowBatch) -> None:
-    """Run a pair once more, on a batch of the data: what it asks of them and they lack is said before training."""
+    """Run the pair on a batch of the data and repeat the checks, before training starts."""
     with without_side_effects(pair):
-        _check(pair, adapter, batch, run("model", pair.model, batch), run("guide", pair.guide, batch))
+        _run_checks(pair, adapter, batch, run("model", pair.model, batch), run("guide", pair.guide, batch))
 
 
-def _check(pair: ELBOModule, adapter: BoundAdapter, batch: RowBatch, p: Trace, q: Trace) -> None:
+def _run_checks(pair: ELBOModule, adapter: BoundAdapter, batch: RowBatch, p: Trace, q: Trace) -> None:
     adapter.check(type(pair.model).__name__, pair.model.n_obs, p, q)
     check_pair(pair.model, pair.guide, batch, p, q)

@@ -1,4 +1,4 @@
-"""Draws from a trained pair, minibatch by minibatch: what every posterior query is made of."""
+"""Draws from a trained model and guide, one minibatch at a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GuideDraws:
 
     def __init__(self, pair: Pair) -> None:
         self.trained = pair
-        self._globals: dict[int, Trace] = {}
+        self._globals: dict[int, Trace] = {}  # s -> the global sites of draw s
 
     def guide(self, batch: RowBatch, s: int) -> Trace:
         """Draw s of the guide for one minibatch."""
@@ -47,9 +47,9 @@ class GuideDraws:
         return trace
 
     def pair(self, batch: RowBatch, s: int, model: Callable[..., Any] | None = None) -> tuple[Trace, Trace]:
-        """Draw s of the guide, and the model (or ``model``) replayed on it.
+        """Draw s of the guide, and the trained model (or ``model``, if given) replayed on it.
 
-        The discrete latents that no guide has are drawn given the rest, the batch's counts among it.
+        Discrete latents that are not in the guide are drawn from their posterior given the other latents and counts.
         """
         guide = self.guide(batch, s)
         known = guide.copy()
@@ -60,22 +60,22 @@ class GuideDraws:
         return guide, replayed(model or self.trained.model, known, (batch,), None)
 
     def sites(self, batch: RowBatch, names: Sequence[str], num: int) -> dict[str, Tensor]:
-        """The first ``num`` draws of latent sites (num, ...), of all of them when ``names`` is empty.
+        """The first ``num`` draws of the latent sites ``names``, each (num, ...); all sites when ``names`` is empty.
 
         Raises
         ------
         ValueError
-            For a name that is no latent site.
+            For a name that is not a latent site.
         """
         values = [latent_values(self.guide(batch, s)) for s in range(num)]
         if unknown := sorted(set(names) - set(values[0])):
-            raise ValueError(f"{unknown} are no latent sites of the model: it has {sorted(values[0])}")
+            raise ValueError(f"sites must be latent sites of the model, {sorted(values[0])}; got {unknown}")
         return {name: torch.stack([value[name] for value in values]).cpu() for name in names or values[0]}
 
     def moments(self, batch: RowBatch, num: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (n, k) of the latent site that is reported, as the decoder sees it.
+        """Mean and standard deviation (n, k) of `model.latent_site`, transformed as the decoder sees it.
 
-        In closed form where the guide's distribution has one, else of the first ``num`` draws.
+        They are in closed form where the guide's distribution has one, else estimated from the first ``num`` draws.
         """
         site, prior = self.trained.model.latent_site, getattr(self.trained.model, "prior", None)
         if not isinstance(prior, Prior) or type(prior).transform is Prior.transform:
@@ -90,10 +90,11 @@ class GuideDraws:
         return seen.mean(0), seen.std(0, correction=0)
 
     def log_weights(self, batch: RowBatch, s: int, with_global: bool) -> dict[str, Tensor]:
-        """Each site's part of log p(x, z) - log q(z), (n,): log p where observed, log p - log q where latent.
+        """Terms (n,) of log p(x, z) - log q(z) by site: log p of an observed site, log p - log q of a latent one.
 
-        The global sites' parts are divided by n_obs, or left out; a joint autoguide's own site is "auxiliary". Discrete
-        latents that no guide has are summed out, see `sites.row_terms`: they have no part of their own.
+        Terms of global sites are divided by n_obs (``with_global``) or left out. The joint density of an autoguide over
+        several sites is the term "auxiliary". Discrete latents that are not in the guide are summed out (see
+        `sites.row_terms`) and have no term.
         """
         parts: dict[str, Tensor] = {}
         zeros = torch.zeros(len(batch.index), device=batch.index.device)
@@ -106,20 +107,20 @@ class GuideDraws:
                 terms |= {name: term / self.trained.n_obs for name, term in global_terms(sites).items()}
             for name, part in terms.items():
                 if trace.nodes[name]["infer"].get("is_auxiliary"):
-                    # AutoNormal's belongs to one site; those of joint guides to several.
+                    # AutoNormal has an auxiliary site for each latent; a joint guide has one for several.
                     name = name.removesuffix("_unconstrained") if name.endswith("_unconstrained") else "auxiliary"
                 parts[name] = parts.get(name, zeros) + sign * part
         return parts
 
     def log_weight(self, batch: RowBatch, s: int, with_global: bool) -> Tensor:
-        """Log p(x, z) - log q(z) of each row (n,); with the global terms divided by n_obs, or without them."""
+        """Log p(x, z) - log q(z) of each row, (n,); global terms are divided by n_obs, or left out."""
         zeros = torch.zeros(len(batch.index), device=batch.index.device)
         return sum(self.log_weights(batch, s, with_global).values(), zeros)
 
 
 @contextmanager
 def drawing(pair: Pair, seed: int) -> Iterator[GuideDraws]:
-    """Draw from a seed, in eval mode and without gradients; the random state and the mode are put back after."""
+    """Context of `GuideDraws` from a seed, in eval mode without gradients; random state and mode are restored after."""
     with without_side_effects(pair.model, pair.guide), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         yield GuideDraws(pair)

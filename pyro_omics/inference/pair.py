@@ -1,4 +1,4 @@
-"""What draws and queries need of a trained pair."""
+"""Protocol of a trained model and guide, as draws and queries use it."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ class Pair(Protocol):
 
     @property
     def nesting(self) -> int | None:
-        """How deep plates are nested, where discrete latents are summed out; else None."""
+        """Nesting depth of plates, where discrete latents are summed out; else None."""

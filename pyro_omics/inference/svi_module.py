@@ -1,4 +1,4 @@
-"""The one LightningModule: it trains any (model, guide, ELBO, optimizer)."""
+"""The LightningModule that trains any model, guide, ELBO and optimizer."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from pyro_omics.version import __version__
 class SVIModule(pl.LightningModule):
     """Stochastic variational inference as a LightningModule.
 
-    The loss is the negative ELBO over the full data divided by ``n_obs``; ``train_elbo`` and ``val_elbo`` are logged
-    per observation, in nats, higher is better: the plain ELBO at full KL weight, whatever bound is trained.
+    The loss is the negative bound over the full data divided by ``n_obs``. The logged ``train_elbo`` and ``val_elbo``
+    are the plain ELBO at full KL weight, whatever bound is trained, per observation, in nats: higher is better.
 
     Parameters
     ----------
@@ -48,31 +48,31 @@ class SVIModule(pl.LightningModule):
         a `models.CountModel`.
     guide
         any callable model -> guide (`guides.Amortized`, a ``functools.partial`` of one, a class of your own), or a
-        guide made already; None takes the model's own, which is `guides.Amortized` unless it says otherwise.
+        guide; None takes the model's default guide, `guides.Amortized` for most models.
     elbo
-        any ELBO with a differentiable loss, of Pyro or of `elbos`; None takes the model's own, which is
-        `elbos.TraceELBO` unless it says otherwise. ``TraceMeanField_ELBO()`` takes the KL in closed form where both
-        sides have one, as two Normals do, and from a draw where not. Discrete latents that the model marks
-        ``infer={"enumerate": "parallel"}`` are summed out by ``TraceEnum_ELBO(max_plate_nesting=1)`` and by those of
-        `elbos`: every ELBO and likelihood that is logged or reported is then of the sum.
+        any ELBO with a differentiable loss, of Pyro or of `elbos`; None takes the model's default, `elbos.TraceELBO`
+        for most models. ``TraceMeanField_ELBO()`` computes the KL in closed form where model and guide allow it (two
+        Normals), and estimates it from a draw elsewhere. Discrete latents that the model marks
+        ``infer={"enumerate": "parallel"}`` are summed out by ``TraceEnum_ELBO(max_plate_nesting=1)``,
+        `elbos.RenyiELBO` and `elbos.ImportanceWeightedELBO`; every logged or reported ELBO and likelihood then has them
+        summed out.
     optimizer
-        callable parameters -> torch optimizer; None takes the model's own, which is `optim.ClippedAdam`.
+        callable parameters -> torch optimizer; None takes the model's default, `optim.ClippedAdam`.
     scheduler
-        callable optimizer -> learning-rate scheduler, stepped once per epoch; None for none.
+        callable optimizer -> learning-rate scheduler, stepped once per epoch; None for a constant rate.
     kl_warmup_epochs
-        over so many epochs the weight of the latent sites rises linearly to 1, or over half of the training where that
-        is shorter. 0 for none. Where discrete latents are summed out, they are so first, and the weight is of the KL of
-        the others.
+        number of epochs over which the weight of the latent sites rises linearly to 1, at most half of the training; 0
+        for no warm-up. Where discrete latents are summed out, the weight scales the KL of the other latents.
     noise_seed
-        a number makes every draw in training and validation a function of it, of the step and, for a row's own latents,
-        of the row's index (`noise.KeyedNoise`): several processes then train as one process would at the size of their
-        minibatches together, and a fit that is resumed draws what it would have drawn. For guides whose rows have
-        Normals, or transformed ones. None draws from torch's generator.
+        integer that makes every draw in training and validation a function of the seed, the step and, for local
+        latents, the row's index (`inference.keyed_noise.KeyedNoise`): several processes then train as one process with
+        their minibatches joined, and a resumed fit draws what the uninterrupted one would have. The guide must draw
+        local latents from Normals or transformed Normals. None draws from torch's generator.
 
     Raises
     ------
     ValueError, TypeError
-        Where model, guide, ELBO and optimizer do not fit together: before any training starts.
+        Where model, guide and ELBO do not fit together: before any training starts.
 
     Source: Kingma and Welling 2014; Bowman et al. 2016 and Sønderby et al. 2016 (KL warm-up).
     """
@@ -89,11 +89,13 @@ class SVIModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if not isinstance(model, CountModel):
-            raise TypeError(f"model must be a CountModel, such as SCVI.from_data(dm), and is a {type(model).__name__}")
+            raise TypeError(f"model must be a CountModel, such as SCVI.from_data(dm); got a {type(model).__name__}")
         if not (noise_seed is None or isinstance(noise_seed, Integral)):
-            raise ValueError(f"noise_seed is an integer, or None to draw from torch's generator, and is {noise_seed!r}")
+            raise ValueError(
+                f"noise_seed must be an integer, or None to draw from torch's generator; got {noise_seed!r}"
+            )
         if kl_warmup_epochs < 0:
-            raise ValueError(f"kl_warmup_epochs is a number of epochs, 0 or more, and is {kl_warmup_epochs}")
+            raise ValueError(f"kl_warmup_epochs must be a number of epochs, 0 or more; got {kl_warmup_epochs}")
         for argument, value, example in (
             ("guide", guide, "guides.Amortized"),
             ("optimizer", optimizer, "pyro.optim.clipped_adam.ClippedAdam"),
@@ -108,7 +110,7 @@ class SVIModule(pl.LightningModule):
         self.make_scheduler = scheduler
         self.schema: Schema | None = None
         self._make_guide = guide
-        self._unmade: tuple[CountModel] | None = None  # in a tuple, and so no submodule beside the pair
+        self._waiting: tuple[CountModel] | None = None  # in a tuple, so that the model is registered in the pair alone
         self._n_names = 0
         self._warmup_steps = 0
         self._checked_step = False
@@ -116,12 +118,12 @@ class SVIModule(pl.LightningModule):
         try:
             batch = model.example_batch()
         except NotImplementedError:
-            self._unmade = (model,)  # made in setup, from the DataModule's data
+            self._waiting = (model,)  # the pair is built in setup, on an example from the DataModule
         else:
-            self._make(model, batch)
+            self._build(model, batch)
 
-    def _make(self, model: CountModel, batch: RowBatch) -> None:
-        # Registered once, as a pair: model and guide beside it would triple the keys of the state dict.
+    def _build(self, model: CountModel, batch: RowBatch) -> None:
+        # Only the pair is registered: model and guide beside it would triple the keys of the state dict.
         self.elbo = build_pair(model, self._make_guide, self.adapter, batch)
         self._n_names = len(list(self.elbo.parameters()))
 
@@ -132,7 +134,7 @@ class SVIModule(pl.LightningModule):
 
     @property
     def nesting(self) -> int | None:
-        """How deep plates are nested, where discrete latents are summed out; else None."""
+        """Nesting depth of plates, where discrete latents are summed out; else None."""
         return self.adapter.nesting
 
     @property
@@ -146,22 +148,22 @@ class SVIModule(pl.LightningModule):
         return self.elbo.guide
 
     def setup(self, stage: str) -> None:
-        """Take the data's description from the DataModule, and make what needs an example of its data."""
+        """Check the data, take their schema from the DataModule, and build a pair that needs an example of the data."""
         if self.trainer.precision in ("16-true", "bf16-true"):
             raise ValueError(
-                f"Trainer(precision={self.trainer.precision!r}) holds weights in 16 bits, in which counts and their "
-                'likelihood are not: precision="bf16-mixed" has the networks alone in 16 bits'
+                f"Trainer(precision={self.trainer.precision!r}) holds weights in 16 bits, which are too few for counts "
+                'and their likelihood: use precision="bf16-mixed", in which the networks alone run in 16 bits'
             )
         dm = getattr(self.trainer, "datamodule", None)
-        if self._unmade is not None:
+        if self._waiting is not None:
             if dm is None:
                 raise ValueError(
-                    f"{type(self._unmade[0]).__name__} defines no example_batch(), and no DataModule was given to "
-                    "take one from: trainer.fit(svi, dm), or define example_batch()"
+                    f"{type(self._waiting[0]).__name__} defines no example_batch(), and there is no DataModule to take "
+                    "one from: call trainer.fit(svi, dm), or define example_batch()"
                 )
-            (model,), self._unmade = self._unmade, None
+            (model,), self._waiting = self._waiting, None
             model.given_example = dm.example_batch()
-            self._make(model, model.given_example)
+            self._build(model, model.given_example)
         if dm is None or not hasattr(dm, "schema"):
             return
         if self.schema is not None:
@@ -170,7 +172,7 @@ class SVIModule(pl.LightningModule):
             check_sizes(self.model, dm.sizes)
             if dm.n_obs != self.n_obs:
                 raise ValueError(
-                    f"the model was made for n_obs={self.n_obs} training rows, and the data have {dm.n_obs}: make it "
+                    f"the model was made for n_obs={self.n_obs} training rows, but the data have {dm.n_obs}: make it "
                     "from the DataModule that it is trained on, from_data(dm)"
                 )
             check_on_data(self.elbo, self.adapter, dm.example_batch())
@@ -178,16 +180,16 @@ class SVIModule(pl.LightningModule):
             self.schema = dm.schema
 
     def forward(self, batch: RowBatch) -> Tensor:
-        """The loss that is trained, at full KL weight: a negative bound divided by n_obs; and the penalty."""
-        with self._latents() as latents:
+        """The training loss at full KL weight: the negative bound divided by n_obs, plus the model's penalty."""
+        with self._record_latents() as latents:
             loss: Tensor = self.elbo(batch) / self.n_obs
         penalty = self._penalty(batch, latents)
         return loss if penalty is None else loss + penalty
 
-    def _latents(self) -> AbstractContextManager[LatentValues | None]:
-        """Records the latents' values for a model that adds a penalty of them in training."""
-        own = getattr(self.model.penalty, "__func__", None) is not CountModel.penalty
-        return LatentValues() if self.training and own else nullcontext()
+    def _record_latents(self) -> AbstractContextManager[LatentValues | None]:
+        """Record the latents' values in training, for a model that defines a penalty."""
+        has_penalty = getattr(self.model.penalty, "__func__", None) is not CountModel.penalty
+        return LatentValues() if self.training and has_penalty else nullcontext()
 
     def _penalty(self, batch: RowBatch, latents: LatentValues | None) -> Tensor | None:
         return None if latents is None else self.model.penalty(batch, latents.values)
@@ -200,23 +202,23 @@ class SVIModule(pl.LightningModule):
         return min(1.0, (self.global_step + 1) / self._warmup_steps)
 
     def on_train_start(self) -> None:
-        """Fix the length of the warm-up, now that the number of steps is known."""
+        """Set the length of the warm-up in steps, from the number of batches."""
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         steps = min(self.kl_warmup_epochs * per_epoch, self.trainer.estimated_stepping_batches / 2)
         self._warmup_steps = int(steps) if math.isfinite(steps) else 0
 
     def on_train_end(self) -> None:
-        """Call the guide's hooks, such as that of a Laplace approximation, which is of the trained optimum."""
-        summed = partial(self.trainer.strategy.reduce, reduce_op="sum")
+        """Call the guide's hooks, such as that of a Laplace approximation at the trained optimum."""
+        sum_over_processes = partial(self.trainer.strategy.reduce, reduce_op="sum")
         with torch.enable_grad(), eval_mode(self), pyro.validation_enabled(False):
             for hooks in self._hooks():
-                hooks.on_train_end(self._keyed, self._training_batches(), summed)
+                hooks.on_train_end(self._final_loss, self._training_batches(), sum_over_processes)
 
     def _hooks(self) -> list[TrainingHooks]:
         return [module for module in self.guide.modules() if isinstance(module, TrainingHooks)]
 
-    def _keyed(self, batch: RowBatch) -> Tensor:
-        """The negative bound over the full data, at the draws of the last step."""
+    def _final_loss(self, batch: RowBatch) -> Tensor:
+        """The negative bound over the full data after training, with its own keyed noise."""
         with self._noise(batch, "end"):
             loss: Tensor = self.elbo(batch)
         return loss
@@ -226,10 +228,10 @@ class SVIModule(pl.LightningModule):
             yield self.trainer.strategy.batch_to_device(batch)
 
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
-        """One step's loss: with the latent sites at `kl_weight`."""
-        # Validation of arguments costs 8-17% of a step, and what it finds, it finds in the first one.
+        """The loss of one step, with the latent sites at `kl_weight`."""
+        # Pyro's validation costs 8-17% of a step, and finds in the first step what there is to find.
         with pyro.validation_enabled(not self._checked_step), self._noise(batch, "step"):
-            with self._latents() as latents:
+            with self._record_latents() as latents:
                 loss, elbo = self.adapter.step(self.elbo, batch, self.kl_weight)
             penalty = self._penalty(batch, latents)
         if not self._checked_step:
@@ -248,7 +250,7 @@ class SVIModule(pl.LightningModule):
             return self.adapter.plain(self.elbo, batch) / self.n_obs
 
     def _noise(self, batch: RowBatch, purpose: str) -> AbstractContextManager[Any]:
-        """What latents are drawn from at this step."""
+        """Context in which latents are drawn with the keyed noise of this step, if there is a ``noise_seed``."""
         if self.noise_seed is None:
             return nullcontext()
         return KeyedNoise(batch.index, self.noise_seed, purpose, self.global_step)
@@ -262,16 +264,16 @@ class SVIModule(pl.LightningModule):
         self._log("test_elbo", self.plain_elbo(batch), batch)
 
     def predict_step(self, batch: RowBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Posterior mean and standard deviation (n, k) of the rows' latent, and their positions ``row``."""
+        """``latent`` and ``latent_sd`` (n, k), the posterior mean and standard deviation, and ``row`` of each row."""
         with drawing(self, seed=batch_idx) as draws:
             mean, sd = draws.moments(batch, 25)
         return {"row": batch.row, "latent": mean, "latent_sd": sd}
 
     def _log(self, name: str, value: Tensor, batch: RowBatch) -> None:
-        # Weighted by rows: the plain mean over minibatches is off when the last one is ragged.
+        # Weighted by rows: a plain mean over minibatches would give a smaller last one too much weight.
         rows = float(len(batch.index))
         if self._trainer is not None and self.trainer.training:
-            # Once an epoch: Lightning's own accumulation costs half a millisecond a step.
+            # Summed here and logged once an epoch: Lightning's accumulation costs half a millisecond a step.
             total, before = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = (total + value * rows, before + rows)
             if self.trainer.is_last_batch:
@@ -284,11 +286,11 @@ class SVIModule(pl.LightningModule):
         self._log_rows(name, total / rows, rows)
 
     def _log_rows(self, name: str, value: Any, rows: Any) -> None:
-        # A float: the mean of the processes' numbers of rows, which Lightning divides by, would be cut to an integer.
+        # batch_size is a float: Lightning averages it over the processes, and would cut the mean of integers.
         self.log(name, value, on_step=False, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's means."""
+        """Reset the sums of the logged values."""
         self._sums.clear()
 
     def on_train_epoch_end(self) -> None:
@@ -297,11 +299,11 @@ class SVIModule(pl.LightningModule):
             self._log_mean(name)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over every parameter of the pair, and the scheduler if there is one."""
+        """The optimizer of all parameters of the pair, and the scheduler if there is one."""
         optimizer = self.make_optimizer(self.parameters())
         if isinstance(optimizer, PyroOptim) or not isinstance(optimizer, Optimizer):
             raise TypeError(
-                f"optimizer must make a torch optimizer from parameters, and made a {type(optimizer).__name__}: use "
+                f"optimizer must make a torch optimizer from parameters; it made a {type(optimizer).__name__}: use "
                 "pyro.optim.clipped_adam.ClippedAdam (pyro.optim.ClippedAdam is a factory for pyro.infer.SVI)"
             )
         for hooks in self._hooks():
@@ -313,14 +315,14 @@ class SVIModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the data's description beside the weights."""
+        """Save the data's schema and sizes beside the weights."""
         sizes = getattr(self.model, "sizes", None)
         made_for = None if sizes is None else sizes.description()
         schema = None if self.schema is None else self.schema.to_dict()
         checkpoint["pyro_omics"] = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the data's description back, and refuse data of another one: weights know genes by position."""
+        """Restore the data's schema, and check that the DataModule has the same: weights refer to genes by position."""
         schema = checkpoint["pyro_omics"]["schema"]
         self.schema = None if schema is None else Schema.from_dict(schema)
         dm: Any = getattr(self._trainer, "datamodule", None)
@@ -328,12 +330,16 @@ class SVIModule(pl.LightningModule):
             check_schema(self.schema, dm.schema, training_rows=True)
 
     def save(self, path: str | Path) -> Path:
-        """Write weights (safetensors), configuration and the data's description (JSON) to a folder; see `load`.
+        """Write weights (safetensors), configuration and the data's schema (JSON) to a folder, which `load` reads.
+
+        Returns
+        -------
+        The folder.
 
         Raises
         ------
         FileExistsError
-            Where ``path`` exists and is no saved model.
+            Where ``path`` exists and is not a saved model.
         """
         config = {
             "pyro_omics": __version__,

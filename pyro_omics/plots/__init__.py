@@ -1,4 +1,4 @@
-"""Figures of data, of a training and of a posterior. Each function returns a matplotlib Figure, and shows nothing."""
+"""Figures of data, training and posterior. Each function returns a matplotlib Figure and does not show it."""
 
 from pyro_omics.plots.calibration import calibration
 from pyro_omics.plots.comparison import comparison

@@ -1,4 +1,4 @@
-"""Whether counts fall where a model's posterior predictive distribution says they do."""
+"""Calibration of a model's posterior predictive distribution."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: in
     .. math:: u_{nr} = \frac{\#\{s : x^s_{nr} < x_{nr}\} + v_{nr} \, (\#\{s : x^s_{nr} = x_{nr}\} + 1)}{S + 1},
         \quad v_{nr} \sim \mathrm{Uniform}(0, 1)
 
-    with x the observed counts and x^s their S draws. If both come from the same distribution u is uniform, whatever S:
-    it spreads the rank of x among S + 1 exchangeable counts evenly, ties included. A histogram of independent u lies
-    within the band with a probability of 95%, all its bars together (Bonferroni over the bars of the binomial's
-    interval).
+    with x the observed counts and x^s their S draws. u is the randomised rank of x among S + 1 counts: if all of them
+    come from the same distribution, u is uniform, for any S and with ties. All bars of a histogram of independent u lie
+    within the band with a probability of 95% (binomial intervals, Bonferroni over the bars).
 
-    A slope says that counts are predicted too high (bars on the left) or too low (on the right); a U, that the
-    predictions are too narrow; a hump, that they are too wide. The band is of predictions that have not seen the
-    counts. Those of a fit to the same counts have: u is then more central than uniform, by a hump that is no fault, and
-    a histogram within the band is less of a test. Where most counts are 0 by either, u is nearly uniform by its v
-    alone: rows of high counts are then better judged by themselves,
-    ``calibration(adata[rows], draws.sel(obs=adata.obs_names[rows]))``, chosen by anything but these counts.
+    A slope shows that counts are predicted too high (higher bars on the left) or too low (on the right); a U, that the
+    predictions are too narrow; a hump, that they are too wide. The band holds for predictions of counts that the model
+    was not fitted to. For a fit to the same counts, u is more central than uniform: some hump is then to be expected,
+    and a histogram within the band is a weaker test. Where most counts, observed and predicted, are 0, v alone makes u
+    nearly uniform. Then select rows with high counts,
+    ``calibration(adata[rows], draws.sel(obs=adata.obs_names[rows]))``, by anything but these counts.
 
     Parameters
     ----------
     observed
-        counts in X.
+        AnnData with the counts in X.
     draws
-        of the same counts, as ``Posterior.predictive()`` gives them: (sample, obs, selection), labelled by names, by
-        which the observed ones are found. Where it gives several sites, one of them, such as
-        ``Posterior.predictive()["x"]``.
+        predictive draws of these counts, (sample, obs, selection), as ``Posterior.predictive()`` returns them; they are
+        matched to ``observed`` by name. For a model with several sites pass one, ``Posterior.predictive()["x"]``.
     bins
         number of bars.
     seed
-        of v.
+        seed of v.
 
     Raises
     ------
-    ValueError, TypeError
-        For draws without those dimensions or names, and names that are not in ``observed``.
+    TypeError
+        For draws that are not a DataArray.
+    ValueError
+        For draws without those dimensions or names, and for names that are not in ``observed``.
 
     Source: Czado, Gneiting and Held 2009, Biometrics 65, 1254 (randomised transform of counts); Talts et al. 2018,
     arXiv:1804.06788 (ranks among draws).
@@ -86,7 +86,7 @@ def _observed(observed: AnnData, draws: xr.DataArray) -> tuple[list[str], np.nda
     for known, names in ((observed.obs_names, rows), (observed.var_names, columns)):
         if (unknown := known.get_indexer(names) < 0).any():
             raise ValueError(
-                f"draws must be of names in observed; got {str(names[unknown][0])!r}: pass the data that it predicts"
+                f"draws must have names that are in observed; got {str(names[unknown][0])!r}: pass the predicted data"
             )
     at = observed.obs_names.get_indexer(rows), observed.var_names.get_indexer(columns)
     return [str(name) for name in columns], dense(observed.X[at[0]][:, at[1]])

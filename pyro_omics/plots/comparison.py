@@ -1,4 +1,4 @@
-"""A comparison of configurations as a figure."""
+"""Figure of a comparison of configurations."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 
 
 def comparison(table: pd.DataFrame) -> Figure:
-    """Held-out log-likelihood of each configuration against the reference, with two standard errors of the difference.
+    """Held-out log-likelihood of each configuration minus the reference's, with two standard errors.
 
     Parameters
     ----------
     table
-        of `compare`.
+        table that `compare` returns.
     """
     figure = Figure(figsize=(7, 0.4 * len(table) + 1.2), layout="constrained")
     axes = figure.subplots()
@@ -27,7 +27,7 @@ def comparison(table: pd.DataFrame) -> Figure:
 
 
 def _reference(table: pd.DataFrame) -> str:
-    """The row that differences are to: its own is 0, without error."""
+    """The name of the reference: its difference is 0, with no error."""
     zero = (table["difference"] == 0) & (table["difference_se"].fillna(0) == 0)
     name = zero.idxmax()
     return f"{name}, the best" if name == table["log_likelihood"].idxmax() else str(name)

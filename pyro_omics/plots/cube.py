@@ -1,4 +1,4 @@
-"""Hits in the cube of a library's building blocks."""
+"""Figure of hits in the cube of a library's building blocks."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ from matplotlib.figure import Figure
 from pyro_omics.data.dna_encoded.building_blocks import codes_of, levels_of, synthon_columns
 from pyro_omics.plots.selections import positions
 
-# Building blocks of a cycle up to which an axis has their names, by the number of cycles; above, their numbers.
-NAMED = {2: 60, 3: 12}
-UPRIGHT = 12  # names beside each other up to which they fit as they are
-STEMS = 100  # compounds up to which each stands on a line from the floor
+# Number of cycles -> largest number of building blocks that an axis shows by name; more are numbered.
+MAX_NAMED = {2: 60, 3: 12}
+MAX_UPRIGHT = 12  # largest number of names that fit on an axis without rotation
+MAX_STEMS = 100  # largest number of compounds that are drawn with a line from the floor
 
 
 def cube(adata: AnnData, table: pd.DataFrame, synthon_keys: Sequence[str] | None = None) -> Figure:
-    """Compounds as points in the cube of building blocks, larger and brighter the more they are enriched.
+    """Compounds as points in the cube of building blocks; more enriched ones are larger and brighter.
 
-    Compounds that share one building block lie in a plane, those that share two on a line. An axis has a cycle's
-    building blocks, numbered from 1 in the order of their names ("A2" before "A10"), and has the names of up to 12;
-    in two dimensions of up to 60.
+    Compounds that share one building block lie in a plane, those that share two on a line. Each axis has the building
+    blocks of one cycle, numbered from 1 in the order of their names ("A2" before "A10"). Up to 12 of them are labelled
+    by name, or up to 60 in two dimensions.
 
     Parameters
     ----------
     adata
         the library, with the building block of each cycle in obs.
     table
-        the compounds to draw, by its index, with their ``log_enrichment``: a hit list, as ``Posterior.hits()`` gives
-        it. It may be empty.
+        the compounds to draw, in its index, and their ``log_enrichment``, such as ``Posterior.hits()``; may be empty.
     synthon_keys
-        columns of obs, two or three; "A", "B", "C" as far as there are any, when None.
+        two or three columns of obs; None for those of "A", "B", "C" that obs has.
 
     Returns
     -------
-    A figure in three dimensions, or in two for two cycles.
+    Figure in three dimensions, or in two for two cycles.
 
     Raises
     ------
@@ -53,35 +52,36 @@ def cube(adata: AnnData, table: pd.DataFrame, synthon_keys: Sequence[str] | None
         )
     if "log_enrichment" not in table:
         raise ValueError(f"table must have a column 'log_enrichment'; got {list(table.columns)}: pass Posterior.hits()")
-    # The strongest are drawn last, on top.
+    # Sorted, so that the strongest are drawn last, on top.
     table = table.sort_values("log_enrichment", kind="stable")
     obs = adata.obs.iloc[positions(adata, table)]
     levels = [levels_of(adata.obs, key) for key in keys]
     at = [codes_of(obs, key, level) + 1 for key, level in zip(keys, levels, strict=True)]
-    named = NAMED[len(keys)]
+    named = MAX_NAMED[len(keys)]
     longest = max((len(level) for level in levels if len(level) <= named), default=0)
-    side = 0.16 * max(longest - 30, 0)  # inches that names of 7 points need
+    side = 0.16 * max(longest - 30, 0)  # inches that names in a font of 7 points need beyond the default
     figure = Figure(figsize=(7 + side, 6 + side), layout="constrained")
     axes: Any = figure.add_subplot(projection="3d" if len(keys) == 3 else None)
     value = table["log_enrichment"].to_numpy()
-    largest = 100 * min(1.0, (STEMS / max(len(value), 1)) ** 0.5)  # many would hide each other
+    largest = 100 * min(1.0, (MAX_STEMS / max(len(value), 1)) ** 0.5)  # many large points would hide each other
     size = largest * (0.1 + 0.9 * np.clip(value, 0, None) / max(value.max(initial=0.0), 1e-12))
-    solid = {"depthshade": False} if len(keys) == 3 else {}  # else distance would pass for less enrichment
-    points = axes.scatter(*at, c=value, s=size, **solid)
-    if len(keys) == 3 and 0 < len(table) <= STEMS:
+    # Without shading by depth, which would look like less enrichment.
+    shading = {"depthshade": False} if len(keys) == 3 else {}
+    points = axes.scatter(*at, c=value, s=size, **shading)
+    if len(keys) == 3 and 0 < len(table) <= MAX_STEMS:
         axes.stem(*at, bottom=0.5, linefmt="0.8", markerfmt=" ", basefmt=" ")
     for name, key, level in zip("xyz", keys, levels, strict=False):
-        _cycle(axes, name, key, level, named)
+        _label_axis(axes, name, key, level, named)
     if len(table):
         figure.colorbar(points, ax=axes, label="log enrichment (natural)", shrink=0.7)
     axes.set_title(f"{len(table):,} hits" if len(table) else "no hits")
     return figure
 
 
-def _cycle(axes: Any, name: str, key: str, levels: list[str], named: int) -> None:
-    """One axis of the cube."""
+def _label_axis(axes: Any, name: str, key: str, levels: list[str], named: int) -> None:
+    """Set limits and labels of the axis ``name`` for one cycle; up to ``named`` building blocks are named."""
     getattr(axes, f"set_{name}lim")(0.5, len(levels) + 0.5)
     getattr(axes, f"set_{name}label")(f"{key} ({len(levels)} building blocks)")
     if len(levels) <= named:
-        crowded = {"fontsize": 7, "rotation": 90 if name == "x" else 0} if len(levels) > UPRIGHT else {}
-        getattr(axes, f"set_{name}ticks")(np.arange(1, len(levels) + 1), levels, **crowded)
+        style = {"fontsize": 7, "rotation": 90 if name == "x" else 0} if len(levels) > MAX_UPRIGHT else {}
+        getattr(axes, f"set_{name}ticks")(np.arange(1, len(levels) + 1), levels, **style)

@@ -1,4 +1,4 @@
-"""The most enriched building blocks with their intervals."""
+"""Forest plot of the most enriched building blocks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ FOREST = (
 
 
 def synthon_forest(table: pd.DataFrame, top: int = 20) -> Figure:
-    """The most enriched building blocks, or pairs of them, with their 90% intervals: the best on top.
+    """The most enriched building blocks, or pairs of them, with their 90% intervals, the best on top.
 
-    The scale is the natural log of what a building block's tags bring over the background. Counts say little of the
-    level of the background (see ``Posterior.synthons``), so that building blocks are to be compared with each other: a
+    The scale is the natural log of the enrichment of a building block's tags over the background. Compare building
+    blocks with each other, since counts hardly determine the level of the background (see ``Posterior.synthons``). A
     thin line marks the median of the estimates of each cycle, in its colour, or of all pairs.
 
     Parameters
     ----------
     table
-        as ``Posterior.synthons()`` gives it: ``log_enrichment``, ``lower`` and ``upper``, the names in the index.
+        ``log_enrichment``, ``lower`` and ``upper`` with the names in the index, such as ``Posterior.synthons()``.
     top
-        how many.
+        number of building blocks to show.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def synthon_forest(table: pd.DataFrame, top: int = 20) -> Figure:
     figure = Figure(figsize=(6, 1 + 0.27 * len(best)), layout="constrained")
     axes = figure.subplots()
     y = np.arange(len(best))
-    # Not errorbar: the mean of a skewed posterior may lie outside its interval.
+    # Not errorbar, which refuses negative lengths: the mean of a skewed posterior may lie outside its interval.
     axes.hlines(y, best["lower"], best["upper"], color="0.5")
     cycles = _cycles(table)
     colours = {cycle: f"C{i % 10}" for i, cycle in enumerate(cycles.unique())}
@@ -60,7 +60,7 @@ def synthon_forest(table: pd.DataFrame, top: int = 20) -> Figure:
 
 
 def _cycles(table: pd.DataFrame) -> pd.Index:
-    """The cycle of each building block; of pairs one name for all."""
+    """The cycle of each building block; for pairs, the one name "all"."""
     if list(table.index.names) == ["cycle", "synthon"]:
         return table.index.get_level_values("cycle").astype(str)
     return pd.Index(["all"] * len(table))

@@ -1,4 +1,4 @@
-"""The ELBO of a training, epoch by epoch."""
+"""Figure of the ELBO by epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def training_curve(history: Mapping[str, Sequence[float]]) -> Figure:
     Parameters
     ----------
     history
-        name of a curve (``"train_elbo"``, ``"val_elbo"``) -> its value after each epoch.
+        name of a curve (``"train_elbo"``, ``"val_elbo"``) -> its value after each epoch, in nats per observation.
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -23,7 +23,7 @@ def training_curve(history: Mapping[str, Sequence[float]]) -> Figure:
         axes.plot(np.arange(1, len(values) + 1), values, label=names.get(name, name))
     later = [value for values in history.values() for value in values[min(2, len(values) - 1) :]]
     if later:
-        # The first epochs are far below the rest, and would flatten it.
+        # The first epochs are far below the rest, and would flatten the curve.
         margin = 0.1 * (max(later) - min(later)) + 1e-6
         axes.set_ylim(min(later) - margin, max(later) + margin)
     axes.set(xlabel="epoch", ylabel="ELBO per observation (nats; higher is better)")

@@ -11,20 +11,20 @@ from matplotlib.figure import Figure
 
 
 def umap(adata: AnnData, basis: str, color: str | None = None, max_cells: int = 20_000, seed: int = 0) -> Figure:
-    """UMAP of a latent in ``adata.obsm[basis]``, computed by scanpy; the AnnData stays as it is.
+    """UMAP of a latent in ``adata.obsm[basis]``, computed by scanpy; the AnnData is not changed.
 
     Parameters
     ----------
     adata
-        with the latent.
+        AnnData with the latent.
     basis
-        its key in obsm.
+        key of the latent in obsm.
     color
-        column of obs to colour the cells by.
+        column of obs that colours the cells; None for one colour.
     max_cells
-        above so many, a random subset is drawn.
+        largest number of cells to draw; of more, a random subset is drawn.
     seed
-        of the subset and of UMAP.
+        seed of the subset and of UMAP.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def umap(adata: AnnData, basis: str, color: str | None = None, max_cells: int = 
 
     Source: McInnes et al. 2018 (UMAP).
     """
-    import scanpy as sc  # takes seconds, and most sessions draw no UMAP
+    import scanpy as sc  # imported here: it takes seconds, and most sessions draw no UMAP
 
     if basis not in adata.obsm:
         raise ValueError(f"basis must be a key of adata.obsm, {list(adata.obsm)}; got {basis!r}")
@@ -45,7 +45,7 @@ def umap(adata: AnnData, basis: str, color: str | None = None, max_cells: int = 
     small = AnnData(obs=adata.obs.iloc[rows].copy(), obsm={basis: adata.obsm[basis][rows]})
     threads = torch.get_num_threads()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numba's and umap's, about their own insides
+        warnings.simplefilter("ignore")  # of numba and umap, about their own internals
         sc.pp.neighbors(small, use_rep=basis, n_neighbors=min(15, len(rows) - 1), random_state=seed)
         sc.tl.umap(small, random_state=seed)
         torch.set_num_threads(threads)  # numba's thread pool changes torch's

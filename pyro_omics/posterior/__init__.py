@@ -1,4 +1,4 @@
-"""Queries of a fitted model, with rows in AnnData's order and labelled."""
+"""Queries of a fitted model, labelled and with rows in the order of the AnnData."""
 
 from pyro_omics.posterior.posterior import Posterior
 

@@ -1,4 +1,4 @@
-"""Names for the dimensions of what a posterior returns, from the description of the data."""
+"""Labels for the axes of posterior draws and queries, from the data's schema."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class AxisLabels:
     Parameters
     ----------
     schema
-        the DataModule's.
+        schema of the DataModule.
     axes
-        `models.CountModel.axes`: name of a site -> what its last dimensions are.
+        `models.CountModel.axes`: name of a site -> axes of its last dimensions.
     levels
-        `models.CountModel.levels`: the names along axes of the model's own.
+        `models.CountModel.levels`: axis defined by the model -> names along it.
     """
 
     def __init__(
@@ -32,36 +32,44 @@ class AxisLabels:
         self.schema, self.axes, self.levels = schema, axes, levels or {}
 
     def names(self, axis: str) -> list[str]:
-        """The names along an axis: the model's own, or the schema's."""
+        """The names along an axis, which the model or the schema defines."""
         return list(self.levels[axis] if axis in self.levels else self.schema.names(axis))
 
     def of_site(self, site: str, shape: Sequence[int]) -> tuple[str, ...]:
-        """What the last dimensions of a site's value of this shape are; genes, if undeclared and of their number."""
+        """The axes of a site's last dimensions; genes, if the model declares none and the last is as long as they are.
+
+        Parameters
+        ----------
+        site
+            name of the site.
+        shape
+            shape of its value.
+        """
         if site in self.axes:
             return self.axes[site]
         genes = self.schema.axes.get("genes", ())
         return ("genes",) if len(shape) and genes and shape[-1] == len(genes) else ()
 
     def columns(self, axis: str, wanted: Sequence[str] | None) -> np.ndarray:
-        """Positions of the ``wanted`` names along an axis, all when None.
+        """Positions of the ``wanted`` names along an axis; all positions when None.
 
         Raises
         ------
         ValueError
-            For a text instead of a list, and for unknown names.
+            For a string instead of a list, and for unknown names.
         """
         known = pd.Index(self.names(axis))
         if wanted is None:
             return np.arange(len(known))
         if isinstance(wanted, str):
-            raise ValueError(f"{axis} must be a list of names, and is the text {wanted!r}: pass [{wanted!r}]")
+            raise ValueError(f"{axis} must be a list of names; got the string {wanted!r}: pass [{wanted!r}]")
         position = known.get_indexer(pd.Index(wanted))
         if (position < 0).any():
             unknown = [name for name, at in zip(wanted, position, strict=True) if at < 0]
-            raise ValueError(f"{axis} names {unknown[:5]}, which the model does not have")
+            raise ValueError(f"{axis} must be names that the model has; got {unknown[:5]}")
         return position
 
 
 def dimension(axis: str) -> str:
-    """The name of a dimension along an axis: one of the things that the axis has many of."""
+    """The xarray dimension along an axis: its name in the singular, "gene" for "genes"."""
     return axis.removesuffix("s")

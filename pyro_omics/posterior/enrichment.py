@@ -1,4 +1,4 @@
-"""Tables of what is enriched in a selection: compounds, hits and synthons, for any model with a log enrichment."""
+"""Tables of enriched compounds, hits and synthons, for any model with the query "log_enrichment"."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from pyro_omics.posterior.synthon_sums import INTERVAL, SynthonSums
 from pyro_omics.schema import DELSchema
 from pyro_omics.sites import latent_values
 
-DOUBLED = math.log(2)
-DETECTABLE = 10.0  # a fold enrichment that the sequencing of a selection should be deep enough to find
+TWOFOLD = math.log(2)
+DETECTABLE = 10.0  # detectable fold above which `shortlist` warns that the sequencing is too shallow
 COLUMNS = ("log_enrichment", "p_enriched", "log_tag_enrichment", "matrix_binding")  # queries that `enrichment` uses
-# An average over the compound's own latents already, and slow: evaluated at a quarter of the draws.
+# Slow, and an average over the compound's own latents already: evaluated at every fourth draw.
 EVERY = {"p_enriched": 4}
 
 
 class EnrichmentTables(PosteriorRows):
-    """The tables that a `Posterior` gives of a selection's compounds and building blocks.
+    """Tables of a selection's compounds and building blocks, as methods of a `Posterior`.
 
-    They are of any model of a DELDataModule whose ``queries`` have ``"log_enrichment"``; ``"p_enriched"``,
-    ``"log_tag_enrichment"`` and ``"matrix_binding"`` add columns.
+    They work for any model of a DELDataModule whose ``queries`` include ``"log_enrichment"``. The queries
+    ``"p_enriched"``, ``"log_tag_enrichment"`` and ``"matrix_binding"`` add columns.
     """
 
     def enrichment(
-        self, threshold: float = DOUBLED, num_samples: int = 100, split: str = "all", seed: int = 0
+        self, threshold: float = TWOFOLD, num_samples: int = 100, split: str = "all", seed: int = 0
     ) -> pd.DataFrame:
-        """What is known of each compound's enrichment, in AnnData's order.
+        """Posterior summaries and classical scores of each compound's enrichment, in the order of the AnnData.
 
         ``log_enrichment`` is the natural log of the compound's own survival of the selection over the library's
         background, without truncated products that carry its tag and without matrix binding: 0 is the background.
@@ -47,27 +47,27 @@ class EnrichmentTables(PosteriorRows):
         Parameters
         ----------
         threshold
-            natural log of the enrichment that counts; the default is twofold.
+            natural log of the enrichment to exceed; twofold by default.
         num_samples
-            draws from the posterior that the columns summarise.
+            number of posterior draws.
         split
-            which rows.
+            which rows: "all", "training" or "validation".
         seed
-            of the draws.
+            seed of the draws.
 
         Returns
         -------
         (n, ...) DataFrame:
 
-        - ``log_enrichment``, ``median``, ``lower`` and ``upper``: the posterior of log_enrichment by its mean, median
-          and equal-tailed 90% interval;
-        - ``p_enriched``: the probability that it exceeds the threshold;
-        - ``log_tag``, where truncates are modelled: the mean log of all that carries the tag and binds the target, over
-          the background;
+        - ``log_enrichment``, ``median``, ``lower`` and ``upper``: posterior mean, median and equal-tailed 90% interval
+          of the log enrichment;
+        - ``p_enriched``: the probability that the log enrichment exceeds the threshold;
+        - ``log_tag``, where truncates are modelled: the mean log enrichment of everything that carries the tag and
+          binds the target, truncated products included;
         - ``p_matrix``, where there are controls: the probability that matrix binding alone exceeds the threshold;
         - ``z_score``, ``poly_o``, ``ratio`` and ``ratio_lower``: the classical scores (see `baselines`).
 
-        A model without latents gives points for intervals, and 0 or 1 for probabilities.
+        For a model without latents the intervals are points, and the probabilities 0 or 1.
         """
         check_draws("num_samples", num_samples)
         self._check_model("enrichment")
@@ -86,15 +86,15 @@ class EnrichmentTables(PosteriorRows):
     def hits(
         self,
         fdr: float = 0.1,
-        threshold: float = DOUBLED,
+        threshold: float = TWOFOLD,
         num_samples: int = 100,
         split: str = "all",
         seed: int = 0,
     ) -> pd.DataFrame:
         """The longest list of compounds, best first, whose Bayesian false discovery rate is at most ``fdr``.
 
-        Compounds are taken by falling p_enriched, as long as the mean of 1 - p_enriched over the list stays within
-        ``fdr``: the expected share of the list whose log enrichment does not exceed ``threshold``.
+        Compounds are taken in decreasing order of p_enriched, as long as the mean of 1 - p_enriched over the list is at
+        most ``fdr``. That mean is the expected share of the list whose log enrichment does not exceed ``threshold``.
 
         Parameters
         ----------
@@ -105,26 +105,27 @@ class EnrichmentTables(PosteriorRows):
 
         Returns
         -------
-        The rows of `enrichment`, with the rate of the list down to each (``fdr``). It may be empty. Of a model without
-        latents, which is certain of everything, it is what is predicted to exceed the threshold: no rate is controlled.
+        Rows of `enrichment`, with a column ``fdr``: the rate of the list from the top to this row. The table may be
+        empty. For a model without latents, whose probabilities are 0 or 1, it has the compounds predicted to exceed the
+        threshold, and no rate is controlled.
 
-        The rate is the model's own expectation: it holds as far as the model does. Libraries drawn from
-        HierarchicalDEL's prior keep it (``benchmarks/del_simulated.py``); selections that were simulated otherwise
-        exceed it, by little with replicates and controls, and by far without controls.
+        The rate is the model's own expectation, and is right only if the model is. It held in libraries drawn from
+        HierarchicalDEL's prior (``benchmarks/del_simulated.py``). In selections simulated by other mechanisms it was
+        exceeded, slightly with replicates and controls, and by far without controls.
 
         Warns
         -----
         UserWarning
-            Where so few reads were sequenced that a tenfold enriched compound would be missed more often than not, and
-            where there are no controls.
+            Where so few reads were sequenced that most tenfold enriched compounds would be missed, and where there are
+            no controls.
 
         Source: Newton et al. 2004, Biostatistics 5, 155; Muller et al. 2004, JASA 99, 990.
         """
         self._check_model("hits")
         if not self._library.controls:
             warnings.warn(
-                "there are no control selections: what binds the matrix, or is abundant, is among the hits, and the "
-                "false discovery rate does not count it",
+                "there are no control selections: compounds that bind the matrix, or are abundant, are among the hits, "
+                "and the false discovery rate does not account for them",
                 UserWarning,
                 stacklevel=2,
             )
@@ -133,38 +134,38 @@ class EnrichmentTables(PosteriorRows):
     def synthons(
         self, keys: Sequence[str] = (), num_samples: int = 25, split: str = "all", seed: int = 0
     ) -> pd.DataFrame:
-        """Building blocks, or pairs of them, by what their compounds' tags bring above the background, best first.
+        """Enrichment of building blocks, or pairs of them, averaged over their compounds, best first.
 
         Parameters
         ----------
         keys
-            cycles: one for monosynthons, two for disynthons; when none is given, all cycles, one by one.
+            names of cycles: one for monosynthons, two for disynthons; by default the monosynthons of every cycle.
         num_samples, split, seed
             as in `enrichment`.
 
         Returns
         -------
-        DataFrame by (cycle, synthon), or by the names of the pair:
+        DataFrame indexed by (cycle, synthon), or by the two synthons of a pair:
 
-        - ``log_enrichment``, ``lower`` and ``upper``: the natural log of the mean over the compounds of (1 + excess),
-          own and truncates' together, with its 90% interval;
-        - ``own``: the same of the compounds' own enrichment, of the pure product; larger than its part of the tags
-          where yields are low;
+        - ``log_enrichment``, ``lower`` and ``upper``: natural log of the mean, over the compounds, of their enrichment
+          over the background, full and truncated products together, with its 90% interval;
+        - ``own``: the same for the full products alone; where yields are low, it may exceed ``log_enrichment``, since
+          full products are then a small part of what carries the tag;
         - ``n_compounds``, and ``counts`` in the target selections.
 
-        Building blocks are to be compared with each other. Counts say little of the level of the background, which all
-        of them are measured from, where truncates bind a little everywhere, and a mean-field guide leaves that
-        uncertainty out: all of them together may lie too high or too low by more than their intervals say.
+        Compare building blocks with each other only. All of them are measured from the same background, whose level the
+        counts hardly determine where truncated products bind a little everywhere, and a mean-field guide leaves out
+        that uncertainty. All values together may therefore be too high or too low by more than their intervals.
 
         Raises
         ------
         ValueError
-            For a key that is no cycle, or that comes twice.
+            For a key that is not a cycle, or is repeated.
         """
         self._check_model("synthons")
         cycles = list(self._library.cycles)
         if isinstance(keys, str):
-            raise ValueError(f"keys must be a list of cycles; got the text {keys!r}: pass [{keys!r}]")
+            raise ValueError(f"keys must be a list of cycles; got the string {keys!r}: pass [{keys!r}]")
         groups = [tuple(keys)] if keys else [(cycle,) for cycle in cycles]
         if len(set(keys)) < len(keys):
             raise ValueError(f"keys must be different cycles of {cycles}; got {list(keys)}")
@@ -176,29 +177,29 @@ class EnrichmentTables(PosteriorRows):
             for group in groups
         ]
         queries = [name for name in ("log_tag_enrichment", "log_enrichment") if name in self.model.queries]
-        for batch, draws in self._query_draws(queries, DOUBLED, num_samples, split, seed):
-            for one in sums:
-                one.add(batch, {name: value.expm1().cpu() for name, value in draws.items()})
-        return pd.concat([one.table() for one in sums]).sort_values("log_enrichment", ascending=False)
+        for batch, draws in self._query_draws(queries, TWOFOLD, num_samples, split, seed):
+            for group_sums in sums:
+                group_sums.add(batch, {name: value.expm1().cpu() for name, value in draws.items()})
+        return pd.concat([group_sums.table() for group_sums in sums]).sort_values("log_enrichment", ascending=False)
 
     @property
     def _library(self) -> DELSchema:
         if not isinstance(self.schema, DELSchema):
-            raise TypeError(f"the data must be of a DELDataModule; got the schema of {self.schema.kind}")
+            raise TypeError(f"the data must be a DELDataModule; got the schema of {self.schema.kind}")
         return self.schema
 
     def _check_model(self, table: str) -> None:
         queries = list(self.model.queries)
         if "log_enrichment" not in queries:
             raise ValueError(
-                f"{table} must be asked of a model with the query 'log_enrichment'; got {type(self.model).__name__}, "
-                f"which has {queries}"
+                f"{table} must be used with a model that has the query 'log_enrichment'; got "
+                f"{type(self.model).__name__}, which has {queries}"
             )
 
     def _query_draws(
         self, queries: Sequence[str], threshold: float, num_samples: int, split: str, seed: int
     ) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
-        """Each minibatch, and draws (num_samples, n) of several of the model's queries at the same latents."""
+        """Each minibatch, with draws (num_samples, n) of several of the model's queries, all at the same latents."""
         options: dict[str, dict[str, Any]] = {"p_enriched": {"threshold": threshold}}
         with drawing(self.svi, seed) as draws:
             for batch in self._batches(split, num_samples, "enrichment", num_samples * len(queries)):
@@ -216,35 +217,40 @@ class EnrichmentTables(PosteriorRows):
 
 
 def shortlist(table: pd.DataFrame, fdr: float, fold: float = 1.0) -> pd.DataFrame:
-    """The hit list of a table that `enrichment` gave; see `hits`.
+    """The hit list of a table of `enrichment`; see `hits`.
 
     Parameters
     ----------
     table
-        of all compounds.
+        table of all compounds.
     fdr
         false discovery rate, in (0, 1).
     fold
-        what `detectable` says of the sequencing, to be warned of.
+        detectable fold enrichment, from `detectable`.
+
+    Warns
+    -----
+    UserWarning
+        Where ``fold`` is above `DETECTABLE`.
     """
     if not 0 < fdr < 1:
         raise ValueError(f"fdr must be a rate between 0 and 1, such as 0.1; got {fdr}")
     if fold > DETECTABLE:
         warnings.warn(
-            f"the sequencing is too shallow for a list: with these reads a compound must be about {fold:.0f}-fold "
-            "enriched to stand out half of the time; sequence deeper, pool replicates, or look at synthons instead",
+            f"the sequencing is too shallow for a hit list: with these reads a compound must be about {fold:.0f}-fold "
+            "enriched to stand out half of the time; sequence deeper, pool replicates, or use synthons instead",
             UserWarning,
             stacklevel=3,
         )
     table = table.sort_values(["p_enriched", "log_enrichment"], ascending=False, kind="stable")
     rate = (1 - table["p_enriched"]).cumsum() / np.arange(1, len(table) + 1)
     table.insert(5, "fdr", rate)
-    # What has no chance at all is no hit, however many certain ones would pay for it.
+    # A compound of probability 0 is no hit, even where certain hits keep the mean rate low.
     return table[(rate <= fdr) & (table["p_enriched"] > 0)]
 
 
 def classical_scores(dm: DELDataModule) -> pd.DataFrame:
-    """The scores of `baselines` for each compound of a DELDataModule, (n, 2) or, with controls, (n, 4)."""
+    """Scores from `baselines` for each compound of a DELDataModule: (n, 2), or (n, 4) with controls."""
     target, control = dm.conditions["target"], dm.conditions["control"]
     adata = _counts(dm)
     scores = {"z_score": baselines.normalized_z_score(adata, target), "poly_o": baselines.poly_o(adata, target)}
@@ -255,10 +261,10 @@ def classical_scores(dm: DELDataModule) -> pd.DataFrame:
 
 
 def detectable(dm: DELDataModule) -> float:
-    """The fold enrichment at which half of such compounds would stand out of a Poisson background.
+    """The fold enrichment at which half of the compounds so enriched would stand out of a Poisson background.
 
-    A count stands out whose tail probability under the mean count of a compound, over all target selections, is below
-    one in ten times the number of compounds.
+    A count stands out if its tail probability, under the mean count of a compound over all target selections, is below
+    0.1 / n for n compounds.
     """
     mean = float(sum(dm.sizes.depth))
     needed = stats.poisson.isf(0.1 / dm.adata.n_obs, mean) + 1
@@ -268,7 +274,7 @@ def detectable(dm: DELDataModule) -> float:
 def _summary(draws: dict[str, np.ndarray], threshold: float) -> pd.DataFrame:
     """The columns of `enrichment` from draws (num_samples, n)."""
     own = draws["log_enrichment"]
-    # Weibull's positions: of so many draws as there are, a new one falls inside with the probability asked for.
+    # Weibull's plotting positions: a new draw falls inside the interval with the nominal probability.
     median, lower, upper = np.quantile(own, (0.5, *INTERVAL), axis=0, method="weibull")
     above = draws.get("p_enriched", own > threshold)
     columns = {
@@ -286,7 +292,7 @@ def _summary(draws: dict[str, np.ndarray], threshold: float) -> pd.DataFrame:
 
 
 def _counts(dm: DELDataModule) -> AnnData:
-    """The counts that the DataModule uses, in X."""
+    """AnnData with the counts that the DataModule uses in X, target and control selections alone."""
     names = [*dm.schema.targets, *dm.schema.controls]
     adata = dm.adata[:, names]
     matrix = adata.X if dm.layer is None else adata.layers[dm.layer]

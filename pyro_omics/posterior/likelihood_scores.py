@@ -1,4 +1,4 @@
-"""Scores of each row: its ELBO, whole or by site, and its importance-weighted likelihood."""
+"""ELBO of each row, in total or by site, and its importance-weighted log-likelihood."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from pyro_omics.posterior.rows import PosteriorRows, check_draws
 
 
 class LikelihoodScores(PosteriorRows):
-    """The scores that a `Posterior` gives of each row, in nats."""
+    """ELBO and log-likelihood of each row, in nats, as methods of a `Posterior`."""
 
     def elbo(self, split: str = "all", num_samples: int = 1, seed: int = 0) -> pd.Series:
-        """ELBO of each row, in nats: its local terms, and the global terms divided by n_obs.
+        """ELBO of each row, in nats: its local terms plus the global terms divided by n_obs.
 
         Parameters
         ----------
         split
-            which rows.
+            which rows: "all", "training" or "validation".
         num_samples
-            draws that each row's value averages.
+            number of posterior draws, over which each value is averaged.
         seed
-            of the draws.
+            seed of the draws.
 
         Returns
         -------
-        (n,) Series; its mean is an estimate of what is logged as ``val_elbo``.
+        (n,) Series. Over the validation rows, its mean estimates the logged ``val_elbo``.
         """
         weights = self._log_weights(split, num_samples, seed, "elbo", with_global=True)
         return pd.Series(weights.mean(0), index=self._names(split), name="elbo")
 
     def elbo_parts(self, split: str = "all", num_samples: int = 1, seed: int = 0) -> pd.DataFrame:
-        """What each site contributes to each row's `elbo`, in nats: the columns sum to it.
+        """Contribution of each site to each row's `elbo`, in nats.
 
-        Of an observed site the log-likelihood, of a latent one log p - log q, an estimate of minus its KL; of a global
-        one that divided by n_obs. Arguments as in `elbo`.
+        An observed site contributes its log-likelihood, a latent site log p - log q (an estimate of minus its KL), and
+        a global site log p - log q divided by n_obs. Arguments as in `elbo`.
 
         Returns
         -------
-        (n, sites) DataFrame.
+        (n, sites) DataFrame, whose columns sum to `elbo`.
         """
         check_draws("num_samples", num_samples)
         parts = []
@@ -56,17 +56,18 @@ class LikelihoodScores(PosteriorRows):
 
         .. math:: \log \frac{1}{S} \sum_s \frac{p(x_n \mid z_s) \, p(z_s)}{q(z_s \mid x_n)}, \quad z_s \sim q
 
-        a lower bound on log p(x_n) that rises with S. Global latents are drawn once per particle from the guide, so
-        that with them the value is of the posterior predictive density.
+        a lower bound, in expectation, on log p(x_n) that rises with S. Global latents are drawn from the guide, once
+        per particle; in a model with global latents, the value therefore estimates the log of the posterior predictive
+        density.
 
         Parameters
         ----------
         split
-            which rows.
+            which rows: "all", "training" or "validation".
         num_particles
-            S.
+            S, the number of importance samples.
         seed
-            of the draws.
+            seed of the draws.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""`Posterior`: queries of a fitted model, with rows in AnnData's order and labelled."""
+"""`Posterior`: queries of a fitted model, labelled and with rows in the order of the AnnData."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from pyro_omics.posterior.query import ModelQuery, Summary, correlation, interva
 from pyro_omics.posterior.rows import check_draws
 from pyro_omics.sites import observed_sites
 
-# In the documentation of a query that is a method: between the model's own and that of `Posterior.query`, less "name".
-OWN_AND_COMMON = (
+# The docstring of a query as a method: the model's own, this sentence, and that of `Posterior.query` without "name".
+QUERY_DOC = (
     "As a method of a Posterior, ``batch`` and ``latents`` are those of its rows and draws. Common to all queries:"
 )
-OF_NAME = "name\n    one of ``model.queries``.\n"
+NAME_DOC = "name\n    one of ``model.queries``.\n"
 
 
 class Posterior(LikelihoodScores, EnrichmentTables):
-    """The posterior of a fitted model over the rows of a DataModule: those it was trained on, or new ones.
+    """The posterior of a fitted model over the rows of a DataModule, which may hold the training data or new data.
 
-    New data are aligned by name: the model's genes in the model's order, extra genes left out. The model's own queries
-    (`models.CountModel.queries`, such as `normalized_expression`) are methods of the posterior under the same names.
+    New data are aligned by name: genes are put in the model's order, and extra genes are left out. The model's own
+    queries (`models.CountModel.queries`, such as `normalized_expression`) are methods of the posterior.
 
-    Every Monte Carlo query takes ``seed`` and leaves the session's random state as it was; every query takes
-    ``split``: ``"all"``, ``"training"`` or ``"validation"`` rows of the DataModule.
+    Every Monte Carlo query takes a ``seed`` and restores the session's random state. Every query takes a ``split``, the
+    rows of the DataModule to evaluate: ``"all"``, ``"training"`` or ``"validation"``.
 
     Parameters
     ----------
@@ -45,29 +45,31 @@ class Posterior(LikelihoodScores, EnrichmentTables):
     dm
         a DataModule.
     batch_size
-        rows evaluated at once.
+        number of rows evaluated at once.
 
     Raises
     ------
+    TypeError
+        For an ``svi`` or ``dm`` of another type.
     ValueError
-        Where the data lack genes or covariates of the model, or have levels that it does not know.
+        Where the data lack genes or covariates of the model, or have levels unknown to it.
     """
 
     def __dir__(self) -> list[str]:
-        """Methods and attributes, and the model's own queries."""
+        """Methods, attributes and the model's own queries."""
         return [*super().__dir__(), *self.model.queries]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """The model's own query of that name, as a method: a model of one's own needs no Posterior of its own."""
-        # Not `self.model`: a copy that has no attributes yet would come back here without end.
+        """The model's own query of this name, as a method: a new model needs no Posterior class of its own."""
+        # Not `self.model`, which would recurse without end on a copy that has no attributes yet.
         model = self.__dict__.get("model")
         queries = [] if model is None else list(model.queries)
         if name not in queries:
             raise AttributeError(f"Posterior has no {name!r}; the model's own queries are {queries}")
-        return self._method(name)
+        return self._query_method(name)
 
-    def _method(self, name: str) -> Callable[..., Any]:
-        """`query` for one of the model's queries, with the signature and the documentation of both."""
+    def _query_method(self, name: str) -> Callable[..., Any]:
+        """`query` of one name as a method, with the signature and the docstring of both."""
 
         def method(*args: Any, **options: Any) -> Any:
             return self.query(name, *args, **options)
@@ -82,25 +84,25 @@ class Posterior(LikelihoodScores, EnrichmentTables):
         signature = inspect.Signature([*of_all[:-1], *of_own, of_all[-1]])  # the last is **options
         method.__signature__ = signature  # type: ignore[attr-defined]
         method.__name__ = method.__qualname__ = name
-        texts = (inspect.getdoc(own) or name, OWN_AND_COMMON, (inspect.getdoc(self.query) or "").replace(OF_NAME, ""))
+        texts = (inspect.getdoc(own) or name, QUERY_DOC, (inspect.getdoc(self.query) or "").replace(NAME_DOC, ""))
         method.__doc__ = "\n\n".join(texts)
         return method
 
     # Latents --------------------------------------------------------------------------------------------------------
 
     def latent(self, split: str = "all", num_samples: int = 25, seed: int = 0) -> np.ndarray:
-        """Posterior mean of each row's latent, the model's first local site, as its decoder sees it.
+        """Posterior mean of each row's latent (the model's first local site), transformed as its decoder sees it.
 
         Parameters
         ----------
         split
-            which rows.
+            which rows: "all", "training" or "validation".
         num_samples, seed
-            where the mean has no closed form (a transformed latent), that many draws average to it.
+            number and seed of the draws that estimate the mean where it has no closed form (a transformed latent).
 
         Returns
         -------
-        (n, k) array, in AnnData's order.
+        (n, k) array, in the order of the AnnData.
         """
         return self._moments(split, num_samples, seed)[0]
 
@@ -111,7 +113,10 @@ class Posterior(LikelihoodScores, EnrichmentTables):
     def _moments(self, split: str, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         check_draws("num_samples", num_samples)
         if not self.model.local_sites:
-            raise ValueError(f"{type(self.model).__name__} has no local sites, so its rows have no latent")
+            raise ValueError(
+                f"{type(self.model).__name__} has no local sites, so its rows have no latent: use its own queries, "
+                f"{list(self.model.queries)}"
+            )
         with drawing(self.svi, seed) as draws:
             parts = [draws.moments(batch, num_samples) for batch in self._batches(split, num_samples, "latent")]
         mean, sd = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
@@ -120,28 +125,28 @@ class Posterior(LikelihoodScores, EnrichmentTables):
     def samples(
         self, *sites: str, num_samples: int = 100, split: str = "all", seed: int = 0
     ) -> xr.DataArray | xr.Dataset:
-        """Posterior draws of latent sites, local or global, labelled.
+        """Labelled posterior draws of latent sites, local or global.
 
         Parameters
         ----------
         sites
-            names; every latent site when none is given.
+            names of the sites; all latent sites when none is given.
         num_samples
-            draws.
+            number of draws.
         split
-            which rows, for local sites.
+            which rows, for local sites: "all", "training" or "validation".
         seed
-            of the draws.
+            seed of the draws.
 
         Returns
         -------
-        A DataArray for one site, a Dataset for more: dimensions ("sample", "obs", ...) for a local site and
+        DataArray for one site, Dataset for several; dimensions ("sample", "obs", ...) for a local site and
         ("sample", ...) for a global one.
 
         Raises
         ------
         ValueError
-            For a name that is no latent site of the model.
+            For a name that is not a latent site of the model.
         """
         check_draws("num_samples", num_samples)
         parts: dict[str, list[Tensor]] = {}
@@ -155,12 +160,12 @@ class Posterior(LikelihoodScores, EnrichmentTables):
                 if sites and not local & set(sites):
                     break
         arrays = {
-            name: self._labelled(name, torch.cat(part, 1) if name in local else part[0], split)
+            name: self._label(name, torch.cat(part, 1) if name in local else part[0], split)
             for name, part in parts.items()
         }
         return next(iter(arrays.values())) if len(sites) == 1 else xr.Dataset(arrays)
 
-    def _labelled(self, name: str, value: Tensor, split: str) -> xr.DataArray:
+    def _label(self, name: str, value: Tensor, split: str) -> xr.DataArray:
         local = name in self.model.local_sites
         lead = ["sample", "obs"] if local else ["sample"]
         rest = [f"{name}_dim_{i}" for i in range(value.ndim - len(lead))]
@@ -175,29 +180,34 @@ class Posterior(LikelihoodScores, EnrichmentTables):
     def predictive(
         self, num_samples: int = 20, split: str = "all", seed: int = 0, **columns: Sequence[str] | None
     ) -> xr.DataArray | xr.Dataset:
-        """Counts drawn from the posterior predictive distribution: latents from the guide, counts given them.
+        """Draws of counts from the posterior predictive distribution: latents from the guide, counts given the latents.
 
         Parameters
         ----------
         num_samples
-            draws for each row.
+            number of draws for each row.
         split
-            which rows.
+            which rows: "all", "training" or "validation".
         seed
-            of the draws.
+            seed of the draws.
         columns
-            ``genes=[...]`` (and ``proteins=[...]``, where the model has them): names; all when not given. The whole is
-            num_samples x rows x genes of 4 bytes: choose when that is much.
+            ``genes=[...]`` (and ``proteins=[...]``, where the model has them): names to return; all by default. The
+            result takes num_samples x rows x genes x 4 bytes: name genes where that is too much.
 
         Returns
         -------
-        Integer DataArray (num_samples, n, g), dimensions ("sample", "obs", "gene"); a Dataset of them where the model
+        Integer DataArray (num_samples, n, g) with dimensions ("sample", "obs", "gene"); a Dataset where the model
         observes several sites.
+
+        Raises
+        ------
+        ValueError
+            For a name that the model does not have.
         """
         check_draws("num_samples", num_samples)
         free = poutine.uncondition(self.model)
         names, filled = self._names(split), 0
-        arrays: dict[str, xr.DataArray] = {}  # made at full size at once: joining parts would take it twice
+        arrays: dict[str, xr.DataArray] = {}  # of full size from the start: joining parts would need twice the memory
         with drawing(self.svi, seed) as draws:
             for batch in self._batches(split, num_samples, "predictive", num_samples):
                 rows = slice(filled, filled := filled + len(batch.index))
@@ -209,20 +219,20 @@ class Posterior(LikelihoodScores, EnrichmentTables):
                         axis = axes[-1] if axes else f"{name}_dim_0"
                         column = self.labels.columns(axis, columns.get(axis)) if axes else np.arange(x_ng.shape[-1])
                         if name not in arrays:
-                            arrays[name] = self._counts(name, axis, column, num_samples, names)
+                            arrays[name] = self._empty_counts(name, axis, column, num_samples, names)
                         arrays[name].values[s, rows] = x_ng[:, column].to(torch.int32).cpu().numpy()
         if unknown := set(columns) - {axis for axes in self.labels.axes.values() for axis in axes} - {"genes"}:
             raise ValueError(
-                f"predictive has no argument {sorted(unknown)}: columns are chosen by genes=[...], proteins=[...]"
+                f"predictive has no argument {sorted(unknown)}: choose columns by genes=[...], proteins=[...]"
             )
         return next(iter(arrays.values())) if len(arrays) == 1 else xr.Dataset(arrays)
 
     def _count_sites(self, trace: Any) -> list[str]:
-        """The sites with counts: those that the model labels, if it labels any."""
+        """Names of the observed sites that the model labels, or of all observed sites if it labels none."""
         observed = observed_sites(trace)
         return [name for name in observed if name in self.model.axes] or observed
 
-    def _counts(self, name: str, axis: str, column: np.ndarray, num_samples: int, rows: pd.Index) -> xr.DataArray:
+    def _empty_counts(self, name: str, axis: str, column: np.ndarray, num_samples: int, rows: pd.Index) -> xr.DataArray:
         dim = dimension(axis)
         coords: dict[str, Any] = {"obs": list(rows)}
         if dim != axis:
@@ -242,29 +252,29 @@ class Posterior(LikelihoodScores, EnrichmentTables):
         seed: int = 0,
         **options: Any,
     ) -> Any:
-        """Posterior mean of a model's own quantity for each row.
+        """Posterior mean of one of the model's own queries for each row.
 
         Parameters
         ----------
         name
             one of ``model.queries``.
         transform_batch
-            decode every row as if it came from this batch, or the mean over these; None leaves each row in its own.
+            decode every row as if it came from this batch, or average over these batches; None keeps each row's batch.
         num_samples
-            draws from the posterior that the mean and the interval are of.
+            number of posterior draws.
         credible_interval
-            e.g. 0.9: return a `Summary` (mean, lower, upper) with the central 90% interval.
+            probability of a central interval, e.g. 0.9: return a `Summary` (mean, lower, upper). None for the mean.
         split
-            which rows.
+            which rows: "all", "training" or "validation".
         seed
-            of the draws.
+            seed of the draws.
         options
-            ``genes=[...]``, and ``proteins=[...]`` where the quantity is of proteins too: the columns to return, all
-            when not given. The others are passed on to the model's method.
+            ``genes=[...]``, and ``proteins=[...]`` where the query has proteins too: the columns to return; all by
+            default. Other options are passed on to the model's method.
 
         Returns
         -------
-        DataFrame (rows x columns), or `Summary` of three; a tuple of these where the quantity is of several kinds of
+        DataFrame (rows x columns), or a `Summary` of three; a tuple of these where the query has several kinds of
         columns, such as (rna, protein).
 
         Raises
@@ -296,10 +306,10 @@ class Posterior(LikelihoodScores, EnrichmentTables):
         seed: int = 0,
         **options: Any,
     ) -> pd.DataFrame:
-        """Correlations, over the rows, between all columns of one of the model's own quantities.
+        """Correlations over the rows between all columns of one of the model's own queries.
 
-        They are taken of each draw and averaged over the draws. Of ``"denoised_samples"`` they are those of the rates
-        beneath the counts.
+        They are computed for each draw and averaged over the draws. With ``"denoised_samples"``, they are correlations
+        of the denoised rates.
 
         Parameters
         ----------
@@ -308,12 +318,12 @@ class Posterior(LikelihoodScores, EnrichmentTables):
         method
             ``"spearman"`` or ``"pearson"``.
         transform_batch, num_samples, split, seed, options
-            as in `query`; choose genes where they are thousands, since the result is (columns x columns).
+            as in `query`; pass ``genes=[...]`` where there are thousands, since the result is (columns x columns).
 
         Returns
         -------
-        DataFrame, rows and columns labelled alike: by name, or (kind, name), as in ("genes", "CD4"), where the quantity
-        is of several kinds. NaN for a column that does not vary.
+        (columns x columns) DataFrame, labelled by name, or by (kind, name), as in ("genes", "CD4"), where the query has
+        several kinds. NaN for a column that does not vary.
 
         Source: Gayoso et al. 2021, Nature Methods 18, 272.
         """
@@ -353,23 +363,23 @@ class Posterior(LikelihoodScores, EnrichmentTables):
     # Writing --------------------------------------------------------------------------------------------------------
 
     def annotate(self, adata: AnnData) -> None:
-        """Write ``obsm["X_<model>"]``, the latent mean, and ``obsm["X_<model>_sd"]`` into an AnnData of these rows.
+        """Write each row's posterior mean latent to ``obsm["X_<model>"]``, and its sd to ``obsm["X_<model>_sd"]``.
 
         Parameters
         ----------
         adata
-            with the rows of the DataModule, in any order.
+            AnnData to write to; its rows must be rows of the DataModule, in any order.
 
         Raises
         ------
         ValueError
-            Where it has other rows.
+            Where it has rows that the DataModule lacks.
         """
         order = self.dm.adata.obs_names.get_indexer(adata.obs_names)
         if (order < 0).any():
             raise ValueError(
-                f"{int((order < 0).sum())} of {adata.n_obs} rows of this AnnData are not rows of the posterior's data, "
-                f"such as {adata.obs_names[order < 0][0]!r}: make a Posterior over a DataModule of it"
+                f"adata must have rows of the posterior's data; got {int((order < 0).sum())} others of {adata.n_obs}, "
+                f"such as {adata.obs_names[order < 0][0]!r}: make a Posterior over a DataModule of this AnnData"
             )
         mean, sd = self._moments("all", 25, 0)
         key = self.model.latent_key

@@ -1,4 +1,4 @@
-"""One of a model's own queries, evaluated at draws from its guide, and the summaries of these draws."""
+"""Evaluate a model's own query at posterior draws, and summarise the draws."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pyro_omics.sites import latent_values
 
 
 class Summary(NamedTuple):
-    """A posterior mean with the bounds of its central credible interval, each labelled alike."""
+    """Posterior mean and bounds of the central credible interval, as DataFrames with the same labels."""
 
     mean: pd.DataFrame
     lower: pd.DataFrame
@@ -27,22 +27,22 @@ class Summary(NamedTuple):
 
 
 class ModelQuery:
-    """A query with its columns chosen, averaged over the batches that rows are decoded under.
+    """One query of a model, for chosen columns, averaged over the batches that rows are decoded in.
 
     Parameters
     ----------
     model
         the model.
     name
-        of its query.
+        name of the query.
     labels
         names along the axes.
     columns
         axis -> positions to return, in the order of the query's tensors.
     codes
-        of the batches; None for each row's own.
+        codes of the batches to decode in; None for each row's own batch.
     options
-        passed on to the model's method.
+        options of the model's method.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class ModelQuery:
         self.columns, self.codes, self.options = columns, codes, options
 
     def draw(self, draws: GuideDraws, batch: Any, s: int) -> Tensor:
-        """Draw s of the query's tensors, side by side: (n, columns of all axes)."""
+        """Draw s of the query's tensors, concatenated: (n, columns of all axes)."""
         guide = draws.guide(batch, s)
         latents = latent_values(guide)
         method, totals = getattr(self.model, self.name), [torch.zeros(())] * len(self.columns)
-        # Replayed, so that latent weights take the values that were drawn.
+        # Replayed on the guide, so that latent network weights take the drawn values.
         with poutine.block(), poutine.replay(trace=guide):
             for code in self.codes:
                 value = method(batch if code is None else batch.in_batch(code), latents, **self.options)
@@ -72,13 +72,13 @@ class ModelQuery:
         return torch.cat([total[:, at] / len(self.codes) for total, at in chosen], -1)
 
     def frames(self, values: np.ndarray, rows: pd.Index) -> list[pd.DataFrame]:
-        """Values (n, columns of all axes) as a DataFrame for each axis."""
+        """Values (n, columns of all axes) as one DataFrame per axis."""
         ends = np.cumsum([len(column) for column in self.columns.values()])
         parts = np.split(values, ends[:-1], axis=1)
         return [pd.DataFrame(part, index=rows, columns=names) for part, names in zip(parts, self._names(), strict=True)]
 
     def index(self, several: bool) -> pd.Index:
-        """The names of all columns, with their axis where there are several."""
+        """The names of all columns; with their axis, if there are several axes."""
         if not several:
             return pd.Index(self._names()[0])
         pairs = [(axis, name) for axis, names in zip(self.columns, self._names(), strict=True) for name in names]
@@ -90,22 +90,22 @@ class ModelQuery:
 
 
 def summarise(draws: Iterator[Tensor], num: int, bounds: tuple[float, float] | None) -> list[Tensor]:
-    """The mean of ``num`` draws, and their quantiles at ``bounds`` if there are any."""
+    """The mean of ``num`` draws, and, with ``bounds``, their two quantiles at these probabilities."""
     if bounds is None:
         return [sum(draws, torch.zeros(())) / num]
     stacked = torch.stack(list(draws))
-    # NumPy's: torch.quantile refuses more than 2^24 numbers.
+    # NumPy's quantile: torch.quantile refuses more than 2^24 numbers.
     lower, upper = np.quantile(stacked.cpu().numpy(), bounds, axis=0)
     return [stacked.mean(0).cpu(), torch.from_numpy(lower), torch.from_numpy(upper)]
 
 
 def interval_bounds(credible_interval: float | None, num_samples: int) -> tuple[float, float] | None:
-    """The quantiles that bound a central interval of this probability.
+    """Probabilities of the quantiles that bound a central interval; None for no interval.
 
     Raises
     ------
     ValueError
-        For a number that is no probability inside (0, 1), and for a single draw.
+        For a credible_interval outside (0, 1), and for a single draw.
     """
     if credible_interval is None:
         return None
@@ -119,10 +119,10 @@ def interval_bounds(credible_interval: float | None, num_samples: int) -> tuple[
 
 
 def correlation(values: np.ndarray, method: str) -> np.ndarray:
-    """Correlations (d, d) of the columns of (n, d) values, of their ranks where ``method`` is "spearman".
+    """Correlations (d, d) of the columns of (n, d) values; of their ranks, if ``method`` is "spearman".
 
-    NaN for a constant column. They are `pandas.DataFrame.corr`'s, which takes minutes for 3,000 rows of 2,000 columns
-    where a matrix product takes seconds.
+    NaN for a constant column. The result is that of `pandas.DataFrame.corr`, which takes minutes for 3,000 rows of
+    2,000 columns, where a matrix product takes seconds.
     """
     ranked = rankdata(values, axis=0) if method == "spearman" else values
     with np.errstate(invalid="ignore", divide="ignore"):

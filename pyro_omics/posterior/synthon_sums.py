@@ -1,4 +1,4 @@
-"""Sums of posterior draws over the compounds that share a building block, or a pair of them."""
+"""Sums of posterior draws over the compounds that share a building block or a pair of building blocks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class SynthonSums:
     Parameters
     ----------
     levels
-        cycle -> the names of its building blocks; two cycles for pairs.
+        cycle -> names of its building blocks; two cycles for pairs.
     positions
-        of these cycles among the columns of ``batch.synthons``.
+        columns of ``batch.synthons`` with these cycles.
     """
 
     def __init__(self, levels: Mapping[str, Sequence[str]], positions: Sequence[int]) -> None:
@@ -32,7 +32,7 @@ class SynthonSums:
         self.number, self.counts = (torch.zeros(self.size, dtype=torch.float64) for _ in range(2))
 
     def add(self, batch: DELBatch, draws: dict[str, torch.Tensor]) -> None:
-        """Add a minibatch's draws (num_samples, n)."""
+        """Add draws (num_samples, n) of a minibatch's quantities, by name."""
         code = torch.zeros_like(batch.index.cpu())
         for position, level in zip(self.positions, self.levels, strict=True):
             code = code * len(level) + batch.synthons[:, position].cpu()
@@ -43,7 +43,7 @@ class SynthonSums:
         self.counts.index_add_(0, code, batch.x.sum(-1).double().cpu())
 
     def table(self) -> pd.DataFrame:
-        """The table of `EnrichmentTables.synthons`, of the synthons that occur, in no order."""
+        """The table of `EnrichmentTables.synthons` for the synthons that occur, not sorted."""
         mean = {name: (total / self.number).log1p().numpy() for name, total in self.totals.items()}
         whole = mean.get("log_tag_enrichment", mean["log_enrichment"])
         lower, upper = np.quantile(whole, INTERVAL, axis=0, method="weibull")

@@ -1,4 +1,4 @@
-"""The contract that every model of this package passes, for models of one's own: ``testing.check_model(model, dm)``."""
+"""`check_model(model, dm)`: the tests that every model of this package passes, for models of your own."""
 
 from pyro_omics.testing.contract import check_model
 

@@ -1,4 +1,4 @@
-"""`check_model`: everything that training and queries rely on, tried on a copy of a model."""
+"""`check_model`: checks of everything that training and queries assume of a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pyro_omics.schema import RowData
 from pyro_omics.testing.gradients import check_gradients, check_loss
 from pyro_omics.testing.pairs import check_sites
 from pyro_omics.testing.reloading import check_reloading
-from pyro_omics.testing.required import require, stir
+from pyro_omics.testing.required import perturb_parameters, require
 from pyro_omics.testing.rows import check_rows
 
 ROWS = 48
@@ -31,45 +31,45 @@ def check_model(
     guide: Callable[[CountModel], Guide] | None = None,
     elbo: ELBO | None = None,
 ) -> None:
-    """Check that a model (with a guide and an ELBO) keeps the contract that training and queries rely on.
+    """Check that a model, with a guide and an ELBO, satisfies what training and queries assume.
 
-    Checked, on a copy, warm-started as training would and with its parameters moved a little:
+    The checks run on a copy of the model, warm-started as in training and with slightly perturbed parameters:
 
     - model and guide sample the same sites, in the same plates, on the same supports;
-    - the loss and its gradients are finite; every tensor that gets a gradient is in the optimizer, and every parameter
-      gets one that is not 0 throughout;
-    - a row's terms of the ELBO depend neither on the other rows of its minibatch nor on their order, in model and
-      guide, and the plate alone scales them, so that minibatch ELBOs average to the full one;
+    - the loss and its gradients are finite; every tensor with a gradient is in the optimizer, and every parameter has a
+      gradient that is not 0 everywhere;
+    - a row's terms of the ELBO, in model and guide, depend neither on the other rows of its minibatch nor on their
+      order, and only the plate scales them, so that minibatch ELBOs average to the full ELBO;
     - global terms do not depend on the batch size;
     - prior predictive draws lie in the likelihood's support;
     - a saved and loaded pair has the same draws, log-probabilities and loss;
-    - Pyro's global parameter store stays empty.
+    - nothing is written to Pyro's global parameter store.
 
     Parameters
     ----------
     model
-        not changed.
+        the model; it is not changed.
     dm
-        a DataModule whose data the model is for.
+        a DataModule with data for the model.
     guide, elbo
         as in `SVIModule`.
 
     Raises
     ------
-    AssertionError, ValueError
-        That says what is not kept, and what is usually the reason.
+    AssertionError, ValueError, TypeError
+        For the first check that fails, with its usual cause.
     """
     stored = set(pyro.get_param_store().keys())
     with torch.random.fork_rng(devices=[]), pyro.validation_enabled(True):
         torch.manual_seed(0)
-        svi = SVIModule(copy.deepcopy(model), guide=guide, elbo=elbo)  # refuses pairs that do not fit
+        svi = SVIModule(copy.deepcopy(model), guide=guide, elbo=elbo)  # raises for pairs that do not fit
         batches = _batches(dm)
         batch = dm.data[batches[0]]
         with without_side_effects(svi):
             check_sites(svi, batch)
         check_loss(svi, batch)
         svi.model.warm_start(svi.guide, dm)
-        stir(svi)
+        perturb_parameters(svi)
         check_gradients(svi, [dm.data[rows] for rows in batches])
         with without_side_effects(svi):
             check_rows(svi, dm, batches[0])
@@ -79,14 +79,14 @@ def check_model(
 
 
 def _batches(dm: RowData) -> list[np.ndarray]:
-    """Positions of the training rows in three minibatches."""
+    """Positions of the training rows in each of three minibatches."""
     rng = np.random.default_rng(0)
     return [rng.permutation(dm.rows("training"))[:ROWS] for _ in range(3)]
 
 
 def _check_prior_predictive(model: CountModel, batch: RowBatch) -> None:
     observed = poutine.trace(model).get_trace(batch).observation_nodes
-    require(bool(observed), "the model observes nothing: pyro.sample(..., obs=batch.x)")
+    require(bool(observed), "the model observes nothing: use pyro.sample(..., obs=batch.x)")
     trace = poutine.trace(poutine.uncondition(model)).get_trace(batch)
     for name in observed:
         site = trace.nodes[name]

@@ -1,4 +1,4 @@
-"""The loss is finite, and all that it depends on is trained."""
+"""Checks that the loss is finite, and that everything that it depends on is trained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyro_omics.testing.required import require
 
 
 def check_loss(svi: SVIModule, batch: RowBatch) -> None:
-    """One training step: a finite loss, whose gradients are finite, of parameters that the optimizer has."""
+    """Check in one training step that loss and gradients are finite, and that the optimizer has every parameter."""
     svi.train()
     before = len(list(svi.parameters()))
     loss = svi(batch)
@@ -35,29 +35,29 @@ def check_loss(svi: SVIModule, batch: RowBatch) -> None:
 
 
 def check_gradients(svi: SVIModule, batches: Sequence[Any]) -> None:
-    """Every parameter has a gradient other than 0 somewhere, on one of several batches."""
+    """Check that every parameter has a gradient other than 0 in some entry, on at least one of the batches."""
     svi.train()
-    still = {name: p for name, p in svi.named_parameters() if p.requires_grad and p.numel()}
+    untrained = {name: p for name, p in svi.named_parameters() if p.requires_grad and p.numel()}
     for batch in batches:
         loss = svi(batch)
         _check_leaves(svi, loss)
         loss.backward()
-        still = {name: p for name, p in still.items() if p.grad is None or not p.grad.any()}
+        untrained = {name: p for name, p in untrained.items() if p.grad is None or not p.grad.any()}
         svi.zero_grad()
     require(
-        not still,
-        f"the gradient of {list(still)} is exactly 0 on {len(batches)} batches: they will never be trained; are they "
-        "detached, multiplied by 0, or behind a unit that is never active?",
+        not untrained,
+        f"the gradient of {list(untrained)} is exactly 0 on {len(batches)} batches, so that they will never be "
+        "trained: are they detached, multiplied by 0, or behind a unit that is never active?",
     )
 
 
 def _check_leaves(svi: SVIModule, loss: Tensor) -> None:
-    """Nothing gets a gradient but what the optimizer has."""
+    """Check that only parameters of the modules, which the optimizer gets, have a gradient."""
     known = {id(p) for p in svi.parameters()}
-    strange = [leaf for leaf in _leaves(loss) if id(leaf) not in known]
-    names = [_path(svi, leaf) or f"a tensor of shape {tuple(leaf.shape)}" for leaf in strange]
+    unregistered = [leaf for leaf in _leaves(loss) if id(leaf) not in known]
+    names = [_path(svi, leaf) or f"a tensor of shape {tuple(leaf.shape)}" for leaf in unregistered]
     require(
-        not strange,
+        not unregistered,
         f"the loss has a gradient in {names}, which no optimizer sees: make it a torch.nn.Parameter that is an "
         "attribute of its module, or an entry of a torch.nn.ParameterList or ParameterDict, not of a list or dict",
     )
@@ -79,7 +79,7 @@ def _leaves(loss: Tensor) -> Iterator[Tensor]:
 
 
 def _path(svi: SVIModule, leaf: Tensor) -> str | None:
-    """Where a tensor is found among the attributes of the modules."""
+    """Dotted path of the module attribute that holds a tensor, directly or in a list or dict; None if there is none."""
     for path, module in (*svi.model.named_modules(prefix="model"), *svi.guide.named_modules(prefix="guide")):
         for name, value in vars(module).items():
             if not isinstance(value, nn.Module) and _holds(value, leaf):

@@ -1,4 +1,4 @@
-"""Model and guide sample each latent in the same plates, on the same support."""
+"""Checks that model and guide sample each latent in the same plates, on the same support."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ N_DRAWS = 20
 
 
 def check_sites(svi: SVIModule, batch: RowBatch) -> None:
-    """Each latent is local on both sides or on none, and neither side has values that the other has not."""
-    theirs = latent_sites(prototype_trace(svi.guide, batch))
+    """Check that each latent is local in both model and guide or in neither, and has the same support in both."""
+    in_guide = latent_sites(prototype_trace(svi.guide, batch))
     for name, site in latent_sites(prototype_trace(svi.model, batch)).items():
-        where = ["in" if is_local(side) else "outside" for side in (site, theirs[name])]
+        where = ["in" if is_local(side) else "outside" for side in (site, in_guide[name])]
         require(
             where[0] == where[1],
-            f"{name!r} is {where[0]} self.plate(batch) in the model and {where[1]} it in the guide: a latent of each "
-            "row is in the plate of both, a global one of neither",
+            f"{name!r} is {where[0]} self.plate(batch) in the model and {where[1]} it in the guide: sample a local "
+            "latent inside the plate in both, and a global one outside it in both",
         )
-        _check_supports(name, site, theirs[name])
+        _check_supports(name, site, in_guide[name])
 
 
 def _check_supports(name: str, model: dict[str, Any], guide: dict[str, Any]) -> None:
@@ -37,17 +37,17 @@ def _check_supports(name: str, model: dict[str, Any], guide: dict[str, Any]) -> 
     draws = [guide["value"]] if is_delta(fn) else [guide["value"], fn.sample((N_DRAWS,))]
     require(
         all(bool(support.check(value).all()) for value in draws),
-        f"the guide draws values of {name!r} outside of the model's support, {support}: map its distribution there, as "
-        "TransformedDistribution(base, [biject_to(support)]) does",
+        f"the guide draws values of {name!r} outside of the model's support, {support}: map its distribution there "
+        "with TransformedDistribution(base, [biject_to(support)])",
     )
-    # A Delta holds one value at a time; where an autoguide draws it, the density is of all that its transform reaches.
+    # The support of a Delta is no use: an autoguide's Delta is drawn from a density over the transform's whole range.
     own = None if is_delta(fn) else _support(fn)
     if own is None:
         return
     require(
         bool(own.check(_inside(model["fn"], support)).all()),
-        f"the guide's {name!r} is on {own}, which leaves out part of the model's support, {support}: no posterior with "
-        "mass there can be found; take a distribution on the whole of it",
+        f"the guide's {name!r} is on {own}, which leaves out part of the model's support, {support}, so that posterior "
+        "mass there is missed: use a distribution on the whole support",
     )
 
 
@@ -59,10 +59,10 @@ def _support(fn: Any) -> Any:
 
 
 def _inside(fn: Any, support: Any) -> Tensor:
-    """Values in all parts of a support, none at its edge, where rounding would put them on the other side."""
+    """Values in all parts of a support, but not at its edge, where rounding could move them outside."""
     value = fn.sample((N_DRAWS,))
     try:
         transform = biject_to(support)
-    except NotImplementedError:  # of integers, and of some manifolds
+    except NotImplementedError:  # integers and some manifolds have no bijection
         return value
     return transform(2 * torch.randn_like(transform.inv(value)))

@@ -1,4 +1,4 @@
-"""A pair that was saved and loaded is the same pair."""
+"""Check that a saved and loaded pair is the same as before."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pyro_omics.sites import latent_values
 from pyro_omics.testing.required import require
 from pyro_omics.testing.rows import terms_of
 
-STATE = "part of its state is no parameter, buffer or argument of the constructor; self.register_buffer saves a tensor"
+STATE = "part of its state is not a parameter, buffer or constructor argument: save tensors with self.register_buffer"
 
 
 def check_reloading(svi: SVIModule, batch: RowBatch, guide: Callable[[CountModel], Guide] | None) -> None:
-    """The loaded pair has the draws, the log-probabilities and the loss of the saved one."""
+    """Check that the loaded pair has the draws, log-probabilities and loss of the saved pair."""
     with tempfile.TemporaryDirectory() as folder:
         path = svi.save(Path(folder) / "model")
-        torch.manual_seed(123)  # not that of the model's making, which would make its random numbers again
+        torch.manual_seed(123)  # another seed than when the model was made, which would repeat its random numbers
         classes = [cls for cls in classes_of([svi.model, svi.guide]) if issubclass(cls, PARTS)]
         loaded = load(path, guide=guide, classes=classes, elbo=svi.bound).eval()
     draws = [_draws(pair, batch) for pair in (svi, loaded)]
@@ -52,10 +52,10 @@ def _draws(svi: SVIModule, batch: RowBatch) -> dict[str, Tensor]:
 
 def _loss(svi: SVIModule, batch: RowBatch, training: bool) -> Tensor:
     torch.manual_seed(1)
-    with torch.enable_grad():  # some ELBOs refuse to be worked out without
+    with torch.enable_grad():  # some ELBOs cannot be computed without gradients
         return svi.train(training)(batch).detach()
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal but for the order of sums, which memory's alignment may change."""
+    """Whether two tensors are equal up to the order of sums, which the alignment of memory may change."""
     return bool(torch.isclose(a, b, rtol=1e-5, atol=1e-5, equal_nan=True).all())

@@ -1,4 +1,4 @@
-"""A row's terms of the ELBO are its own: other rows of the minibatch, their number and their order do not enter."""
+"""Check that a row's terms of the ELBO do not depend on the other rows of its minibatch, or on their order."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from pyro_omics.schema import RowData
 from pyro_omics.sites import PLATE, global_terms, is_local, plate_scale, replayed, row_terms, sample_sites
 from pyro_omics.testing.required import is_delta, require
 
-RTOL, ATOL = 1e-4, 1e-3  # of a row's term in nats, in float32
+RTOL, ATOL = 1e-4, 1e-3  # tolerances of a row's term in nats, in float32
 SIDES = {"p": "model", "q": "guide"}
 
 
 @dataclass
 class Terms:
-    """Log-probabilities of model (p) and guide (q) at given values, by side and site.
+    """Log-probabilities of model (p) and guide (q) at given values, by (side, site).
 
     Attributes
     ----------
     rows
-        (n,) of local sites, without the plate's scale.
+        log-probabilities (n,) of local sites, without the plate's scale.
     shared
-        numbers, of global sites.
+        log-probabilities of global sites, scalars.
     scales
-        what local sites are scaled by beyond what their plate does.
+        scales of local sites, divided by that of their plate.
     sizes
-        rows of the data, by the plates of local sites.
+        full sizes of the plates of local sites.
     points
-        (n, d) values of local sites at which the guide has points.
+        values (n, d) of local sites where the guide's distribution is a point mass.
     """
 
     rows: dict[tuple[str, str], Tensor]
@@ -50,21 +50,31 @@ class Terms:
 
     @property
     def values(self) -> dict[tuple[str, str], Tensor]:
-        """The terms of local and global sites."""
+        """Log-probabilities of local and global sites."""
         return self.rows | self.shared
 
 
 def check_rows(svi: SVIModule, dm: RowData, rows: np.ndarray) -> None:
-    """Compare the terms of each row in a batch with those in other batches, at the same values."""
+    """Check that the terms of each row, at the same values, are the same in other batches.
+
+    Parameters
+    ----------
+    svi
+        the pair, in eval mode.
+    dm
+        the DataModule.
+    rows
+        positions of the rows.
+    """
     for training in (False, True):
-        with _top(svi, training):
+        with _programs_in_mode(svi, training):
             whole = dm.data[rows]
             drawn = poutine.trace(svi.guide).get_trace(whole)
-            first, again = (terms_of(svi, whole, drawn) for _ in range(2))
-            steady = _unequal(first, again, np.arange(len(rows))) is None
-            if training and not steady:
-                return  # noise, such as dropout's, is allowed there
-            require(steady, "model or guide have other terms at a second run on the same values: they draw random "
+            first, second = (terms_of(svi, whole, drawn) for _ in range(2))
+            repeatable = _unequal(first, second, np.arange(len(rows))) is None
+            if training and not repeatable:
+                return  # random numbers, such as dropout's, are allowed in training mode
+            require(repeatable, "model or guide have other terms at a second run on the same values: they draw random "
                     "numbers outside of pyro.sample, or change in eval mode")  # fmt: skip
             _check_sizes(svi, first)
             _check_batches(svi, dm, rows, drawn, first, " in training mode" if training else "")
@@ -84,13 +94,13 @@ def _check_batches(svi: SVIModule, dm: RowData, rows: np.ndarray, drawn: Trace, 
         numbers = f"{float(ours):.6g}, {float(theirs):.6g} for one row"
         require(
             len(at) < len(rows),
-            f"{where} depends on its place in the minibatch ({numbers}): index what each row has of its own by "
+            f"{where} depends on its place in the minibatch ({numbers}): look up parameters and data of each row by "
             "batch.index",
         )
         require(
             False,
-            f"{where} depends on which other rows are in the minibatch ({numbers}): no sum, mean or number of rows may "
-            "enter it",
+            f"{where} depends on which other rows are in the minibatch ({numbers}): leave out sums and means over "
+            "rows, and the number of rows",
         )
 
 
@@ -98,7 +108,7 @@ def _check_sizes(svi: SVIModule, terms: Terms) -> None:
     for (side, name), size in terms.sizes.items():
         require(
             round(size) == svi.n_obs,
-            f"{name!r} is in a plate of {size:.0f} rows in the {SIDES[side]}, none of n_obs={svi.n_obs}: open "
+            f"{name!r} must be in a plate of n_obs={svi.n_obs} rows in the {SIDES[side]}; got one of {size:.0f}: open "
             "self.plate(batch) around it",
         )
 
@@ -108,7 +118,8 @@ def _check_scales(whole: Terms, found: Terms, mode: str) -> None:
         require(
             bool(np.isclose(scale, found.scales[key], rtol=1e-6)),
             f"minibatch ELBOs do not average to the full one{mode}: {key[1]!r} in the {SIDES[key[0]]} is scaled by "
-            f"hand, by {scale:.4g} in one minibatch and {found.scales[key]:.4g} in another, and the plate scales",
+            f"hand, by {scale:.4g} in one minibatch and {found.scales[key]:.4g} in another: leave the scaling to the "
+            "plate",
         )
 
 
@@ -118,13 +129,13 @@ def _check_shared(whole: Terms, found: Terms, mode: str) -> None:
         require(
             bool(torch.isclose(theirs, ours, rtol=1e-3, atol=1e-2, equal_nan=True)),
             f"the global terms depend on the batch size{mode}: {name!r} in the {SIDES[side]} ({float(ours):.4g}, "
-            f"{float(theirs):.4g} nats); sample globals outside self.plate(batch), without pyro.poutine.scale, and "
-            "what rows have of their own inside it",
+            f"{float(theirs):.4g} nats): sample global sites outside self.plate(batch), without pyro.poutine.scale, "
+            "and local ones inside it",
         )
 
 
 def _unequal(whole: Terms, found: Terms, at: np.ndarray) -> tuple[tuple[str, str], str, Tensor, Tensor] | None:
-    """The first local site of which some row has another value or term: site, which, and the two numbers."""
+    """The first local site at which a row's value or log-probability differs: key, which of them, the two numbers."""
     for what in ("points", "rows"):
         for key, value in getattr(whole, what).items():
             ours, theirs = value[at], getattr(found, what)[key]
@@ -135,8 +146,8 @@ def _unequal(whole: Terms, found: Terms, at: np.ndarray) -> tuple[tuple[str, str
 
 
 def terms_of(svi: SVIModule, batch: RowBatch, drawn: Trace) -> Terms:
-    """The log-probabilities of model and guide on a batch, at the values of a guide's trace."""
-    # Points that a transform gives differ in their last digit with the size of the batch: they are not replayed.
+    """The log-probabilities of model and guide on a batch, at the values of a trace of the guide."""
+    # Points are not replayed: those that a transform computes differ in the last digit with the size of the batch.
     known = drawn.copy()
     for site in filter(_is_point, sample_sites(drawn)):
         known.remove_node(site["name"])
@@ -157,11 +168,11 @@ def terms_of(svi: SVIModule, batch: RowBatch, drawn: Trace) -> Terms:
 
 
 def sliced(trace: Trace, at: Tensor) -> Trace:
-    """A guide's trace for some rows of its batch."""
+    """A trace of the guide for the rows ``at`` of its batch."""
     found = trace.copy()
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and site_is_subsample(site):
-            found.remove_node(name)  # or the plate would replay the whole batch's index
+            found.remove_node(name)  # otherwise the plate would replay the index of the whole batch
         elif site["type"] == "sample" and is_local(site):
             found.nodes[name] = {**site, "value": site["value"].index_select(_row_dim(site), at)}
     return found
@@ -172,14 +183,14 @@ def _is_point(site: dict[str, Any]) -> bool:
 
 
 def _row_dim(site: dict[str, Any]) -> int:
-    """The dimension of a local site's value that rows are along, from the right."""
+    """The dimension of the rows in a local site's value, counted from the right."""
     (frame,) = (frame for frame in site["cond_indep_stack"] if frame.name == PLATE)
     return int(frame.dim) - site["fn"].event_dim
 
 
 @contextmanager
-def _top(svi: SVIModule, training: bool) -> Iterator[None]:
-    """The programs themselves in training mode; their layers are not, whose normalisation and dropout may mix rows."""
+def _programs_in_mode(svi: SVIModule, training: bool) -> Iterator[None]:
+    """Set the mode of model and guide, but not of their layers, whose batch normalisation may mix rows in training."""
     try:
         svi.model.training = svi.guide.training = training
         yield

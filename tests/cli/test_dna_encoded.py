@@ -235,7 +235,7 @@ def test_doubts_are_said_and_an_empty_hit_list_is_a_result(folder, capsys):
         "have no count: added with zeros (--complete=false leaves them out)",
         "Note: the column 'reads' looks like reads by its name",
         "Note: there is one target selection, 'reads'",
-        "Note: the sequencing is too shallow for a list",
+        "Note: the sequencing is too shallow for a hit list",
         "0 hits, more than 2-fold enriched, at a false discovery rate of 1e-06",
         "That is a result, not an error",
     ):
@@ -273,7 +273,7 @@ def refused(folder, capsys, monkeypatch):
         ("--fdr=1.5", "pyro-omics: error: fdr must be a rate between 0 and 1, such as 0.1; got 1.5"),
         ("--threshold=0.5", "threshold must be a fold enrichment over the background, 1 or more; got 0.5"),
         ("--max_epochs=0", "max_epochs must be a number of passes over the compounds, 1 or more; got 0"),
-        ("--conditions=target_1", "write COLUMN=CONDITION,COLUMN=CONDITION"),
+        ("--conditions=target_1", "conditions must be COLUMN=CONDITION,COLUMN=CONDITION; got 'target_1'"),
         ("--conditions=nowhere=target", "conditions names 'nowhere'"),
         ("--conditions.target_1=Target", "--conditions target_1=Target: write 'target'"),
         ("--synthon_keys=A,Z", "'Z' is not a column"),
@@ -282,9 +282,9 @@ def refused(folder, capsys, monkeypatch):
         ("--counts=some", "some"),
         ("--epochs=3", "epochs"),
         ("--config=nowhere.yaml", "nowhere.yaml"),
-        ("--out=counts.csv", "the results would replace 'counts.csv'"),
-        ("--out=taken", "taken is a file, and a folder is needed there"),
-        ("--out=full", "exists and is no saved model"),
+        ("--out=counts.csv", "out must not replace the table 'counts.csv'"),
+        ("--out=taken", "out must be a folder; got 'taken', and taken is a file"),
+        ("--out=full", "out must not replace other files; got 'full', and full/model is not a saved model"),
         ("--out=taken/below", "taken"),
     ],
 )
@@ -359,7 +359,7 @@ def test_a_table_is_completed_as_asked(folder):
 )
 def test_how_a_table_is_read_is_not_asked_of_an_anndata(refused, option):
     po.simulate.del_library(cycles=(2, 2), depth=8)[0].write_h5ad("library.h5ad")
-    assert "says how a table is read, and 'library.h5ad' is an AnnData" in refused(option, table="library.h5ad")
+    assert "must be left out for an AnnData such as 'library.h5ad'" in refused(option, table="library.h5ad")
 
 
 def test_a_failing_run_leaves_the_last_results_alone(ran, folder, monkeypatch):
@@ -480,8 +480,8 @@ class OfGenes(po.models.CountModel):
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("pyro_omics.SCVI", "the model asks for Sizes, and these data have DELSizes: choose a model"),
-        ("of_genes.OfGenes", "OfGenes asks for n_genes, which these data do not have: choose a model"),
+        ("pyro_omics.SCVI", "the model needs Sizes, but these data have DELSizes: choose a model"),
+        ("of_genes.OfGenes", "OfGenes needs n_genes, which these data do not have: choose a model"),
     ],
 )
 def test_a_model_of_other_data_is_refused(folder, monkeypatch, model, said):

@@ -174,7 +174,7 @@ def test_validate_and_test_report_the_elbo_of_held_out_cells(capsys, command, na
 def test_predict_by_several_processes_is_refused(capsys):
     fit()
     message = refused(capsys, *ASK, "--trainer.devices=2", start=predict, out="new")
-    assert "the Trainer has 2 processes: give trainer.devices=1" in message
+    assert "the Trainer has 2 processes: pass trainer.devices=1" in message
 
 
 def test_predict_gives_the_latent_of_the_fit():
@@ -451,13 +451,16 @@ def test_data_that_are_no_counts_are_refused(capsys):
         ("--data.init_args.batch_size=0", "batch_size"),
         ("--data.init_args.validation_size=2", "validation_size"),
         ("--data.init_args.colour=1", "colour"),
-        ("--report.color=cell_type", "report.color='cell_type'"),
+        (
+            "--report.color=cell_type",
+            "report.color must be one of the columns of adata.obs, ['group', 'donor']; got 'cell_type'",
+        ),
         ("--model.model=pyro_omics.SCVII", "SCVII"),
         ("--model.model.init_args.n_latnet=3", "n_latnet"),
         ("--model.model.init_args.likelihood=pyro_omics.likelihoods.NegativeBinom", "NegativeBinom"),
         ("--model.kl_warmup_epochs=-1", "kl_warmup_epochs"),
         ("--model.elbo=pyro.infer.RenyiELBO", "RenyiELBO"),
-        ("--model.guide=pyro.infer.autoguide.AutoNormal", "guide=AutoNormal alone has no rows"),
+        ("--model.guide=pyro.infer.autoguide.AutoNormal", "guide=AutoNormal alone has no parameters"),
         ("--model.optimizer=pyro.optim.ClippedAdam", "ClippedAdam"),
         ("--model.model.init_args.library=pyro_omics.library_sizes.SizeFactor", "size_factor_key"),
         ("--data=pyro_omics.NoData", "NoData"),

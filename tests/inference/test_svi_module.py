@@ -98,7 +98,7 @@ def test_parameters_that_appear_later_are_refused(dm):
                 self.late = torch.nn.Parameter(torch.zeros(3))
             super().forward(batch)
 
-    with pytest.raises(RuntimeError, match="never sees"):
+    with pytest.raises(RuntimeError, match="that the optimizer does not have"):
         trainer().fit(po.SVIModule(factors(dm), guide=Late), dm)
 
 
@@ -274,7 +274,7 @@ def test_a_guide_plate_without_the_size_of_the_data_is_refused(dm):
             with pyro.plate("obs", len(batch.index)):
                 pyro.sample("z", self.local("z", batch))
 
-    with pytest.raises(ValueError, match=r"guide's local site 'z'.*none of n_obs"):
+    with pytest.raises(ValueError, match=r"guide's local site 'z' must be in a plate.*of size n_obs"):
         po.SVIModule(scvi(dm), guide=Small)
 
 
@@ -283,7 +283,7 @@ def test_a_plate_of_another_name_is_refused(dm):
         def plate(self, batch):
             return pyro.plate("cells", self.n_obs, subsample=batch.index)
 
-    with pytest.raises(ValueError, match=r"'cells'.*called 'obs'"):
+    with pytest.raises(ValueError, match=r"called 'obs'.*'cells'"):
         po.SVIModule(Renamed(dm.n_obs, dm.n_genes))
 
 
@@ -334,14 +334,14 @@ def test_a_name_that_is_used_twice_is_refused(dm):
     ],
 )
 def test_a_bare_autoguide_is_refused_however_it_is_made(guide, dm):
-    message = r"guide=Auto\w+ alone has no rows.*\['z'\].*partial\(guides.Amortized, rest=AutoNormal\)"
+    message = r"guide=Auto\w+ alone has no parameters.*\['z'\].*partial\(guides.Amortized, rest=AutoNormal\)"
     with pytest.raises(ValueError, match=message):
         po.SVIModule(factors(dm), guide=guide)
 
 
 def test_an_autoguide_made_already_is_refused(dm):
     model = factors(dm)
-    with pytest.raises(ValueError, match="guide=AutoNormal alone has no rows"):
+    with pytest.raises(ValueError, match="guide=AutoNormal alone has no parameters"):
         po.SVIModule(model, guide=AutoNormal(model))
 
 
@@ -703,7 +703,7 @@ def test_wrong_parts_are_named(dm):
     ):
         with pytest.raises(TypeError, match=f"{argument} must be a callable, such as .*{example}.*'Name'"):
             po.SVIModule(scvi(dm), **{argument: "Name"})
-    with pytest.raises(TypeError, match=r"guide must make a PyroModule of a model.*made None"):
+    with pytest.raises(TypeError, match=r"guide must make a PyroModule from a model.*made None"):
         po.SVIModule(scvi(dm), guide=lambda model: None)
     with pytest.raises(TypeError, match="model must be a CountModel"):
         po.SVIModule(dm)
@@ -808,7 +808,7 @@ def test_networks_in_16_bits(kind):
 
 @pytest.mark.parametrize("noise_seed", ["a", 1.5])
 def test_a_noise_seed_that_is_no_integer_is_refused(dm, noise_seed):
-    with pytest.raises(ValueError, match=f"noise_seed is an integer, or None .*, and is {noise_seed!r}"):
+    with pytest.raises(ValueError, match=f"noise_seed must be an integer, or None .*; got {noise_seed!r}"):
         po.SVIModule(factors(dm), noise_seed=noise_seed)
 
 

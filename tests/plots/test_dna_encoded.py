@@ -150,14 +150,14 @@ def test_replicates_of_another_condition_are_compared():
 def test_one_replicate_has_nothing_to_agree_with():
     figure = drawn(plots.replicate_agreement(library(n_target=1)))
     assert not figure.axes
-    assert "One selection only is 'target' (s0)" in figure.texts[0].get_text()
+    assert "Only one selection is 'target' (s0)" in figure.texts[0].get_text()
 
 
 def test_a_replicate_that_does_not_vary_has_no_correlation():
     adata = library(n_target=2)
     adata.X = adata.X.toarray()
     adata.X[:, 1] = 3
-    assert plots.replicate_agreement(adata).axes[0].get_title() == "r: one does not vary"
+    assert plots.replicate_agreement(adata).axes[0].get_title() == "r undefined: one replicate is constant"
 
 
 # The cube -------------------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ def test_draws_that_do_not_fit_are_refused():
     adata, draws = poisson(n=5)
     with pytest.raises(TypeError, match=r"several sites pass one, draws\['x'\]"):
         plots.calibration(adata, xr.Dataset({"x": draws, "control": draws}))
-    with pytest.raises(ValueError, match="must be of names in observed; got 't2'"):
+    with pytest.raises(ValueError, match="must have names that are in observed; got 't2'"):
         plots.calibration(adata[:, ["t1"]].copy(), draws)
     with pytest.raises(ValueError, match=r"dimensions \(sample, obs, selection\)"):
         plots.calibration(adata, draws.mean("sample"))

@@ -90,7 +90,7 @@ def test_synthons_average_their_compounds(posterior):
     with pytest.raises(ValueError, match=r"keys must be different cycles of .*; got \['C', 'C'\]"):
         posterior.synthons(["C", "C"])
     assert "false discovery rate" in posterior.hits.__doc__ and "fdr" in inspect.signature(posterior.hits).parameters
-    with pytest.raises(ValueError, match="keys must be a list of cycles; got the text 'AB'"):
+    with pytest.raises(ValueError, match="keys must be a list of cycles; got the string 'AB'"):
         posterior.synthons("AB")
 
 
@@ -102,14 +102,14 @@ def test_shallow_sequencing_is_said():
     mean = sum(dm.sizes.depth)
     needed = next(k for k in range(100) if stats.poisson.sf(k - 1, mean) < 0.1 / adata.n_obs)
     assert stats.poisson.sf(needed - 1, fold * mean) == pytest.approx(0.5, abs=1e-6)
-    with pytest.warns(UserWarning, match=rf"too shallow for a list.*about {fold:.0f}-fold"):
+    with pytest.warns(UserWarning, match=rf"too shallow for a hit list.*about {fold:.0f}-fold"):
         own.hits(num_samples=2)
 
 
 def test_a_list_without_controls_says_what_is_in_it():
     adata, _ = po.simulate.del_library(cycles=(5, 5, 5), depth=8.0, n_control=0, seed=0)
     dm = po.DELDataModule(adata)
-    with pytest.warns(UserWarning, match="no control selections: what binds the matrix"):
+    with pytest.warns(UserWarning, match="no control selections: compounds that bind the matrix"):
         po.Posterior(po.SVIModule(po.HierarchicalDEL.from_data(dm)), dm).hits(num_samples=2)
 
 

@@ -711,7 +711,7 @@ def test_a_split_without_rows_is_refused(adata):
 
 def test_intervals_do_not_depend_on_how_many_rows_are_held_at_once(post, monkeypatch):
     whole = post.normalized_expression(num_samples=400, credible_interval=0.8)
-    monkeypatch.setattr("pyro_omics.posterior.rows.MAX_HELD", 400 * 12 * 7)
+    monkeypatch.setattr("pyro_omics.posterior.rows.MAX_NUMBERS", 400 * 12 * 7)
     pieces = post.normalized_expression(num_samples=400, credible_interval=0.8)
     np.testing.assert_allclose(whole.upper, pieces.upper, rtol=0.25)
     np.testing.assert_allclose(whole.lower, pieces.lower, rtol=0.25)

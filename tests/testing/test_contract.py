@@ -372,7 +372,7 @@ def test_finds_a_plate_of_the_wrong_size(dm):
         def plate(self, batch):
             return pyro.plate("obs", len(batch.index))
 
-    with pytest.raises(ValueError, match="none of n_obs"):
+    with pytest.raises(ValueError, match="must be in a plate called 'obs' of size n_obs"):
         po.testing.check_model(Wrong(dm.n_obs, dm.n_genes), dm)
 
 

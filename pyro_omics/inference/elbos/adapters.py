@@ -1,4 +1,4 @@
-"""How each kind of bound is trained: `adapter` chooses, and nothing else in the package asks for an ELBO's class."""
+"""Adapters that give every ELBO one interface for training; only this file distinguishes the classes of ELBOs."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pyro.util import check_site_shape
 from torch import Tensor
 
 from pyro_omics.batch import RowBatch
-from pyro_omics.inference.checks import MARGINAL, check_plate
+from pyro_omics.inference.checks import ENUM_ELBO, check_plate
 from pyro_omics.inference.elbos.renyi import RenyiELBO
 from pyro_omics.inference.elbos.trace import TraceELBO
 from pyro_omics.inference.kl_warmup import LatentSites, ScaleLatents
 from pyro_omics.sites import is_local, latent_sites, sample_sites
 
-INSTEAD = {
-    "RenyiELBO": "pyro_omics.elbos.RenyiELBO(alpha=..., num_particles=...), the same bound by row",
+ALTERNATIVES = {  # Pyro's ELBOs that cannot be trained here -> what to use instead
+    "RenyiELBO": "pyro_omics.elbos.RenyiELBO(alpha=..., num_particles=...), the same bound for each row",
     "ReweightedWakeSleep": "pyro_omics.elbos.RenyiELBO(alpha=0.0, num_particles=...), the importance-weighted bound",
     "TraceTailAdaptive_ELBO": "pyro_omics.elbos.RenyiELBO(alpha=..., num_particles=...), weights of each row's draws",
     "TraceTMC_ELBO": "pyro_omics.elbos.RenyiELBO(alpha=0.0, num_particles=...), the importance-weighted bound",
-    "TraceGraph_ELBO": "Trace_ELBO(), or " + MARGINAL + " for discrete latents",
+    "TraceGraph_ELBO": "Trace_ELBO(), or " + ENUM_ELBO + " for discrete latents",
 }
 
 
 class BoundAdapter:
-    """A bound as training sees it: any ELBO whose loss torch's autograd differentiates.
+    """Adapter of any ELBO whose loss torch's autograd can differentiate.
 
     Parameters
     ----------
@@ -43,42 +43,52 @@ class BoundAdapter:
 
     @property
     def nesting(self) -> int | None:
-        """How deep plates are nested, where the bound sums discrete latents out; else None."""
+        """Nesting depth of plates, where the bound sums discrete latents out; else None."""
         return None
 
     def check(self, name: str, n_obs: int, p: Trace, q: Trace) -> None:
-        """Raise where the bound does not go with the latents of a model and its guide.
+        """Raise where the bound cannot handle the latents of a model and its guide.
 
         Parameters
         ----------
-        name, n_obs
-            of the model: its class, and its plate's size.
+        name
+            name of the model's class.
+        n_obs
+            size of the model's plate.
         p, q
-            a trace of the model and one of the guide, on the same batch.
+            traces of the model and of the guide, on the same batch.
+
+        Raises
+        ------
+        ValueError
+            Where discrete latents are to be summed out and the bound cannot, or the reverse; where the vectorised
+            particles of the bound would be wrong.
         """
         if marked := list(latent_sites(p, summed_out=True)):
-            raise ValueError(f"discrete latent {marked[0]!r} of {name} needs elbo={MARGINAL}, which sums it out")
+            raise ValueError(f"discrete latent {marked[0]!r} of {name} needs elbo={ENUM_ELBO}, which sums it out")
         shared = [name for name, site in latent_sites(p).items() if not is_local(site)]
         if self.bound.vectorize_particles and self.bound.num_particles > 1 and shared:
             raise ValueError(
-                f"vectorize_particles=True is wrong for global latents, of which {name} has {shared}: use "
+                f"vectorize_particles=True is wrong for global latents, and {name} has {shared}: use "
                 f"{type(self.bound).__name__}(num_particles={self.bound.num_particles}), which loops and is as fast"
             )
 
     def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
-        """The loss of a training step, and the plain ELBO: both over the full data, in nats.
+        """The loss of a training step and the plain ELBO, both over the full data, in nats.
+
+        The plain ELBO is at weight 1, without gradient. It is estimated from the draws of the loss where the bound
+        keeps them, else from new draws.
 
         Parameters
         ----------
         pair
-            model and guide, whose call is the bound's loss.
+            model and guide; calling it on a batch gives the bound's loss.
         batch
             the minibatch.
         weight
-            of the latent sites in the loss (KL warm-up), in (0, 1]. The plain ELBO is at weight 1 and has no gradient;
-            it is of the draws that the loss is of where the bound keeps them, else of others.
+            weight of the latent sites in the loss (KL warm-up), in (0, 1].
         """
-        with _at(weight):
+        with _scale_latents(weight):
             loss = pair(batch)
         with torch.no_grad():
             return loss, self.plain(pair, batch)
@@ -89,50 +99,53 @@ class BoundAdapter:
 
 
 class TraceELBOAdapter(BoundAdapter):
-    """`TraceELBO`, which keeps the latents' part of its last draws by itself."""
+    """Adapter of `TraceELBO`, which keeps the KL of its last draws."""
 
     bound: TraceELBO
 
     def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
-        with _at(weight):
+        with _scale_latents(weight):
             loss = pair(batch)
         return loss, -(loss.detach() + (1 / weight - 1) * self.bound.kl)
 
 
 class PyroTraceAdapter(BoundAdapter):
-    """Pyro's Trace_ELBO and its subclasses, such as TraceMeanField_ELBO: what warm-up takes from the KL is recorded."""
+    """Adapter of Pyro's Trace_ELBO and its subclasses, such as TraceMeanField_ELBO.
+
+    The KL of the draws is recorded in warm-up, so that its full weight can be restored in the plain ELBO.
+    """
 
     def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
-        loss, rest = _scaled(self.bound, pair, batch, weight)
+        loss, rest = _weighted_loss(self.bound, pair, batch, weight)
         return loss, -(loss.detach() + rest)
 
 
 class SummingAdapter(BoundAdapter):
-    """A bound that sums out the discrete latents which a model marks."""
+    """Adapter of a bound that sums out the discrete latents that a model marks."""
 
     needs_marked: ClassVar[bool] = False
 
     @property
     def nesting(self) -> int:
-        """How deep plates are nested."""
+        """Nesting depth of plates."""
         return int(self.bound.max_plate_nesting)
 
     def check(self, name: str, n_obs: int, p: Trace, q: Trace) -> None:
-        """See `BoundAdapter`; and find out how deep plates are nested, where the bound was not told."""
+        """See `BoundAdapter`; also sets the bound's ``max_plate_nesting`` from the traces, if it is not set."""
         kind, marked = type(self.bound).__name__, latent_sites(p, summed_out=True)
         if self.needs_marked and self.bound.strict_enumeration_warning and not marked:
             raise ValueError(
-                f"elbo={kind} sums discrete latents out, and {name} marks none with infer={{'enumerate': 'parallel'}}: "
-                "use Trace_ELBO()"
+                f"elbo={kind} sums discrete latents out, but {name} marks none with infer={{'enumerate': "
+                "'parallel'}: use Trace_ELBO()"
             )
         for site in marked.values():
             check_plate("model", n_obs, site)
             if len([frame for frame in site["cond_indep_stack"] if frame.vectorized]) > 1:
                 raise ValueError(
-                    f"discrete latent {site['name']!r} of {name} is in a plate inside that over rows: it can be summed "
-                    "out only where each row has one of it"
+                    f"discrete latent {site['name']!r} of {name} must be in the plate over rows alone; got a plate "
+                    "inside it: only one discrete value for each row can be summed out"
                 )
         sampled = {**latent_sites(q), **latent_sites(q, summed_out=True)}
         if both := sorted(set(marked) & set(sampled)):
@@ -141,7 +154,7 @@ class SummingAdapter(BoundAdapter):
             )
         if self.bound.vectorize_particles:
             raise ValueError(
-                f"vectorize_particles=True does not go with discrete latents summed out: use {kind}(num_particles="
+                f"vectorize_particles=True does not work with discrete latents summed out: use {kind}(num_particles="
                 f"{self.bound.num_particles}, max_plate_nesting=1), which loops"
             )
         if self.bound.max_plate_nesting == math.inf:
@@ -155,19 +168,22 @@ class SummingAdapter(BoundAdapter):
 
 
 class RenyiAdapter(SummingAdapter):
-    """`RenyiELBO`, which keeps the plain loss of its last draws, at the weight that they had."""
+    """Adapter of `RenyiELBO`, which keeps the plain loss of its last draws, at the weight of the step."""
 
     bound: RenyiELBO
 
     def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
-        loss, rest = _scaled(self.bound, pair, batch, weight)
+        loss, rest = _weighted_loss(self.bound, pair, batch, weight)
         assert self.bound.plain_loss is not None
         return loss, -(self.bound.plain_loss + rest)
 
 
 class TraceEnumAdapter(SummingAdapter):
-    """Pyro's TraceEnum_ELBO, which takes one scale only: what warm-up takes from the KL is subtracted after it."""
+    """Adapter of Pyro's TraceEnum_ELBO, which allows one scale only.
+
+    The loss is computed at full weight, and (1 - weight) KL is subtracted from it in warm-up.
+    """
 
     needs_marked = True
 
@@ -191,14 +207,14 @@ ADAPTERS: tuple[tuple[type[ELBO], type[BoundAdapter]], ...] = (
 
 
 def adapter(bound: ELBO | None) -> BoundAdapter:
-    """The adapter of a bound; of `TraceELBO` for None.
+    """The adapter of a bound; None stands for `TraceELBO`.
 
     Raises
     ------
     TypeError
-        For what is no ELBO.
+        For an object that is not an ELBO.
     ValueError
-        For an ELBO that computes its own gradients, or cannot keep its parameters in the modules.
+        For an ELBO that computes its own gradients, or needs Pyro's global parameter store.
     """
     bound = TraceELBO() if bound is None else bound
     _check_elbo(bound)
@@ -207,22 +223,22 @@ def adapter(bound: ELBO | None) -> BoundAdapter:
 
 def _check_elbo(elbo: ELBO) -> None:
     if not isinstance(elbo, ELBO):
-        raise TypeError(f"elbo must be an ELBO, made: Trace_ELBO(), and is {elbo!r}")
+        raise TypeError(f"elbo must be an ELBO, such as Trace_ELBO(), not its class; got {elbo!r}")
     name = type(elbo).__name__
-    if type(elbo).__module__.startswith("pyro.") and name in INSTEAD:
-        raise ValueError(f"elbo={name} has no loss for Lightning's optimisation by minibatch: use {INSTEAD[name]}")
+    if type(elbo).__module__.startswith("pyro.") and name in ALTERNATIVES:
+        raise ValueError(f"elbo={name} has no loss that minibatches can train: use {ALTERNATIVES[name]}")
     if name.startswith("Jit"):
         raise ValueError(f"elbo={name} needs Pyro's global parameter store, which is off here: use {name[3:]}")
     if not hasattr(elbo, "differentiable_loss"):
-        raise ValueError(f"elbo={name} has no differentiable loss for Lightning's optimisation: use Trace_ELBO()")
+        raise ValueError(f"elbo={name} has no differentiable loss, which Lightning needs: use Trace_ELBO()")
 
 
-def _at(weight: float) -> AbstractContextManager[Any]:
+def _scale_latents(weight: float) -> AbstractContextManager[Any]:
     return ScaleLatents(weight) if weight < 1 else nullcontext()
 
 
-def _scaled(bound: ELBO, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor | float]:
-    """The loss with the latent sites at ``weight``, and what a weight of 1 would add to it at the same draws."""
+def _weighted_loss(bound: ELBO, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor | float]:
+    """The loss with the latent sites at ``weight``, and the loss at weight 1 minus it, at the same draws."""
     if weight == 1:
         return pair(batch), 0.0
     with LatentSites() as latents, ScaleLatents(weight):
@@ -232,7 +248,7 @@ def _scaled(bound: ELBO, pair: ELBOModule, batch: RowBatch, weight: float) -> tu
 
 
 def _nesting(p: Trace, q: Trace) -> int:
-    """How deep the plates of a model and a guide are nested; Pyro checks the shapes in them while it can tell."""
+    """Nesting depth of the plates of a model and its guide; raises Pyro's errors for wrong shapes in them."""
     for trace in (p, q):
         trace.compute_log_prob()
     sites = [site for trace in (p, q) for site in sample_sites(trace)]

@@ -1,4 +1,4 @@
-"""Importance-weighted and Renyi bounds by row."""
+"""Importance-weighted and Renyi bounds of each row."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ class RenyiELBO(ELBO, RecordsArguments):
     with f the global latents and z_n those of row n. alpha = 0 is the importance-weighted bound, which rises with S
     to log p(x_n | f) of each row; alpha = 1 is the ELBO, and alpha > 1 lies below it. The global latents are drawn
     once, and their KL is estimated from that draw. The sum over a minibatch is scaled to the data set after the
-    logarithm: weights of whole minibatches would be another quantity. Discrete latents marked
+    logarithm: weights of whole minibatches would define another quantity. Discrete latents marked
     ``infer={"enumerate": "parallel"}`` are summed out of each weight.
 
-    In KL warm-up at weight w, each factor of a row's weight that is of latents is raised to the power w.
+    In KL warm-up at weight w, the densities of latents in a row's weight are raised to the power w.
 
     Parameters
     ----------
     alpha
-        order, 0 or more; below 0 there is no bound.
+        order of the bound, 0 or more.
     num_particles
-        S, draws of the row's latents in each step; the guide and the model run so often.
+        S, the number of draws of each row's latents in a step; guide and model run S times.
 
     Raises
     ------
     ValueError
-        For an alpha below 0, and for a guide with a site that cannot be reparameterised.
+        For an alpha below 0, where there is no lower bound, and for a guide with a site that cannot be reparameterised.
 
     Source: Burda et al. 2016, equation 8 (alpha = 0); Li and Turner 2016, equation 14.
     """
 
     def __init__(self, alpha: float = 0.0, num_particles: int = 2) -> None:
         if not 0 <= alpha < math.inf:
-            raise ValueError(f"alpha is the bound's order, 0 or more, and is {alpha}: below 0 there is no lower bound")
+            raise ValueError(f"alpha must be 0 or more, since below 0 there is no lower bound; got {alpha}")
         check_positive(num_particles=num_particles)
         super().__init__(num_particles=num_particles)
         self.alpha = alpha
-        self.plain_loss: Tensor | None = None  # at alpha = 1, of the last call's draws
+        self.plain_loss: Tensor | None = None  # the loss at alpha = 1, for the draws of the last call
 
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any) -> Tensor:
         """The negative bound over the full data, in nats."""
@@ -92,7 +92,7 @@ class ImportanceWeightedELBO(RenyiELBO):
     Parameters
     ----------
     num_particles
-        S.
+        S, the number of draws of each row's latents in a step.
 
     Source: Burda et al. 2016, equation 8.
     """
@@ -101,7 +101,7 @@ class ImportanceWeightedELBO(RenyiELBO):
         super().__init__(0.0, num_particles)
 
 
-# Log-probabilities of traces, by row -------------------------------------------------------------------------------
+# Log-weights of rows ------------------------------------------------------------------------------------------------
 
 
 def _renyi(weights_sn: Tensor, alpha: float) -> Tensor:
@@ -115,7 +115,7 @@ def _total(terms: dict[str, Tensor]) -> Any:
 
 
 def _shared(sites: list[dict[str, Any]]) -> Trace:
-    """The guide's global latents alone, to replay it on."""
+    """A trace of the guide's global latents alone, on which the guide is replayed."""
     trace = Trace()
     for site in sites:
         if not is_local(site):
@@ -126,7 +126,7 @@ def _shared(sites: list[dict[str, Any]]) -> Trace:
 def _check_reparameterised(sites: list[dict[str, Any]]) -> None:
     if fixed := [site["name"] for site in sites if not (site["is_observed"] or site["fn"].has_rsample)]:
         raise ValueError(
-            f"elbo=RenyiELBO takes its gradient through the draws, and the guide's sites {fixed} have none: sample "
-            "them from a distribution with rsample, or mark discrete ones infer={'enumerate': 'parallel'} in the model "
-            "and leave them out of the guide"
+            f"elbo=RenyiELBO needs draws that can be differentiated, which the guide's sites {fixed} do not have: "
+            "sample them from a distribution with rsample, or mark discrete ones infer={'enumerate': 'parallel'} in "
+            "the model and leave them out of the guide"
         )

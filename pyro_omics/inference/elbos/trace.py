@@ -1,4 +1,4 @@
-"""Pyro's Trace_ELBO with nothing read back from the device, and without what only a trace's other users need."""
+"""A faster Trace_ELBO: no synchronisation with the device, and only sample sites are traced."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ Sites: TypeAlias = dict[str, dict[str, Any]]
 
 
 class TraceELBO(Trace_ELBO, RecordsArguments):
-    r"""The ELBO from draws of the guide: value and gradient of Pyro's Trace_ELBO, in less time.
+    r"""The ELBO, estimated from draws of the guide: value and gradient of Pyro's Trace_ELBO, in less time.
 
     .. math:: \mathcal L = \frac{1}{S} \sum_s \log p(x, z_s) - \log q(z_s), \quad z_s \sim q
 
-    with Pyro's score-function terms for sites that cannot be reparameterised. The value stays on the device until
-    somebody asks for it, where Pyro's reads a number for each site. With validation on (`SVIModule` has it on in the
-    first step) the programs run under Pyro's own handlers, with their checks; with validation off, under one that keeps
-    the sample sites alone, so a program may not rely on traced ``pyro.param`` statements. On a CPU a NaN is warned of,
-    as Pyro does; on other devices the logged ELBO shows it.
+    with Pyro's score-function terms for sites that cannot be reparameterised. The value stays on the device, where
+    Pyro's ELBO reads one number per site. With validation on (as in the first step of `SVIModule`), model and guide run
+    under Pyro's own handlers and their checks. With validation off, they run under a handler that records sample sites
+    alone, so that ``pyro.param`` statements are not traced. A NaN raises a warning on a CPU, as in Pyro; on other
+    devices it shows in the logged ELBO.
 
-    Where guide and model have closed-form divergences (both Normal), ``pyro.infer.TraceMeanField_ELBO()`` takes them
-    instead of draws of the KL.
+    Where the KL of guide and model has a closed form (both Normal), ``pyro.infer.TraceMeanField_ELBO()`` uses it
+    instead of an estimate.
 
     Parameters
     ----------
     num_particles
-        S.
+        S, the number of draws.
     max_plate_nesting
-        how deep plates are nested, asked for with vectorised particles alone; found out where it is not given.
+        nesting depth of plates, needed with vectorised particles alone; inferred by default.
     vectorize_particles
-        whether the S draws are made at once: for models without global latents.
+        whether to make the S draws at once: only for models without global latents.
 
     Source: Ranganath et al. 2014; Kingma and Welling 2014; pyro.infer.Trace_ELBO.
     """
@@ -54,7 +54,7 @@ class TraceELBO(Trace_ELBO, RecordsArguments):
     ) -> None:
         check_positive(num_particles=num_particles)
         super().__init__(num_particles, max_plate_nesting, vectorize_particles=vectorize_particles)
-        self.kl: Any = 0.0  # of the last call's draws, log q - log p of the latents with the scales they had
+        self.kl: Any = 0.0  # log q - log p of the latents in the last call, at the scales of that call
 
     def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kw: Any) -> Any:
         """The negative ELBO over the full data, in nats, with the gradient of Pyro's surrogate."""
@@ -64,12 +64,12 @@ class TraceELBO(Trace_ELBO, RecordsArguments):
             particle, kl = _loss(p, q)
             loss = loss + particle / self.num_particles
             self.kl = self.kl + kl / self.num_particles
-        if _is_free(loss):
+        if _is_on_cpu(loss):  # on other devices, reading the value would wait for all kernels
             warn_if_nan(loss.detach(), "loss")
         return loss
 
     def _particles(self, model: Any, guide: Any, args: Any, kw: Any) -> Iterator[tuple[Sites, Sites]]:
-        """Sample sites of model and guide, by draw."""
+        """The sample sites of model and guide, for each draw."""
         messenger = isinstance(poutine.unwrap(guide), Messenger)
         if is_validation_enabled() or self.vectorize_particles or messenger:
             for traces in self._get_traces(model, guide, args, kw):
@@ -81,16 +81,16 @@ class TraceELBO(Trace_ELBO, RecordsArguments):
                 guide(*args, **kw)
             with SampleSites(q.sites) as p:
                 model(*args, **kw)
-            yield p.scored, q.scored
+            yield p.without_plates, q.without_plates
 
 
 class SampleSites(Messenger):
-    """What poutine.trace and poutine.replay do to sample sites, and nothing to any other.
+    """Record sample sites, and replay given ones: poutine.trace and poutine.replay for sample sites alone.
 
     Parameters
     ----------
     known
-        sites whose values are taken over, name -> site; None to sample.
+        sites to replay, name -> site; None samples all.
     """
 
     def __init__(self, known: Sites | None = None) -> None:
@@ -113,8 +113,8 @@ class SampleSites(Messenger):
             self.sites[msg["name"]] = msg.copy()
 
     @property
-    def scored(self) -> Sites:
-        """The sites without those of plates."""
+    def without_plates(self) -> Sites:
+        """The recorded sites but those of plates' subsamples."""
         return {name: site for name, site in self.sites.items() if not site_is_subsample(site)}
 
 
@@ -123,50 +123,50 @@ def _samples(trace: Trace) -> Sites:
 
 
 def _loss(p: Sites, q: Sites) -> tuple[Any, Any]:
-    """The negative ELBO of one draw, whose gradient is that of Pyro's surrogate; and the latents' part of it."""
+    """The negative ELBO of one draw, with the gradient of Pyro's surrogate; and its KL term."""
     observed: Any = 0.0
     kl: Any = 0.0
-    beyond: Any = 0.0  # what the surrogate has beyond the value
+    surrogate: Any = 0.0  # the surrogate minus the value: it adds to the gradient alone
     scores = []
     for site in p.values():
         if site["is_observed"]:
-            observed = observed + _scored(site)
+            observed = observed + _log_prob_sum(site)
         else:
-            kl = kl - _scored(site)
+            kl = kl - _log_prob_sum(site)
     for site in q.values():
-        log_q, score, entropy = _parts(site)
+        log_q, score, entropy = _score_parts(site)
         kl = kl + log_q.sum()
         if entropy is not log_q:
-            beyond = beyond - log_q.sum()
+            surrogate = surrogate - log_q.sum()
             if not is_identically_zero(entropy):
-                beyond = beyond + entropy.sum()
+                surrogate = surrogate + entropy.sum()
         if not is_identically_zero(score):
             scores.append((site, score))
     if scores:
         log_r = _compute_log_r(_Nodes(p), _Nodes(q))
         for site, score in scores:
-            beyond = beyond - (log_r.sum_to(site["cond_indep_stack"]) * score).sum()
+            surrogate = surrogate - (log_r.sum_to(site["cond_indep_stack"]) * score).sum()
     loss = kl - observed
-    if isinstance(beyond, Tensor):
-        loss = loss + (beyond - beyond.detach())
+    if isinstance(surrogate, Tensor):
+        loss = loss + (surrogate - surrogate.detach())
     return loss, kl.detach() if isinstance(kl, Tensor) else kl
 
 
 class _Nodes:
-    """Sites as Pyro's functions of a trace expect them."""
+    """Sites with the interface of a trace, for Pyro's functions."""
 
     def __init__(self, nodes: Sites) -> None:
         self.nodes = nodes
 
 
-def _scored(site: dict[str, Any]) -> Any:
+def _log_prob_sum(site: dict[str, Any]) -> Any:
     if "log_prob" not in site:
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         site["log_prob"] = scale_and_mask(log_prob, site["scale"], site["mask"])
     return site["log_prob"].sum()
 
 
-def _parts(site: dict[str, Any]) -> Any:
+def _score_parts(site: dict[str, Any]) -> Any:
     if "score_parts" not in site:
         parts = site["fn"].score_parts(site["value"], *site["args"], **site["kwargs"])
         whole = parts.entropy_term is parts.log_prob
@@ -177,6 +177,5 @@ def _parts(site: dict[str, Any]) -> Any:
     return site["score_parts"]
 
 
-def _is_free(loss: Any) -> bool:
-    """Whether looking at a number costs no wait for a device."""
+def _is_on_cpu(loss: Any) -> bool:
     return isinstance(loss, Tensor) and loss.device.type == "cpu"

@@ -574,7 +574,7 @@ def test_a_column_of_one_level_is_dropped_with_one_warning(argument):
 def test_a_column_with_a_level_per_cell_is_refused():
     adata = cells()
     adata.obs["barcode"] = adata.obs_names
-    with pytest.raises(ValueError, match=r"batch_key='barcode' has 40 levels for 40 cells.*'cell0'.*name the column"):
+    with pytest.raises(ValueError, match=r"batch_key='barcode' has 40 levels for 40 cells.*'cell0'.*pass the column"):
         CellDataModule(adata, batch_key="barcode")
 
 

@@ -1,4 +1,4 @@
-"""Real data sets: bundled with a dependency, or fetched once by pooch and checked by SHA-256."""
+"""Real data sets: bundled with a dependency, or downloaded once by pooch and checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ _FILES = {
 
 
 def fetch(name: str) -> Path:
-    """The path of a data file: from the folder that PYRO_OMICS_DATA names, else downloaded once into a cache.
+    """Path of a data file: in the folder named by PYRO_OMICS_DATA, else downloaded once into a cache.
 
     Raises
     ------
     ValueError
-        Where the file's SHA-256 is not the expected one (in the named folder: it is left as it is).
+        If the file's SHA-256 is not the expected one; a file in the named folder is left unchanged.
     """
     source, digest = _FILES[name]
     folder = os.environ.get(DATA_FOLDER)
     if folder and (path := Path(folder) / name).is_file():
         if pooch.file_hash(str(path)) != digest:
-            raise ValueError(f"{path} ({DATA_FOLDER}) is not the file expected: its SHA-256 is not {digest}")
+            raise ValueError(f"{path} must have the SHA-256 {digest}; got another file: remove it from {DATA_FOLDER}")
         return path
     return Path(pooch.retrieve(source + name, known_hash=f"sha256:{digest}", fname=name, path=_cache()))
 
@@ -72,9 +72,9 @@ def _cache() -> Path:
 def pbmc68k() -> AnnData:
     """700 peripheral blood mononuclear cells x 765 genes, integer UMI counts in X; offline.
 
-    scanpy bundles a subset of the 68k PBMC data as log1p of normalised counts, rounded to 3 decimals. Counts come
-    back exactly: in each cell, expm1 divided by its smallest non-zero value is within 0.12 of an integer, and a
-    cell's smallest non-zero count is 1.
+    scanpy bundles a subset of the 68k PBMC data as log1p of normalised counts, rounded to 3 decimals. The counts are
+    recovered exactly: in each cell the smallest non-zero count is 1, and expm1 divided by its smallest non-zero value
+    is within 0.12 of an integer.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def pbmc68k() -> AnnData:
 
     Source: Zheng et al. 2017, Nature Communications 8, 14049; scanpy's ``datasets.pbmc68k_reduced``.
     """
-    import scanpy as sc  # seconds to import, and only this loader needs it
+    import scanpy as sc  # takes seconds to import, and only this function needs it
 
     reduced = sc.datasets.pbmc68k_reduced()
     matrix = sp.csr_matrix(reduced.raw.X, dtype=np.float64, copy=True)
@@ -101,16 +101,16 @@ def pbmc10k_citeseq() -> AnnData:
     """6,855 peripheral blood mononuclear cells: 4,000 genes in X, 14 surface proteins in ``obsm["protein_counts"]``.
 
     The 10x Genomics PBMC 10k v3 CITE-seq set (TotalSeq-B), as filtered for totalVI's harmonization study: UMI counts
-    of both. Two files, 3.2 MB, are looked for in the folder that PYRO_OMICS_DATA names before they are downloaded.
+    of both. Two files, 3.2 MB, are read from the folder named by PYRO_OMICS_DATA, or downloaded.
 
     Returns
     -------
-    AnnData; ``obsm["protein_counts"]`` is a DataFrame whose columns are bare names (``CD3``).
+    AnnData; ``obsm["protein_counts"]`` is a DataFrame whose columns are the proteins' names (``CD3``).
 
     Raises
     ------
     ValueError
-        Where a file is not the expected one.
+        If a file is not the expected one.
 
     Source: Gayoso et al. 2021, Nature Methods 18, 272; github.com/YosefLab/totalVI_reproducibility.
     """
@@ -129,25 +129,25 @@ def pbmc10k_citeseq() -> AnnData:
 
 
 def uncdel003() -> AnnData:
-    """A DNA-encoded library on 53BP1: 58,080 compounds, three selections, UMI counts; real, with no control arm.
+    """UMI counts of a DNA-encoded library in three selections on 53BP1, without a control: 58,080 compounds.
 
     UNCDEL003, 33 x 40 x 44 building blocks made for readers of methylated lysine. 4,209 compounds were sequenced; the
-    others are zeros. Building block C006 (methyl piperazine) was validated by experiment. One file, 0.3 MB, is looked
-    for in the folder that PYRO_OMICS_DATA names before it is downloaded.
+    others have counts of zero. Building block C006 (methyl piperazine) was validated by experiment. One file, 0.3 MB,
+    is read from the folder named by PYRO_OMICS_DATA, or downloaded.
 
-    Most compounds were seen in one selection alone, some there with tens of UMIs: replicates agree by building block
-    (correlations of 0.8 to 0.98 of their sums), and hardly by compound (0.1). RDKit does not parse the SMILES of the
+    Most compounds were seen in one selection only, some of them with tens of UMIs: replicates agree by building block
+    (their sums have correlations of 0.8 to 0.98), but hardly by compound (0.1). RDKit does not parse the SMILES of the
     119 compounds with A005, whose ammonium is written without its charge: replace "[N](C)(C)" by "[N+](C)(C)".
 
     Returns
     -------
-    AnnData; ``obs`` has the building blocks ``A``, ``B``, ``C`` and, of compounds that were sequenced, ``smiles``;
-    all three selections are "target".
+    AnnData; ``obs`` has the building blocks ``A``, ``B``, ``C`` and ``smiles``, the latter of sequenced compounds only;
+    all three selections have the condition "target".
 
     Raises
     ------
     ValueError
-        Where the file is not the expected one.
+        If the file is not the expected one.
 
     Source: github.com/Popov-Lab-UNC/DELi; doi 10.1021/acs.jmedchem.3c01192.
     """
@@ -155,22 +155,22 @@ def uncdel003() -> AnnData:
 
 
 def deldenoiser_20x20x20() -> AnnData:
-    """A simulated library of 20 x 20 x 20 compounds with truncated products, before and after selection.
+    """Simulated counts of 20 x 20 x 20 compounds with truncated products, before and after selection.
 
-    Counts of a truncated product go to the compound whose tag it carries, so that counts alone do not tell binders
-    from building blocks that bind when truncated. Four files, 0.5 MB, are looked for in the folder that
-    PYRO_OMICS_DATA names before they are downloaded.
+    A truncated product is counted as the compound whose tag it carries, so that counts alone do not distinguish binders
+    from building blocks that bind when truncated. Four files, 0.5 MB, are read from the folder named by
+    PYRO_OMICS_DATA, or downloaded.
 
     Returns
     -------
-    AnnData; ``obs`` has the building blocks (lanes) ``A``, ``B``, ``C``, the true yield of each one's reaction,
-    ``yield_A``, ``yield_B``, ``yield_C``, and of the full-cycle compound the true ``log10_K`` and ``survival_rate``;
-    one selection is "pre-selection", one "target".
+    AnnData; ``obs`` has the building blocks (lanes) ``A``, ``B``, ``C``, the true yields of their reactions,
+    ``yield_A``, ``yield_B``, ``yield_C``, and the true ``log10_K`` and ``survival_rate`` of the full-cycle compound;
+    one selection has the condition "pre-selection", the other "target".
 
     Raises
     ------
     ValueError
-        Where a file is not the expected one.
+        If a file is not the expected one.
 
     Source: github.com/totient-bio/deldenoiser; Komar & Kalinic 2020, ACS Combinatorial Science 22, 410.
     """

@@ -1,4 +1,4 @@
-"""`BlockLoader`: minibatches of rows that stay on disk, read ahead of the training."""
+"""`EpochLoader` for rows in memory, and `BlockLoader` for rows on disk, which reads ahead."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from pyro_omics.data.matrices.memory import CountMatrix, RowsOnDevice
 from pyro_omics.data.splits import EpochSampler
 
 Minibatches = tuple[Tensor, ...]
-Rows = tuple[sp.csr_matrix, Tensor]  # in memory, and where in them the minibatches' are
+Rows = tuple[sp.csr_matrix, Tensor]  # a buffer in memory, and the positions of the minibatches' rows in it
 
 
 class EpochLoader(DataLoader[Any]):
-    """A DataLoader that asks for its rows when it is asked for the first minibatch, and not before.
+    """A DataLoader that starts its sampler and workers at the first minibatch, not when its iterator is made.
 
-    Lightning makes a resumed fit's iterator first, and then says which epoch it is: workers would have read ahead.
+    For a resumed fit Lightning makes the iterator before it sets the epoch, so that workers started at once would read
+    rows of the wrong epoch.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -32,21 +33,21 @@ class EpochLoader(DataLoader[Any]):
 
 
 class BlockLoader:
-    """What a DataLoader is for rows in memory: a buffer of rows is read while minibatches are made of the one before.
+    """Loader of minibatches from disk: the next buffer of rows is read while minibatches are made from this one.
 
     Parameters
     ----------
     data
-        dataset with a method ``batch(rows, x)``, whose ``counts`` are a `disk.StoredMatrix`.
+        `RowTensors` whose ``counts`` are a `disk.StoredMatrix`.
     sampler
-        the minibatches' rows; its ``buffers`` are what is read at once.
+        sampler of the minibatches' rows; each of its ``buffers`` is read at once.
     num_workers
-        processes that read; with 0, a thread does. The minibatches are the same.
+        number of processes that read; with 0, a thread reads. The minibatches are the same.
     device
-        where the trainer is: on a GPU, counts are moved in compressed rows, and made dense there.
+        device of the trainer. To a GPU, counts are moved in compressed rows and made dense there.
     """
 
-    batch_sampler = None  # Lightning asks for it where there is a sampler
+    batch_sampler = None  # Lightning reads it of every loader with a sampler
 
     def __init__(self, data: Any, sampler: EpochSampler, num_workers: int, device: torch.device) -> None:
         self.data, self.sampler, self.num_workers, self.device = data, sampler, num_workers, device
@@ -58,8 +59,8 @@ class BlockLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """The minibatches of one epoch."""
-        torch.empty((), dtype=torch.int64).random_()  # as a DataLoader does: training then draws the same noise
-        for minibatches, (csr, at) in self._by_workers() if self.num_workers else self._by_thread():
+        torch.empty((), dtype=torch.int64).random_()  # a DataLoader draws once too, so training has the same noise
+        for minibatches, (csr, at) in self._read_by_workers() if self.num_workers else self._read_by_thread():
             counts: Any = CountMatrix(csr)
             if self.device.type == "cuda":
                 counts = RowsOnDevice(counts, self.device)
@@ -67,7 +68,7 @@ class BlockLoader:
             for rows, place in zip(minibatches, places, strict=True):
                 yield self.data.batch(rows, counts.rows(place))
 
-    def _by_thread(self) -> Iterator[tuple[Minibatches, Rows]]:
+    def _read_by_thread(self) -> Iterator[tuple[Minibatches, Rows]]:
         with ThreadPoolExecutor(1, "rows") as reader:
             ahead: Any = None
             for minibatches in self.sampler.buffers():
@@ -78,25 +79,25 @@ class BlockLoader:
             if ahead is not None:
                 yield ahead[0], ahead[1].result()
 
-    def _by_workers(self) -> Iterator[tuple[Minibatches, Rows]]:
+    def _read_by_workers(self) -> Iterator[tuple[Minibatches, Rows]]:
         if self._readers is None:
             self._readers = DataLoader(
-                _Reading(self.data.counts),
+                _BufferReader(self.data.counts),
                 batch_size=None,
-                sampler=_Buffers(self.sampler),
-                collate_fn=_as_it_is,
+                sampler=_BufferSampler(self.sampler),
+                collate_fn=_identity,
                 generator=torch.Generator(),
                 num_workers=self.num_workers,
                 prefetch_factor=1,
                 persistent_workers=True,
             )
-        # Of one sampler, so in one order: the minibatches stay here, and are not sent there and back.
+        # Both iterators follow one sampler, so their order is the same and minibatches need not be sent to workers.
         for minibatches, (at, shape, *parts) in zip(self.sampler.buffers(), self._readers, strict=True):
             yield minibatches, (sp.csr_matrix(tuple(part.numpy() for part in parts), shape=shape), at)
 
 
-class _Reading(Dataset[Any]):
-    """What a worker does: the rows of a buffer, as tensors, which go to the main process in shared memory."""
+class _BufferReader(Dataset[Any]):
+    """Dataset of buffers, read by workers; tensors reach the main process in shared memory."""
 
     def __init__(self, counts: StoredMatrix) -> None:
         self.counts = counts
@@ -107,8 +108,8 @@ class _Reading(Dataset[Any]):
         return (at, csr.shape, *parts)
 
 
-class _Buffers(Sampler[np.ndarray]):
-    """The rows of each buffer of an epoch."""
+class _BufferSampler(Sampler[np.ndarray]):
+    """Sampler of the rows of each buffer of an epoch."""
 
     def __init__(self, sampler: EpochSampler) -> None:
         self.sampler = sampler
@@ -118,5 +119,5 @@ class _Buffers(Sampler[np.ndarray]):
             yield torch.cat(minibatches).numpy()
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item

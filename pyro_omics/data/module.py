@@ -1,4 +1,4 @@
-"""What all DataModules share: rows that train, rows held out, and minibatches of either."""
+"""`RowDataModule` and `RowTensors`: the base classes of the DataModules and of their tensors."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ B = TypeVar("B")
 
 
 class RowDataModule(pl.LightningDataModule):
-    """Minibatches of the rows of an AnnData; a subclass sets ``split`` and ``data``, in its ``__init__``.
+    """Base class of the DataModules: minibatches of the training rows and of the held-out rows of an AnnData.
 
-    ``data`` is a dataset whose items are whole minibatches (``data[rows]``), with ``batches(rows, batch_size)``.
+    A subclass sets ``split`` and ``data`` in its ``__init__``; ``data`` are `RowTensors`.
 
-    Where the trainer is on a GPU, data in memory that take no more than half of what is free there are moved once,
-    dense or else in compressed rows, and minibatches are made there; larger ones are made on the host, by the workers
-    if there are any, in pinned memory. On a CPU workers seldom pay: a minibatch is made faster than it is sent. They
-    share the data's memory with the main process (where processes are forked, as on Linux).
+    When the trainer is on a GPU, data in memory that need at most half of the free GPU memory are moved there once
+    (dense if they fit, else in compressed rows), and minibatches are made on the GPU. Minibatches of larger data are
+    made on the host in pinned memory, by the workers if there are any. On a CPU, workers seldom pay: making a
+    minibatch takes less time than sending it. Workers share the data's memory with the main process where processes
+    are forked, as on Linux.
 
     Parameters
     ----------
     batch_size
         rows in a minibatch.
     seed
-        of the order of the training rows.
+        seed of the order of the training rows.
     num_workers
-        worker processes of the loaders.
+        number of worker processes of the loaders.
     """
 
     split: Split
@@ -57,42 +58,43 @@ class RowDataModule(pl.LightningDataModule):
         check_positive(batch_size=batch_size)
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.blocks: Blocks | None = None
-        self._moved: Any = None
+        self._gpu_copy: Any = None
 
     def rows(self, split: str = "all") -> np.ndarray:
-        """Positions in the AnnData, ascending: ``"all"``, ``"training"`` or ``"validation"`` rows."""
+        """Ascending positions in the AnnData of the ``"all"``, ``"training"`` or ``"validation"`` rows."""
         return self.split.rows(split).numpy()
 
     def aligned(self, schema: Any) -> RowTensors[Any]:
-        """All rows as a model of another ``schema`` must see them, by name."""
+        """All rows, with columns and levels matched by name to those of another ``schema``."""
         raise NotImplementedError
 
     def adopt(self, schema: Schema, n_obs: int, sizes: dict[str, Any] | None = None) -> None:
-        """Become data for a model that was trained on others: aligned to its ``schema``, and all rows held out.
+        """Align these data to a model that was trained on other data, and hold out all rows.
 
         Parameters
         ----------
         schema, n_obs
-            the model's.
+            schema and number of training rows of the model's data.
         sizes
-            fields of the sizes (`sizes.Sizes`, `sizes.DELSizes`) that the model was made for, where it is to be made
-            again; None takes those of these data, which may have other moments, and lack what the model's data had.
+            fields of the sizes (`sizes.Sizes`, `sizes.DELSizes`) that the model was made with, if the model is to be
+            made again from this DataModule. None computes the sizes from these data, whose moments may differ and
+            which may lack what the model's data had.
 
         Raises
         ------
         ValueError
-            As `aligned` does.
+            As `aligned`.
         """
         data = self.aligned(schema)
         self.split = hold_out_all(self.adata.n_obs, n_obs)
         data.index = self.split.index
         self.data, self.schema, self.n_obs = data, schema, n_obs
-        self.__dict__.pop("sizes", None)  # they were of the data before
+        self.__dict__.pop("sizes", None)  # cached for the data before alignment
         if sizes is not None:
             self.__dict__["sizes"] = self.sizes_type(**sizes)
 
     def example_batch(self) -> Any:
-        """The first two training rows, or, of adopted data, which have none, the first two."""
+        """A minibatch of the first two training rows; of the first two rows where none are for training."""
         rows = self.split.training if len(self.split.training) else self.split.rows("all")
         return self.data[rows[:2]]
 
@@ -101,61 +103,61 @@ class RowDataModule(pl.LightningDataModule):
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         if self.blocks is not None:
             return BlockLoader(self.data, sampler, self.num_workers, device)
-        data = self._on(device) if device.type == "cuda" else None
+        data = self._data_on_gpu(device) if device.type == "cuda" else None
         num_workers = self.num_workers if data is None else 0
         return EpochLoader(
             self.data if data is None else data,
             batch_size=None,  # an item is a minibatch
             sampler=sampler,
-            collate_fn=_already_a_batch,
+            collate_fn=_identity,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=data is None and device.type == "cuda",
         )
 
-    def _on(self, device: torch.device) -> RowTensors[Any] | None:
-        """The data on a GPU, if they take no more than half of what is free there; they are moved once."""
-        if self._moved is None or self._moved[:2] != (self.data, device):
-            room = torch.cuda.mem_get_info(device)[0] // 2
-            self._moved = self.data, device, self.data.placed(device, room)
-        return self._moved[2]
+    def _data_on_gpu(self, device: torch.device) -> RowTensors[Any] | None:
+        """The data on a GPU, or None if they need more than half of its free memory; moved once."""
+        if self._gpu_copy is None or self._gpu_copy[:2] != (self.data, device):
+            max_bytes = torch.cuda.mem_get_info(device)[0] // 2
+            self._gpu_copy = self.data, device, self.data.to_device(device, max_bytes)
+        return self._gpu_copy[2]
 
     def transfer_batch_to_device(self, batch: RowBatch, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch on the device: itself, where it is there already, and as Lightning moves it where not."""
+        """The batch on the device: unchanged if it is already there, else moved by Lightning."""
         if isinstance(batch, tuple) and all(field is None or _is_on(field, device) for field in batch):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def train_dataloader(self) -> DataLoader[Any] | BlockLoader:
-        """Training rows in an order drawn from (seed, epoch)."""
+        """Minibatches of the training rows, in an order drawn from (seed, epoch)."""
         return self._loader(self.split.training, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any] | BlockLoader | Iterator[Any]:
-        """Held-out rows, in order."""
+        """Minibatches of the held-out rows, in order."""
         if not len(self.split.validation):
-            return iter(())  # an empty loader with a length has Lightning warn at each epoch
+            return iter(())  # of an empty loader with a length Lightning would warn at each epoch
         return self._loader(self.split.validation, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Any] | BlockLoader:
-        """The held-out rows: those of validation, which nothing here tunes on unless you stop a fit by them."""
+        """The minibatches of validation; the package tunes nothing on them, unless you stop a fit early by them."""
         if not len(self.split.validation):
-            raise ValueError("no rows are held out to test on: give validation_size or validation_indices")
+            raise ValueError("no rows are held out to test on: pass validation_size or validation_indices")
         return self._loader(self.split.validation, shuffle=False)
 
     def predict_dataloader(self) -> DataLoader[Any] | BlockLoader:
-        """All rows, in AnnData's order."""
+        """Minibatches of all rows, in the order of the AnnData."""
         return self._loader(self.split.rows("all"), shuffle=False)
 
 
 class RowTensors(Dataset[B]):
-    """The data as tensors: whole minibatches are indexed, never the AnnData. A subclass says what an item is.
+    """Dataset whose items are whole minibatches, ``data[rows]``; a subclass implements `batch`.
 
     Parameters
     ----------
     counts
-        (n, columns), in memory, on a device or on disk.
+        count matrix (n, columns), in memory, on a device or on disk.
     fields
-        other tensors over all rows; some may be compressed rows too, or None.
+        further tensors or `CountMatrix` over all rows, or None, by name.
     index
         (n,) the rows' numbers, see `batch.CellBatch`.
     """
@@ -181,19 +183,19 @@ class RowTensors(Dataset[B]):
         for start in range(0, len(rows), batch_size):
             yield self[rows[start : start + batch_size]]
 
-    def placed(self, device: torch.device, room: int) -> RowTensors[B] | None:
-        """All of it on a device, if it takes no more than ``room`` bytes."""
+    def to_device(self, device: torch.device, max_bytes: int) -> RowTensors[B] | None:
+        """A copy on a device, or None if it needs more than ``max_bytes``."""
         tensors = [self.index, *(field for field in self.fields.values() if isinstance(field, Tensor))]
-        room -= sum(tensor.nbytes for tensor in tensors)
+        max_bytes -= sum(tensor.nbytes for tensor in tensors)
         data = copy.copy(self)
         data.fields = dict(self.fields)
         matrices = {name: field for name, field in self.fields.items() if isinstance(field, CountMatrix)}
         for name, matrix in matrices.items():
-            data.fields[name] = matrix.placed(device, room - self.counts.n_bytes)
+            data.fields[name] = matrix.to_device(device, max_bytes - self.counts.n_bytes)
             if data.fields[name] is None:
                 return None
-            room -= data.fields[name].n_bytes
-        data.counts = self.counts.placed(device, room)
+            max_bytes -= data.fields[name].n_bytes
+        data.counts = self.counts.to_device(device, max_bytes)
         if data.counts is None:
             return None
         for name, field in self.fields.items():
@@ -207,10 +209,10 @@ def _is_on(field: Any, device: torch.device) -> bool:
     return isinstance(field, Tensor) and field.device == device
 
 
-def _already_a_batch(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 def digest(names: Iterable[str]) -> str:
-    """A short hash of names in their order, by which a model knows the rows that it was trained on."""
+    """Short hash of names in their order, by which a model recognises its training rows."""
     return hashlib.sha256("\n".join(map(str, names)).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Which rows train and which are held out, and in what order they come."""
+"""Training and held-out rows, and the order of minibatches in an epoch."""
 
 from __future__ import annotations
 
@@ -15,42 +15,48 @@ from pyro_omics.data.blocks import Blocks
 
 
 class Split(NamedTuple):
-    """Rows of an AnnData by use, as ascending positions, and each row's number (`batch.CellBatch.index`)."""
+    """Ascending positions of the training and held-out rows of an AnnData, and each row's `batch.CellBatch.index`."""
 
     training: Tensor
     validation: Tensor
     index: Tensor  # type: ignore[assignment]  # shadows tuple.index
 
     def rows(self, split: str) -> Tensor:
-        """The positions of ``"all"``, ``"training"`` or ``"validation"`` rows."""
+        """Positions of the ``"all"``, ``"training"`` or ``"validation"`` rows."""
         if split == "all":
             return torch.arange(len(self.index))
         if split not in ("training", "validation"):
-            raise ValueError(f"split={split!r} is not one of 'all', 'training', 'validation'")
+            raise ValueError(f"split must be 'all', 'training' or 'validation'; got {split!r}")
         return self.training if split == "training" else self.validation
 
 
 def split_rows(n: int, size: float, indices: Sequence[int] | None, seed: int) -> Split:
-    """Hold out ``indices``, or a share ``size`` of the n rows drawn with ``seed``.
+    """Hold out the rows ``indices``, or a share ``size`` of the n rows, drawn with ``seed``.
 
     Raises
     ------
     ValueError
-        Where nothing would be left to train on, or positions are not rows.
+        If no row would be left to train on, or indices are not distinct positions of rows.
+
+    Warns
+    -----
+    UserWarning
+        If a share above 0 holds out no row.
     """
     if indices is None:
         if not 0 <= size < 1:
-            raise ValueError(f"validation_size is a share of the cells, in [0, 1), and is {size}")
+            raise ValueError(f"validation_size must be a share of the rows, in [0, 1); got {size}")
         held_out = np.random.default_rng(seed).permutation(n)[: int(n * size)]
         if size and not len(held_out):
-            warnings.warn(f"validation_size={size} of {n} cells holds out none", UserWarning, stacklevel=3)
+            message = f"validation_size={size} holds out none of {n} rows: pass a larger share, or 0"
+            warnings.warn(message, UserWarning, stacklevel=3)
     else:
-        held_out = _checked(np.asarray(indices), n)
+        held_out = _checked_positions(np.asarray(indices), n)
     mask = np.zeros(n, dtype=bool)
     mask[held_out] = True
     training, validation = np.flatnonzero(~mask), np.flatnonzero(mask)
     if not len(training):
-        raise ValueError(f"validation_indices holds out all {n} cells, and none is left to train on: name fewer")
+        raise ValueError(f"validation_indices must leave rows to train on; got all {n} rows: pass fewer")
     index = np.empty(n, dtype=np.int64)
     index[training] = np.arange(len(training))
     index[validation] = np.arange(len(training), n)
@@ -58,46 +64,48 @@ def split_rows(n: int, size: float, indices: Sequence[int] | None, seed: int) ->
 
 
 def hold_out_all(n: int, n_obs: int) -> Split:
-    """All n rows held out, for a model that was trained on n_obs others."""
+    """All n rows held out, for a model that was trained on ``n_obs`` other rows."""
     rows = torch.arange(n)
     return Split(training=rows[:0], validation=rows, index=rows + n_obs)
 
 
-def _checked(held_out: np.ndarray, n: int) -> np.ndarray:
+def _checked_positions(held_out: np.ndarray, n: int) -> np.ndarray:
     if held_out.size and held_out.dtype.kind not in "iu":
         raise ValueError(
-            f"validation_indices must be integer positions of cells, and are {held_out.dtype}: np.flatnonzero(mask) "
-            "makes them of booleans"
+            f"validation_indices must be integer positions of rows; got {held_out.dtype}: of a boolean mask pass "
+            "np.flatnonzero(mask)"
         )
     held_out = held_out.astype(np.int64)
     if held_out.size and (held_out.min() < 0 or held_out.max() >= n):
-        raise ValueError(f"validation_indices must lie in 0 .. {n - 1}, and reach {held_out.min()} .. {held_out.max()}")
+        raise ValueError(f"validation_indices must lie in 0 .. {n - 1}; got {held_out.min()} .. {held_out.max()}")
     if len(np.unique(held_out)) != len(held_out):
-        raise ValueError("validation_indices names a cell more than once")
+        raise ValueError(
+            "validation_indices must be distinct; got a row more than once: pass np.unique(validation_indices)"
+        )
     return held_out
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Minibatches of rows, in an order that depends on (seed, epoch) alone, so that a resumed epoch is the same epoch.
+    """Sampler of minibatches, in an order that depends on (seed, epoch) alone: a resumed epoch is the same epoch.
 
-    Where W processes train together, each takes every W-th row of that order: what their minibatches hold together is
-    what one process's would at W times the size. No row is given twice, as torch's own DistributedSampler and
-    Lightning's do to even the shares out. In training (``shuffle``) the n mod W rows at the end of the epoch's order,
-    other ones in each epoch, are left out, so that all processes take as many steps, on minibatches of one size: the
-    mean of their gradients is then that of all rows. In validation and prediction every row is given once.
+    When W processes train together, each takes every W-th row of that order: together, their minibatches hold the rows
+    of one process's minibatch of W times the size. No row is given twice; the DistributedSamplers of torch and
+    Lightning repeat rows to make the shares equal. In training (``shuffle``) the last n mod W rows of the epoch's order
+    are left out, different ones in each epoch, so that all processes take equally many steps on minibatches of one
+    size, and the mean of their gradients is that of all rows. In validation and prediction every row is given once.
 
     Parameters
     ----------
     rows
-        positions to go through.
+        positions of the rows.
     batch_size
-        of them in a minibatch of one process.
+        rows in a minibatch of one process.
     seed
-        of the order.
+        seed of the order.
     shuffle
-        or in the order given.
+        whether to shuffle the rows; False keeps their order.
     blocks
-        shuffle in blocks of neighbours, see there; None for all alike.
+        shuffle in blocks of neighbouring rows, see `Blocks`; None shuffles all rows.
 
     Raises
     ------
@@ -105,16 +113,16 @@ class EpochSampler(DistributedSampler[Any]):
         For fewer rows than processes.
     """
 
-    # A DistributedSampler is what Lightning leaves as it is; torch's __init__ is what would pad.
+    # Lightning does not replace a DistributedSampler. torch's __init__, which pads, is not called.
     def __init__(self, rows: Tensor, batch_size: int, seed: int, shuffle: bool, blocks: Blocks | None = None) -> None:
         self.rows, self.seed, self.shuffle, self.blocks, self.epoch = rows, seed, shuffle, blocks, 0
-        self.rank, self.num_replicas = _place()
+        self.rank, self.num_replicas = _rank_and_world_size()
         if len(rows) < self.num_replicas:
             raise ValueError(
                 f"{len(rows)} {'training' if shuffle else 'held-out'} rows cannot be shared by {self.num_replicas} "
-                "processes: train on fewer devices, or hold out another share of the rows"
+                "processes: train on fewer devices, or hold out a different share of the rows"
             )
-        self.batch_size = batch_size if shuffle else _even(len(rows), self.num_replicas, batch_size)
+        self.batch_size = batch_size if shuffle else _even_batch_size(len(rows), self.num_replicas, batch_size)
 
     def __len__(self) -> int:
         """Number of minibatches of this process."""
@@ -123,7 +131,7 @@ class EpochSampler(DistributedSampler[Any]):
         return -(-share // self.batch_size)
 
     def order(self) -> Tensor:
-        """The rows that all processes go through, in this epoch's order."""
+        """The rows of all processes, in this epoch's order."""
         if not self.shuffle:
             return self.rows
         rng = np.random.default_rng([self.seed, self.epoch])
@@ -138,28 +146,28 @@ class EpochSampler(DistributedSampler[Any]):
         return iter(self.order()[self.rank :: self.num_replicas].split(self.batch_size))
 
     def buffers(self) -> Iterator[tuple[Tensor, ...]]:
-        """The minibatches of this process, as many together as are read at once."""
+        """The minibatches of this process, grouped by the buffer that they are read in."""
         if self.blocks is None:
-            raise ValueError("rows in memory are read in no blocks")
+            raise ValueError("blocks must be given for rows on disk; got None: pass Blocks()")
         n_together = self.blocks.n_minibatches(self.batch_size * self.num_replicas)
         minibatches = list(self)
         for start in range(0, len(minibatches), n_together):
             yield tuple(minibatches[start : start + n_together])
 
 
-def _even(n: int, world: int, size: int) -> int:
-    """``size``, or the next that gives every one of ``world`` processes as many minibatches of its share of n rows.
+def _even_batch_size(n: int, world: int, size: int) -> int:
+    """The smallest batch size from ``size`` up with which ``world`` processes get equally many minibatches of n rows.
 
-    Processes wait for one another in each step, of validation too: with 9 rows, 2 processes and minibatches of 4, one
-    would take a step more than the other.
+    Processes wait for one another at each step, also in validation: with 9 rows, 2 processes and minibatches of 4 rows,
+    one process would take a step more than the other.
     """
     while n % world and (n // world) % size == 0:
         size += 1
     return size
 
 
-def _place() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
+def _rank_and_world_size() -> tuple[int, int]:
+    """Rank of this process, and the number of processes."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()

@@ -231,8 +231,8 @@ def test_doubts_are_said_and_an_empty_hit_list_is_a_result(folder, capsys):
     assert len(read("out/compounds.csv")) == 64
     printed = capsys.readouterr().out
     for said in (
-        f"Note: read_del: {missing} of the 64 compounds in the full grid are not in the table and are taken to "
-        "have no count: added with zeros (--complete=false leaves them out)",
+        f"Note: read_del: {missing} of the 64 compounds in the full grid are not in the table and are added with "
+        "counts of zero (--complete=false leaves them out)",
         "Note: the column 'reads' looks like reads by its name",
         "Note: there is one target selection, 'reads'",
         "Note: the sequencing is too shallow for a hit list",
@@ -274,10 +274,13 @@ def refused(folder, capsys, monkeypatch):
         ("--threshold=0.5", "threshold must be a fold enrichment over the background, 1 or more; got 0.5"),
         ("--max_epochs=0", "max_epochs must be a number of passes over the compounds, 1 or more; got 0"),
         ("--conditions=target_1", "conditions must be COLUMN=CONDITION,COLUMN=CONDITION; got 'target_1'"),
-        ("--conditions=nowhere=target", "conditions names 'nowhere'"),
-        ("--conditions.target_1=Target", "--conditions target_1=Target: write 'target'"),
-        ("--synthon_keys=A,Z", "'Z' is not a column"),
-        ("--layout=kindel", "--layout=kindel is known by"),
+        (
+            "--conditions=nowhere=target",
+            "conditions must have columns of counts as keys, 'target_1', 'target_2', 'control_1'",
+        ),
+        ("--conditions.target_1=Target", "--conditions target_1=Target: the condition looks misspelt: pass 'target'"),
+        ("--synthon_keys=A,Z", "synthon_keys must be columns of the table, "),
+        ("--layout=kindel", "--layout=kindel needs the columns"),
         ("--layout=excel", "excel"),
         ("--counts=some", "some"),
         ("--epochs=3", "epochs"),
@@ -296,7 +299,7 @@ def test_a_wrong_option_is_named_before_training(refused, folder, option, said):
 
 
 def test_a_missing_table_is_named(refused):
-    assert "'nowhere.csv' is no file" in refused(table="nowhere.csv")
+    assert "'nowhere.csv' is not a file" in refused(table="nowhere.csv")
 
 
 def test_counts_that_are_none_are_named(refused, folder):
@@ -308,7 +311,7 @@ def test_counts_that_are_none_are_named(refused, folder):
 
 def test_a_table_whose_selections_are_unknown_is_asked_about(refused):
     small(cycles=(2, 2)).rename(columns={"target_1": "s1", "target_2": "s2"}).to_csv("plain.csv", index=False)
-    said = "say what each was selected on, --conditions 's1=target or control,...'"
+    said = "pass the condition of each, --conditions 's1=target or control,...'"
     assert said in refused(table="plain.csv")
     assert "write which of them it is" in refused("--conditions=s1=target or control", table="plain.csv")
 
@@ -317,7 +320,7 @@ def test_doubts_are_said_where_an_error_ends_it(refused):
     small(cycles=(2, 2)).rename(columns={"A": "amine", "B": "acid"}).to_csv("plain.csv", index=False)
     said = refused(table="plain.csv")
     assert "Note: no building blocks are recognised among the columns" in said
-    assert "name their columns, --synthon_keys COLUMN,...; columns of text are 'amine', 'acid'" in said
+    assert "pass their columns, --synthon_keys COLUMN,...; columns of text are 'amine', 'acid'" in said
     assert "synthon_keys must name the building-block columns" in said
 
 

@@ -529,7 +529,7 @@ def test_asking_without_a_checkpoint_is_refused(capsys):
 
 def test_errors_of_the_data_are_said_alone(capsys):
     message = refused(capsys, "--data.init_args.batch_key=nowhere", *SMALL)
-    assert message.strip().endswith("is not a column of adata.obs: there are 'group', 'donor'")
+    assert message.strip().endswith("batch_key must be a column of adata.obs, ['group', 'donor']; got 'nowhere'")
     assert "Union" not in message
 
 

@@ -90,7 +90,7 @@ def shares(monkeypatch, n, world, shuffle, epoch=0, size=3):
     """The samplers of ``world`` processes over n rows."""
     samplers = []
     for rank in range(world):
-        monkeypatch.setattr(splits, "_place", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(splits, "_rank_and_world_size", lambda rank=rank: (rank, world))
         samplers.append(splits.EpochSampler(torch.arange(n) * 10, size, seed=3, shuffle=shuffle))
         samplers[-1].set_epoch(epoch)
     return samplers

@@ -1,1 +1,1 @@
-"""AnnData and MuData in, from memory, files and stores."""
+"""Reading of AnnData and MuData from memory, files and stores, and of columns of obs."""

@@ -1,4 +1,4 @@
-"""AnnData whose counts stay on disk: the tables in memory, and the matrix to be read."""
+"""AnnData whose counts stay on disk: its tables in memory, and its counts as a `StoredMatrix`."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ from anndata.io import read_elem
 
 from pyro_omics.data.anndata_io.reading import checked_path
 from pyro_omics.data.blocks import Blocks
-from pyro_omics.data.matrices.count_checks import check_layer, check_shape, matrix_of, name_of, refuse
-from pyro_omics.data.matrices.disk import Source, StoredMatrix
+from pyro_omics.data.matrices.count_checks import check_layer, check_shape, matrix_of, name_of, raise_not_counts
+from pyro_omics.data.matrices.disk import MatrixFile, StoredMatrix
 
 ON_DISK = (CSRDataset, CSCDataset, h5py.Dataset, zarr.Array)
-TABLES = ("obs", "var", "obsm", "varm", "uns")  # what is read into memory
+TABLES = ("obs", "var", "obsm", "varm", "uns")  # parts that are read into memory
 
 
 class BackedCounts:
-    """The counts of an AnnData, on disk.
+    """The counts of an AnnData on disk.
 
     Parameters
     ----------
     node
         group or array of h5py or zarr.
     layer
-        their name in the AnnData.
+        name of the layer; None for X.
     others
-        what to do to get another matrix of the AnnData -> its node.
+        the other matrices of the AnnData, for errors: how to use the matrix instead -> its node.
 
     Raises
     ------
     ValueError
-        Where their rows cannot be read.
+        If the matrix is stored by columns.
     """
 
     def __init__(self, node: Any, layer: str | None, others: Mapping[str, Any]) -> None:
         self.layer = layer
-        self.source = Source(node, name_of(layer))
-        self.others = {mend: Source(other, "") for mend, other in others.items() if _has_rows(other)}
-        self._surveyed: Any = None
+        self.source = MatrixFile(node, name_of(layer))
+        self.others = {fix: MatrixFile(other, "") for fix, other in others.items() if _is_stored_by_rows(other)}
+        self._checked: Any = None
 
     def check(self, genes: np.ndarray) -> None:
-        """Raise unless these are counts; the file is read once, which gives the totals over ``genes``, booleans, too.
+        """Check that these are counts, and sum each row over ``genes``, booleans (n_vars,), in one pass over the file.
 
         Raises
         ------
         ValueError
-            That names the matrix, the value seen, and the layer that does look like counts if there is one.
+            If they are not counts; the error names the matrix, the value seen, and a layer that looks like counts.
         """
         check_shape(self.layer, self.source.shape)
         columns = None if genes.all() else np.flatnonzero(genes)
-        summary, totals = self.source.survey(columns)
+        summary, totals = self.source.summarize(columns)
         if (problem := summary.problem()) is not None:
-            fitting = [mend for mend, other in self.others.items() if other.look().problem() is None]
-            refuse(self.layer, problem, fitting[0] if fitting else "")
-        self._surveyed = columns, totals
+            fitting = [fix for fix, other in self.others.items() if other.first_summary().problem() is None]
+            raise_not_counts(self.layer, problem, fitting[0] if fitting else "")
+        self._checked = columns, totals
 
     def matrix(self, columns: np.ndarray | None) -> StoredMatrix:
-        """The counts of the genes at these positions, or of all."""
-        known, totals = self._surveyed
+        """The counts of the genes at these positions; of all genes for None."""
+        known, totals = self._checked
         same = columns is known is None or (
             columns is not None and known is not None and np.array_equal(columns, known)
         )
@@ -73,51 +73,55 @@ class BackedCounts:
 
 
 def open_backed(adata: Any, layer: str | None, backed: bool | Blocks) -> tuple[AnnData, BackedCounts] | None:
-    """Tables, and counts that stay on disk; None where the counts are in memory, or to be read into it.
+    """The tables of an AnnData and its counts on disk; None if the counts are in memory or are to be read into it.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        Where the path does not exist or holds no AnnData, or the counts are in memory but should not be.
+        If the path does not exist or holds no AnnData, or ``backed`` is given for counts in memory.
     """
     if not isinstance(backed, bool | Blocks):
-        raise ValueError(f"backed is True, False or data.Blocks(size, number), and is {backed!r}")
+        raise ValueError(f"backed must be True, False or data.Blocks(size, number); got {backed!r}")
     if isinstance(adata, str | Path) and backed:
         path = checked_path(adata)
         if path.suffix == ".h5mu":
             raise ValueError(
-                f"adata={str(adata)!r} is a MuData, which is read into memory only: write its RNA as an AnnData, with "
-                "the proteins in obsm (data.from_mudata(mdata).write_h5ad(path))"
+                f"adata={str(adata)!r} is a MuData, which cannot stay on disk: write its RNA as an AnnData, with the "
+                "proteins in obsm (data.from_mudata(mdata).write_h5ad(path))"
             )
-        return _of_path(path, layer)
+        return _open_path(path, layer)
     if not isinstance(adata, AnnData):
         if backed:
-            raise ValueError(f"backed={backed!r} needs the path of a .h5ad file or .zarr store, or a backed AnnData")
+            raise ValueError(
+                f"adata must be the path of a .h5ad file or .zarr store, or a backed AnnData, where backed={backed!r}"
+            )
         return None
     if adata.isbacked:
         if adata.is_view:
             raise ValueError(
-                "adata is a view of a backed AnnData: pass the whole (validation_indices and gene_mask choose cells "
-                "and genes), or adata.to_memory()"
+                "adata must not be a view of a backed AnnData: pass the whole AnnData (validation_indices and "
+                "gene_mask choose cells and genes), or adata.to_memory()"
             )
         with _open(Path(adata.filename)) as file:
             return _tables({name: getattr(adata, name) for name in TABLES}), _backed_counts(file, layer)
     if adata.is_view and not backed:
-        return None  # whose rows are read into memory at each look
+        return None  # X of such a view is read into memory each time
     matrix = matrix_of(adata, layer)
     if not isinstance(matrix, ON_DISK):
         if backed:
-            raise ValueError(f"backed={backed!r}, and {name_of(layer)} is in memory: pass the path of its file instead")
+            raise ValueError(
+                f"backed={backed!r} needs counts on disk, and {name_of(layer)} is in memory: pass the path of its file"
+            )
         return None
     node = matrix.group if isinstance(matrix, CSRDataset | CSCDataset) else matrix
     return _tables({name: getattr(adata, name) for name in TABLES}), BackedCounts(node, layer, {})
 
 
-def _of_path(path: Path, layer: str | None) -> tuple[AnnData, BackedCounts]:
+def _open_path(path: Path, layer: str | None) -> tuple[AnnData, BackedCounts]:
     try:
         with _open(path) as file:
             found = _tables({name: read_elem(file[name]) for name in TABLES if name in file})
-    except Exception as error:  # every reader fails in its own way on foreign bytes
+    except Exception as error:  # each reader raises errors of its own on files of another format
         raise ValueError(f"adata={str(path)!r} could not be read as an AnnData ({error})") from error
     with _open(path) as file:
         return found, _backed_counts(file, layer)
@@ -133,7 +137,7 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def _tables(parts: dict[str, Any]) -> AnnData:
-    """An AnnData without counts."""
+    """An AnnData of these tables, without counts."""
     return AnnData(obs=parts.pop("obs"), var=parts.pop("var"), **{name: dict(part) for name, part in parts.items()})
 
 
@@ -148,5 +152,5 @@ def _backed_counts(file: Any, layer: str | None) -> BackedCounts:
     return BackedCounts(file["X"] if layer is None else layers[layer], layer, others)
 
 
-def _has_rows(node: Any) -> bool:
+def _is_stored_by_rows(node: Any) -> bool:
     return hasattr(node, "dtype") or "csr" in str(dict(node.attrs))

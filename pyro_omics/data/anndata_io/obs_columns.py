@@ -1,4 +1,4 @@
-"""Columns of ``adata.obs`` as codes, with their categories kept."""
+"""Columns of ``adata.obs`` as categories, codes and numbers."""
 
 from __future__ import annotations
 
@@ -9,44 +9,54 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-MANY = 20  # so many levels may be one for each row of a small data set; more are an identifier
+MANY = 20  # up to so many levels, a small data set may have one for each row; a column with more identifies rows
 
 
 def column(
-    obs: pd.DataFrame, argument: str, key: str, mend: str = "(adata.obs[key].astype(object).fillna('unknown'))"
+    obs: pd.DataFrame, argument: str, key: str, fix: str = "(adata.obs[key].astype(object).fillna('unknown'))"
 ) -> pd.Series:
-    """``obs[key]``, complete.
+    """The column ``obs[key]``, which must have no missing values.
+
+    Parameters
+    ----------
+    obs
+        the table.
+    argument
+        name of the argument that ``key`` was passed as, for the error.
+    key
+        name of the column.
+    fix
+        how to fill missing values, for the error.
 
     Raises
     ------
     ValueError
-        Where there is no such column, or it has missing values.
+        If there is no such column, or it has missing values.
     """
     if key not in obs:
-        there = ", ".join(map(repr, obs.columns)) or "none"
-        raise ValueError(f"{argument}={key!r} is not a column of adata.obs: there are {there}")
+        raise ValueError(f"{argument} must be a column of adata.obs, {list(obs.columns)}; got {key!r}")
     values = obs[key]
     if missing := int(values.isna().sum()):
         first = obs.index[values.isna()][0]
         raise ValueError(
             f"{argument}={key!r} has {missing} missing values (NaN), the first at {first!r}: fill them "
-            f"{mend}, or leave those cells out"
+            f"{fix}, or leave those rows out"
         )
     return values
 
 
 def categories(obs: pd.DataFrame, argument: str, key: str) -> list[str]:
-    """The levels that occur in a column, as text, in a stable order.
+    """The levels that occur in a column, as text: in the order of its categories, else sorted.
 
     Raises
     ------
     ValueError
-        Where each row has a level of its own.
+        If the column identifies rows (levels for more than half of them), or two levels have the same text.
 
     Warns
     -----
     UserWarning
-        Where there is one level only: it says nothing, and is dropped.
+        If there is one level only, which carries no information and is dropped.
     """
     values = column(obs, argument, key)
     if isinstance(values.dtype, pd.CategoricalDtype):
@@ -55,13 +65,14 @@ def categories(obs: pd.DataFrame, argument: str, key: str) -> list[str]:
         levels = _text(sorted(values.unique().tolist(), key=lambda level: (str(type(level)), level)))
     if len(set(levels)) < len(levels):
         raise ValueError(
-            f"{argument}={key!r} mixes types: {levels} hold the same text twice; make it adata.obs[key].astype(str)"
+            f"{argument}={key!r} must have levels that differ as text; got {levels}, of mixed types: use "
+            "adata.obs[key].astype(str)"
         )
     if len(levels) > max(MANY, len(obs) / 2):
         each = "one each" if len(levels) == len(obs) else "nearly one each"
         raise ValueError(
             f"{argument}={key!r} has {len(levels)} levels for {len(obs)} cells, {each}, such as {levels[0]!r}: it "
-            "identifies cells; name the column of the batch (donor, run, plate)"
+            "identifies cells; pass the column of the batch (donor, run, plate)"
         )
     if len(levels) == 1:
         warnings.warn(f"{argument}={key!r} has one level only, {levels[0]!r}: it is dropped", UserWarning, stacklevel=4)
@@ -69,7 +80,7 @@ def categories(obs: pd.DataFrame, argument: str, key: str) -> list[str]:
 
 
 def codes(obs: pd.DataFrame, argument: str, key: str, levels: list[str]) -> np.ndarray:
-    """The position (n,) in ``levels`` of each row's level.
+    """The code (n,) of each row: the position of its level in ``levels``.
 
     Raises
     ------
@@ -81,32 +92,33 @@ def codes(obs: pd.DataFrame, argument: str, key: str, levels: list[str]) -> np.n
     if (found < 0).any():
         unseen = sorted(set(text) - set(levels))
         raise ValueError(
-            f"{argument}={key!r} has levels {unseen} that the model was not trained with: it knows {levels}; rename "
-            "them to known ones, or train with them"
+            f"{argument}={key!r} must have levels that the model was trained with, {levels}; got {unseen}: rename "
+            "them, or train with them"
         )
     return found.astype(np.int64)
 
 
 def _text(values: Any) -> list[str]:
-    # Element by element: a whole column of dates, made text at once, is written otherwise.
+    # Element by element: pandas writes dates differently when it converts a whole column.
     return [str(value) for value in (values if isinstance(values, list) else values.tolist())]
 
 
 def numbers(obs: pd.DataFrame, argument: str, keys: Iterable[str]) -> np.ndarray:
-    """Numeric columns side by side (n, d), finite.
+    """Numeric columns, stacked (n, d).
 
     Raises
     ------
     ValueError
-        For a column that is not numeric or not finite.
+        For a column that is missing, not numeric or not finite.
     """
     parts = []
     for key in keys:
-        values = column(obs, argument, key, mend="with numbers")
+        values = column(obs, argument, key, fix="with numbers")
         if not pd.api.types.is_numeric_dtype(values):
-            raise ValueError(f"{argument}: {key!r} is of type {values.dtype}, not numeric: use categorical_keys for it")
+            raise ValueError(f"{argument}={key!r} must be numeric; got {values.dtype}: pass it in categorical_keys")
         array = values.to_numpy(np.float32)
         if not np.isfinite(array).all():
-            raise ValueError(f"{argument}: {key!r} has {int((~np.isfinite(array)).sum())} infinite values: mend them")
+            n = int((~np.isfinite(array)).sum())
+            raise ValueError(f"{argument}={key!r} must be finite; got {n} infinite values: replace them")
         parts.append(array)
     return np.stack(parts, 1)

@@ -1,1 +1,1 @@
-"""Data of DNA-encoded libraries: the DataModule, count tables, the full grid, fingerprints and simulators."""
+"""Data of DNA-encoded libraries: DataModule, count tables, full grid, fingerprints, synthons and simulators."""

@@ -1,4 +1,4 @@
-"""The building blocks of compounds, as columns of obs: which columns, what levels, and that no compound comes twice."""
+"""Building blocks of compounds in columns of obs: their columns, levels and codes, and a check of duplicates."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from pyro_omics.data.dna_encoded.full_grid import natural_categorical
 
 
 def synthon_columns(adata: AnnData, keys: Sequence[str] | None) -> tuple[str, ...]:
-    """The columns of obs with the cycles' building blocks: ``keys``, or "A", "B", ... as far as there are any.
+    """The columns of obs with the building blocks of each cycle: ``keys``, or for None "A", "B", ... up to the last.
 
     Raises
     ------
     ValueError
-        Where they are not there, or fewer than two.
+        If a column is missing or given twice, or there are fewer than two.
     """
     if isinstance(keys, str):
-        raise ValueError(f"synthon_keys must be a list of columns, and is the text {keys!r}")
+        raise ValueError(f"synthon_keys must be a list of columns; got the text {keys!r}: pass [{keys!r}, ...]")
     if keys is None:
         keys = [*itertools.takewhile(lambda name: name in adata.obs, string.ascii_uppercase)]
     if missing := [key for key in keys if key not in adata.obs]:
-        raise ValueError(f"synthon_keys names {missing}, not columns of adata.obs: there are {list(adata.obs.columns)}")
+        raise ValueError(f"synthon_keys must be columns of adata.obs, {list(adata.obs.columns)}; got {missing}")
     if len(keys) < 2 or len(set(keys)) < len(keys):
         raise ValueError(
-            f"synthon_keys must name the building-block columns of two cycles or more, and is {list(keys)}; "
-            f"adata.obs has {list(adata.obs.columns)}"
+            f"synthon_keys must be the building-block columns of two cycles or more; got {list(keys)}: pass columns of "
+            f"adata.obs, {list(adata.obs.columns)}"
         )
     return tuple(keys)
 
 
 def levels_of(obs: pd.DataFrame, key: str) -> list[str]:
-    """The building blocks of a cycle that occur, sorted by name."""
-    values = obs_columns.column(obs, "synthon_keys", key, mend="with the building block's name")
+    """Names of the building blocks that occur in a cycle: in the order of its categories, else in natural order."""
+    values = obs_columns.column(obs, "synthon_keys", key, fix="with the building block's name")
     if isinstance(values.dtype, pd.CategoricalDtype):
         return [str(level) for level in values.cat.remove_unused_categories().cat.categories]
     return [str(level) for level in natural_categorical(values.astype(str)).categories]
 
 
 def codes_of(obs: pd.DataFrame, key: str, levels: list[str]) -> np.ndarray:
-    """The position (n,) of each compound's building block among ``levels``.
+    """The code (n,) of each compound's building block: its position in ``levels``.
 
     Raises
     ------
     ValueError
         For a building block that is not among them.
     """
-    values = obs_columns.column(obs, "synthon_keys", key, mend="with the building block's name").astype(str)
+    values = obs_columns.column(obs, "synthon_keys", key, fix="with the building block's name").astype(str)
     found = pd.Categorical(values, categories=levels).codes
     if (found < 0).any():
         unknown = sorted(set(values[found < 0]))
-        raise ValueError(f"the building blocks {unknown[:5]} of {key!r} are not among the {len(levels)} of the model")
+        raise ValueError(f"the column {key!r} must hold the model's {len(levels)} building blocks; got {unknown[:5]}")
     return found.astype(np.int64)
 
 
 def check_duplicates(adata: AnnData, cycles: Sequence[str], codes: Tensor) -> None:
-    """Raise where two rows are of the same building blocks."""
+    """Raise a ValueError if two rows have the same building blocks."""
     frame = pd.DataFrame(codes.numpy())
     if (twice := frame.duplicated(keep=False)).any():
         names = list(adata.obs_names[twice][:4])

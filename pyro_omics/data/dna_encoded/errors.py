@@ -1,4 +1,4 @@
-"""Errors and warnings about arguments of `read_del`, which the command line words as its own options."""
+"""Errors and warnings about arguments of `read_del`; the command line shows the arguments as its options."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument and its value within a message; as text, what one writes in Python.
+    """An argument and its value within a message; ``str`` gives it as in Python code.
 
     Parameters
     ----------
     name
-        of the argument.
+        name of the argument.
     value
-        its value, or what to pass; ``...`` for a list that only the user knows.
+        its value, or the value to pass; ``...`` stands for a list that only the user knows.
     more
-        whether a mapping needs further entries, which the message leaves to the user.
+        whether a mapping needs further entries that only the user knows.
     """
 
     name: str
@@ -34,22 +34,22 @@ class Argument:
 
 
 class ArgumentMessage:
-    """A message in parts, texts and `Argument` objects: the text is Python's, `worded` is another interface's."""
+    """A message made of texts and `Argument` objects, which an interface other than Python shows in its own way."""
 
     args: tuple[str | Argument, ...]
 
     def __str__(self) -> str:
-        """The message to a caller in Python."""
+        """The message with arguments as in Python code."""
         return self.worded(str)
 
     def worded(self, write: Callable[[Argument], str]) -> str:
-        """The message with each argument as ``write`` words it."""
+        """The message with each argument as the text that ``write`` returns."""
         return "".join(part if isinstance(part, str) else write(part) for part in self.args)
 
 
 class ArgumentError(ArgumentMessage, ValueError):
-    """An argument is wrong; made of the parts of its message."""
+    """Raised for a wrong argument, with the parts of the message."""
 
 
 class ArgumentWarning(ArgumentMessage, UserWarning):
-    """An argument may be missing or wrong; made of the parts of its message."""
+    """Warns that an argument may be missing or wrong, with the parts of the message."""

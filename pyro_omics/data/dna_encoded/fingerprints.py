@@ -1,4 +1,4 @@
-"""Fingerprints of SMILES through RDKit, with every molecule that cannot be used named."""
+"""Fingerprints of SMILES, computed by RDKit, with errors that list the molecules that cannot be used."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-SHOWN = 10
+MAX_SHOWN = 10  # number of molecules in an error
 Salts = Literal["refuse", "largest", "keep"]
 
 
 def fingerprints(
     smiles: Sequence[str] | pd.Series, radius: int = 2, n_bits: int = 2048, salts: Salts = "refuse"
 ) -> np.ndarray:
-    """Morgan (circular) fingerprints of molecules, folded to bits.
+    """Compute Morgan (circular) fingerprints of molecules, folded to bits.
 
     Parameters
     ----------
     smiles
         (n,) SMILES; the index of a Series names the molecules in errors.
     radius
-        of the atoms' environments, in bonds; 2 is ECFP4.
+        radius of the atoms' environments, in bonds; 2 gives ECFP4.
     n_bits
-        length of the fingerprint.
+        length of a fingerprint.
     salts
-        what to do with several fragments (a "." in the SMILES): ``"refuse"`` them, take the ``"largest"`` one (by
-        heavy atoms, then mass), or ``"keep"`` them all.
+        what to do with a molecule of several fragments (a "." in the SMILES): ``"refuse"`` it, take the ``"largest"``
+        fragment (by heavy atoms, then mass), or ``"keep"`` all.
 
     Returns
     -------
@@ -37,10 +37,10 @@ def fingerprints(
     Raises
     ------
     ImportError
-        Without RDKit.
+        If RDKit is not installed.
     ValueError
-        That lists each molecule that cannot be used, the first 10 and how many: missing or empty, not parsed, and
-        several fragments under ``salts="refuse"``.
+        If molecules are missing or empty, cannot be parsed, or have several fragments under ``salts="refuse"``; the
+        error lists the first 10.
 
     Source: Rogers & Hahn 2010, J. Chem. Inf. Model. 50, 742; RDKit's ``GetMorganGenerator``.
     """
@@ -50,13 +50,13 @@ def fingerprints(
     except ImportError as error:
         raise ImportError('fingerprints need the package rdkit: pip install "pyro-omics[chem]"') from error
     if salts not in ("refuse", "largest", "keep"):
-        raise ValueError(f"salts={salts!r}: pass 'refuse', 'largest' or 'keep'")
+        raise ValueError(f"salts must be 'refuse', 'largest' or 'keep'; got {salts!r}")
     if isinstance(smiles, str):
-        raise ValueError(f"smiles is a list of SMILES, and is the text {smiles!r}: pass [{smiles!r}]")
+        raise ValueError(f"smiles must be a list of SMILES; got the text {smiles!r}: pass [{smiles!r}]")
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
     out = np.zeros((len(smiles), n_bits), dtype=np.uint8)
     problems = []
-    with rdBase.BlockLogs():  # what RDKit prints of each molecule is said once, below
+    with rdBase.BlockLogs():  # RDKit would print its own message for each molecule
         for row, text in enumerate(smiles):
             molecule = _molecule(text, salts)
             if isinstance(molecule, str):
@@ -76,16 +76,15 @@ def add_fingerprints(
     Raises
     ------
     ImportError, ValueError
-        As `fingerprints`, and where there is no such column.
+        As `fingerprints`, and if there is no such column.
     """
     if key not in adata.obs:
-        there = ", ".join(map(repr, adata.obs.columns)) or "none"
-        raise ValueError(f"key={key!r} is not a column of adata.obs: there are {there}; name the column of SMILES")
+        raise ValueError(f"key must be the column of SMILES in adata.obs, {list(adata.obs.columns)}; got {key!r}")
     adata.obsm["fingerprint"] = fingerprints(adata.obs[key], radius, n_bits, salts)
 
 
 def _molecule(smiles: Any, salts: Salts) -> Any:
-    """The molecule, or what is wrong with its SMILES."""
+    """The RDKit molecule, or a text that says what is wrong with its SMILES."""
     from rdkit import Chem
     from rdkit.Chem.rdMolDescriptors import CalcExactMolWt
 
@@ -109,9 +108,9 @@ def _report(smiles: Sequence[str] | pd.Series, problems: list[tuple[int, Any, st
         name = f" ({smiles.index[row]!r})" if isinstance(smiles, pd.Series) else ""
         return f"  row {row}{name}: {text!r} {problem}"
 
-    shown = "\n".join(line(*problem) for problem in problems[:SHOWN])
-    more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    mends = "Correct them, or leave those compounds out"
+    shown = "\n".join(line(*problem) for problem in problems[:MAX_SHOWN])
+    more = f"\n  and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
+    fix = "Correct them, or leave those compounds out"
     if any("fragments" in problem for _, _, problem in problems):
-        mends += "; of several fragments, salts='largest' takes the largest and salts='keep' all"
-    return f"{len(problems)} of {len(smiles)} SMILES cannot be used (rows counted from 0):\n{shown}{more}\n{mends}"
+        fix += "; of several fragments, salts='largest' takes the largest and salts='keep' all"
+    return f"{len(problems)} of {len(smiles)} SMILES cannot be used (rows counted from 0):\n{shown}{more}\n{fix}"

@@ -1,4 +1,4 @@
-"""A library's full grid: every combination of its building blocks, the compounds that no read was seen of included."""
+"""The full grid of a library: every combination of its building blocks, also those without a read."""
 
 from __future__ import annotations
 
@@ -21,45 +21,44 @@ NATURAL = natsort.natsort_keygen()
 def complete_grid(
     adata: AnnData, synthon_keys: Sequence[str] = ("A", "B", "C"), max_compounds: int = 20_000_000
 ) -> AnnData:
-    """The full grid of building blocks: compounds that ``adata`` omits are added, with counts of zero.
+    """Complete the grid of building blocks: add the compounds that ``adata`` omits, with counts of zero.
 
-    Many tables of DEL counts leave out what was never sequenced. Those zeros are data: without them every rate is
-    estimated too high, and a Poisson likelihood would have to be truncated at zero.
+    Many tables of DEL counts leave out compounds that were never sequenced. Those zeros are data: without them every
+    rate is estimated too high, and a Poisson likelihood would have to be truncated at zero.
 
-    The grid is made of the building blocks that occur in ``adata``; one that no compound there has is unknown here.
-    Memory is linear in the grid for ``obs`` (some 200 bytes a compound), and in the non-zero counts for ``X``.
+    The grid is made of the building blocks that occur in ``adata``. Memory is linear in the size of the grid for
+    ``obs`` (some 200 bytes a compound), and in the number of non-zero counts for ``X``.
 
     Parameters
     ----------
     adata
-        compounds x selections.
+        counts (compounds, selections).
     synthon_keys
         columns of ``adata.obs`` with the building block of each cycle.
     max_compounds
-        a larger grid is refused.
+        largest size of the grid.
 
     Returns
     -------
-    A new AnnData, its rows in the order of the building blocks' names (the last cycle fastest; "B2" before "B10").
-    Observed compounds keep their index and their columns of ``obs``; added ones are called "A001-B001-C001", the
-    building blocks' names joined, and have missing values in the other columns.
+    A new AnnData, with rows in natural order of the building blocks' names ("B2" before "B10"; the last cycle varies
+    fastest). Observed compounds keep their name and their columns of ``obs``; added compounds are named by their
+    building blocks, "A001-B001-C001", and have missing values in the other columns.
 
     Raises
     ------
     ValueError
-        For a column that does not exist or has missing names, compounds that occur twice, a grid that is too large,
-        and an AnnData with layers, obsm or obsp, which added compounds would not have.
+        If a column does not exist or has missing names, a compound occurs twice, the grid is larger than
+        ``max_compounds``, or ``adata`` has layers, obsm or obsp, which added compounds would lack.
     """
     keys = list(synthon_keys)
     check_keys({}, {"synthon_keys": synthon_keys})
     for key in keys:
         if key not in adata.obs:
-            there = ", ".join(map(repr, adata.obs.columns)) or "none"
-            raise ValueError(f"synthon_keys: {key!r} is not a column of adata.obs: there are {there}")
+            raise ValueError(f"synthon_keys must be columns of adata.obs, {list(adata.obs.columns)}; got {key!r}")
     if extra := [name for name in ("layers", "obsm", "obsp") if len(getattr(adata, name))]:
         raise ValueError(
-            f"adata.{extra[0]} has {list(getattr(adata, extra[0]))}, which added compounds would not have: call "
-            f"complete_grid first and fill adata.{extra[0]} afterwards"
+            f"adata.{extra[0]} must be empty, since added compounds lack it; got {list(getattr(adata, extra[0]))}: "
+            f"call complete_grid first and fill adata.{extra[0]} afterwards"
         )
     check_named(adata.obs, keys)
     blocks = [natural_categorical(adata.obs[key]) for key in keys]
@@ -68,9 +67,9 @@ def complete_grid(
     size = math.prod(shape)
     if size > max_compounds:
         raise ArgumentError(
-            f"the full grid has {' x '.join(map(str, shape))} = {size:,} compounds, above max_compounds="
-            f"{max_compounds:,}: raise it where memory allows (complete_grid(adata, max_compounds={size})), or read "
-            "the observed compounds alone (",
+            f"the full grid must have at most max_compounds={max_compounds:,} compounds; got "
+            f"{' x '.join(map(str, shape))} = {size:,}: if memory allows, pass complete_grid(adata, "
+            f"max_compounds={size}), or read only the observed compounds (",
             Argument("complete", False),
             "), whose counts are then truncated at zero",
         )
@@ -84,38 +83,38 @@ def complete_grid(
 
 
 def natural_categorical(names: pd.Series) -> pd.Categorical:
-    """A column as a Categorical whose levels, those that occur, are in natural order: "B2" before "B10"."""
+    """A column as a Categorical of the levels that occur, in natural order: "B2" before "B10"."""
     codes, levels = pd.factorize(names.astype(object))
     order = sorted(range(len(levels)), key=lambda i: (NATURAL(str(levels[i])), str(levels[i])))
     rank = np.empty(len(order) + 1, dtype=np.int64)
-    rank[order], rank[-1] = np.arange(len(order)), -1  # the last entry is that of the code -1, "missing"
+    rank[order], rank[-1] = np.arange(len(order)), -1  # the last entry is for the code -1, "missing"
     return pd.Categorical.from_codes(rank[codes], categories=pd.Index([str(levels[i]) for i in order], dtype=object))
 
 
-def check_named(obs: pd.DataFrame, keys: Sequence[str], called: Sequence[str] | None = None) -> None:
-    """Raise where a compound lacks the name of a building block; ``called`` are the columns' names for the message."""
-    for key, name in zip(keys, called or keys, strict=True):
+def check_named(obs: pd.DataFrame, keys: Sequence[str], shown_keys: Sequence[str] | None = None) -> None:
+    """Raise a ValueError if a compound lacks the name of a building block; errors show ``shown_keys``."""
+    for key, name in zip(keys, shown_keys or keys, strict=True):
         missing = (obs[key].isna() | (obs[key] == "")).to_numpy()
         if missing.any():
             raise ValueError(
-                f"building blocks: {name!r} has {int(missing.sum())} missing names, the first in row "
-                f"{int(missing.argmax())} (counted from 0): name them, or leave those compounds out"
+                f"the building-block column {name!r} has {int(missing.sum())} missing names, the first in row "
+                f"{int(missing.argmax())} (counted from 0): fill them in, or leave those compounds out"
             )
 
 
-def check_distinct(obs: pd.DataFrame, keys: Sequence[str], mend: str) -> None:
-    """Raise where two rows have the same building blocks."""
+def check_distinct(obs: pd.DataFrame, keys: Sequence[str], fix: str) -> None:
+    """Raise a ValueError if two rows have the same building blocks; ``fix`` is the advice in the error."""
     again = obs.duplicated(list(keys)).to_numpy()
     if again.any():
         names = obs.loc[again, list(keys)].astype(str).agg(SEPARATOR.join, axis=1).unique()
         raise ValueError(
             f"{int(again.sum())} row(s) repeat the building blocks of another (columns {', '.join(keys)}), such as "
-            f"{', '.join(map(repr, names[:3]))}: a compound has one row; {mend}"
+            f"{', '.join(map(repr, names[:3]))}: a compound must have one row; {fix}"
         )
 
 
 def joined_names(names: Sequence[np.ndarray]) -> np.ndarray:
-    """Names (a), (b), ... of each cycle, joined for every combination, the last cycle fastest: (a * b * ...,)."""
+    """Joined names (a * b * ...,) of every combination of the cycles' names (a,), (b,), ..., the last cycle fastest."""
     joined = np.asarray(names[0], dtype=object)
     for more in names[1:]:
         joined = np.add.outer(joined, SEPARATOR + np.asarray(more, dtype=object)).ravel()
@@ -123,7 +122,7 @@ def joined_names(names: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _obs(adata: AnnData, blocks: dict[str, pd.Categorical], source: np.ndarray) -> pd.DataFrame:
-    """``adata.obs`` over the grid: the blocks of every compound, missing values elsewhere."""
+    """``adata.obs`` over the grid, with missing values for added compounds except in the building blocks."""
     ids = joined_names([block.categories.to_numpy() for block in blocks.values()])
     seen = source >= 0
     ids[seen] = adata.obs_names.to_numpy()[source[seen]]
@@ -131,8 +130,9 @@ def _obs(adata: AnnData, blocks: dict[str, pd.Categorical], source: np.ndarray) 
     if not obs.index.is_unique:
         twice = obs.index[obs.index.duplicated()][0]
         raise ValueError(
-            f"adata.obs_names: {twice!r} is the name of an observed compound, and of another's building blocks joined: "
-            f"rename the observed ones, adata.obs_names = adata.obs[{list(blocks)}].agg({SEPARATOR!r}.join, axis=1)"
+            f"adata.obs_names: {twice!r} is the name of an observed compound, and the joined building blocks of "
+            f"another: rename the observed ones, adata.obs_names = adata.obs[{list(blocks)}].agg({SEPARATOR!r}.join, "
+            "axis=1)"
         )
     codes = np.unravel_index(np.arange(len(source)), [len(block.categories) for block in blocks.values()])
     levels = {key: (code, blocks[key].categories) for key, code in zip(blocks, codes, strict=True)}
@@ -145,7 +145,7 @@ def _obs(adata: AnnData, blocks: dict[str, pd.Categorical], source: np.ndarray) 
 
 
 def _rows(matrix: object, position: np.ndarray, size: int) -> sp.csr_matrix:
-    """The rows of a matrix at ``position`` of one with ``size`` rows, the others empty."""
+    """A matrix of ``size`` rows, with the rows of ``matrix`` at ``position`` and the others empty."""
     rows = sp.csr_matrix(matrix)
     lengths = np.zeros(size + 1, dtype=np.int64)
     lengths[position + 1] = np.diff(rows.indptr)

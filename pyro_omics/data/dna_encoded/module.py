@@ -1,4 +1,4 @@
-"""`DELDataModule`: counts of a DNA-encoded library in, minibatches of compounds out."""
+"""`DELDataModule`: minibatches of compounds from the counts of a DNA-encoded library."""
 
 from __future__ import annotations
 
@@ -30,44 +30,44 @@ from pyro_omics.sizes import DELSizes
 
 TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")
 KINDS = ("target", "control", "pre")
-OTHER_DEPTH = 1.5  # fold: half as deep again is another screen, and not another sample of compounds
+MAX_DEPTH_FOLD = 1.5  # a larger difference in depth means another screen, not another sample of compounds
 
 
 class DELDataModule(RowDataModule):
-    """Minibatches of compounds from an AnnData: one row a compound, one column a selection.
+    """DataModule of minibatches of compounds from an AnnData with a row for each compound and a column per selection.
 
     Parameters
     ----------
     adata
-        AnnData, or the path of one (.h5ad, .zarr) or of a count table, read by `read_del`. obs has the building block
-        of each cycle; var has a column "condition", and X the counts, of unique molecules where these are known.
+        AnnData, or the path of one (.h5ad, .zarr) or of a count table, which `read_del` reads. X has the counts (of
+        unique molecules if these are known), obs the building block of each cycle, and var a column "condition".
     layer
         the layer with the counts; None for X.
     synthon_keys
-        columns of obs: the building block of each cycle; "A", "B", "C" and so on, as far as there are any, when None.
+        columns of obs: the building block of each cycle; None for "A", "B", "C" and so on, up to the last that exists.
     target, control, pre
-        values of ``var["condition"]``: selections with the target, with the matrix alone, and samples from before the
-        selection. A library may lack the last two. Selections of other conditions are left out.
+        values of ``var["condition"]``: selections with the target, selections with the matrix alone, and samples from
+        before the selection. The last two may be absent. Selections with other conditions are left out.
     selections
-        names of the selections to use (var_names); all when None.
+        names of the selections to use (var_names); None for all.
     feature_key
         entry of obsm: features of the compounds, such as "fingerprint", (n, d).
     pose_key
         entry of obsm: features of docked poses, (n, p, d).
     yield_keys
-        columns of obs: the yield, in (0, 1), of each cycle's reaction with the compound's building block.
+        columns of obs, one for each cycle: the yield, in (0, 1), of the reaction with the compound's building block.
     batch_size
-        compounds in a minibatch; when None, an eighth of the training compounds, at least 64 and at most 1024, so that
-        an epoch of a small library is more than a step.
+        compounds in a minibatch; None for an eighth of the training compounds, at least 64 and at most 1024, so that
+        an epoch of a small library has more than one step.
     validation_size
-        share of the compounds held out, drawn with ``seed``; none by default, since each compound's enrichment is asked
-        for.
+        share of the compounds to hold out, drawn with ``seed``; by default none, since the enrichment of every compound
+        is of interest.
     validation_indices
-        the compounds held out, as positions, instead.
+        positions of the compounds to hold out, instead of ``validation_size``.
     seed
-        of the split and of the order of the training rows.
+        seed of the split and of the order of the training rows.
     num_workers
-        worker processes of the loaders.
+        number of worker processes of the loaders.
 
     Attributes
     ----------
@@ -81,13 +81,14 @@ class DELDataModule(RowDataModule):
     Raises
     ------
     ValueError, FileNotFoundError
-        For data that are no counts, or do not have what an argument names: before any training.
+        If X does not hold counts, or the data lack what an argument names.
 
     Warns
     -----
     UserWarning
-        Where there is one target selection only: nothing then tells the noise of replicates from enrichment. Where a
-        trained model is asked about selections that were sequenced to another depth.
+        If there is only one target selection, since noise between replicates then cannot be told from enrichment. If
+        there is no control, and selections of other conditions are left out. If the data are aligned to a trained model
+        whose selections were sequenced to another depth.
     """
 
     schema: DELSchema
@@ -147,15 +148,15 @@ class DELDataModule(RowDataModule):
             )
         if len(self.schema.targets) == 1:
             warnings.warn(
-                f"there is one target selection, {names[0]!r}: nothing tells the noise between replicates from "
-                "enrichment; where counts are then taken as Poisson, intervals are too narrow and lists too long",
+                f"there is one target selection, {names[0]!r}: noise between replicates cannot be told from "
+                "enrichment. If counts are then taken as Poisson, intervals are too narrow and hit lists too long",
                 UserWarning,
                 stacklevel=3,
             )
 
     @functools.cached_property
     def sizes(self) -> DELSizes:
-        """What a model must know of these data before it is made."""
+        """Sizes and depths of the data that a model is made with."""
         rows = self.split.training if len(self.split.training) else self.split.validation
         features, poses = self.data.fields["features"], self.data.fields["poses"]
         return self.schema.sizes(
@@ -166,12 +167,12 @@ class DELDataModule(RowDataModule):
         )
 
     def _depth(self, rows: Tensor) -> tuple[float, ...]:
-        """Mean count of a compound in each selection: of what was sequenced, where ``var["depth"]`` tells."""
+        """Mean reads of a compound in each selection: from ``var["depth"]``, or else the mean count over ``rows``."""
         names = list(self.schema.selections)
         if "depth" in self.adata.var:
             depth = self.adata.var["depth"].astype(float).loc[names].to_numpy()
             if not (np.isfinite(depth) & (depth > 0)).all():
-                raise ValueError(f'adata.var["depth"] must be numbers of reads above 0, and is {depth.tolist()}')
+                raise ValueError(f'adata.var["depth"] must be numbers of reads above 0; got {depth.tolist()}')
             return tuple(depth / self.adata.n_obs)
         return tuple((self.data.totals(rows) / len(rows)).tolist())
 
@@ -190,12 +191,12 @@ class DELDataModule(RowDataModule):
         return CompoundTensors(CountMatrix(matrix[:, position]), widths, fields, self.split.index)
 
     def _check_depth(self, schema: DELSchema) -> None:
-        """A model's depths are those of the selections that it was trained on."""
+        """Warn if a selection has another depth than it had in the data that a model was trained on."""
         position = self.adata.var_names.get_indexer(list(schema.selections))
         totals = np.asarray(matrix_of(self.adata, self.layer)[:, position].sum(axis=0), dtype=float).ravel()
         fold = totals / self.adata.n_obs / np.asarray(schema.mean_counts)
         worst = int(np.abs(np.log(np.maximum(fold, 1e-9))).argmax())
-        if not 1 / OTHER_DEPTH < fold[worst] < OTHER_DEPTH:
+        if not 1 / MAX_DEPTH_FOLD < fold[worst] < MAX_DEPTH_FOLD:
             warnings.warn(
                 f"the selection {schema.selections[worst]!r} has {fold[worst]:.2g} times the counts per compound "
                 "that it had where the model was trained, which the model takes for binding: fit it to this screen",
@@ -208,53 +209,59 @@ class DELDataModule(RowDataModule):
         if key is None:
             return None
         if key not in self.adata.obsm:
-            raise ValueError(f"{argument}={key!r} is not in adata.obsm: there are {list(self.adata.obsm)}")
+            raise ValueError(f"{argument} must be a key of adata.obsm, {list(self.adata.obsm)}; got {key!r}")
         values = self.adata.obsm[key]
         if sp.issparse(values):
             return CountMatrix(values)
         array = np.asarray(values)
         if array.ndim != ndim:
-            raise ValueError(f"{argument}={key!r} must have {ndim} dimensions, and has the shape {array.shape}")
+            raise ValueError(f"{argument}={key!r} must have {ndim} dimensions; got the shape {array.shape}")
         if not np.isfinite(array).all():
-            raise ValueError(f"{argument}={key!r} has {int((~np.isfinite(array)).sum())} values that are not finite")
+            n = int((~np.isfinite(array)).sum())
+            raise ValueError(f"{argument}={key!r} must be finite; got {n} values that are not")
         return torch.from_numpy(np.ascontiguousarray(array))
 
     def aligned(self, schema: DELSchema) -> CompoundTensors:
-        """All compounds as a model of another ``schema`` must see them: its selections and building blocks, by name.
+        """All compounds, with selections and building blocks matched by name to those of another ``schema``.
 
         Raises
         ------
         ValueError
-            Where selections or cycles of the schema are missing here, or building blocks occur that it does not know.
+            If selections or cycles of the schema are missing here, or building blocks occur that are not in the schema.
+
+        Warns
+        -----
+        UserWarning
+            If a selection was sequenced to another depth than in the model's data.
         """
         if missing := [name for name in schema.selections if name not in self.adata.var_names]:
             raise ValueError(
-                f"the model's selections {missing} are not in adata.var_names: {list(self.adata.var_names)}"
+                f"adata.var_names must have the model's selections {missing}; got {list(self.adata.var_names)}"
             )
         if schema.cycles != self.schema.cycles:
             raise ValueError(
-                f"the model was trained with the cycles {list(schema.cycles)}, and these data have "
-                f"{list(self.schema.cycles)}: pass synthon_keys={list(schema.cycles)}"
+                f"synthon_keys must be the model's cycles, {list(schema.cycles)}; got {list(self.schema.cycles)}: pass "
+                f"synthon_keys={list(schema.cycles)}"
             )
         if schema.known_yields and self.keys["yield_keys"] is None:
-            raise ValueError("the model was trained with known yields, and these data name none: pass yield_keys")
+            raise ValueError("the model was trained with known yields, and these data have none: pass yield_keys")
         self._check_depth(schema)
         return self._tensors(schema)
 
 
 class CompoundTensors(RowTensors[DELBatch]):
-    """The data as tensors: whole minibatches are indexed, never the AnnData.
+    """Dataset of minibatches of compounds.
 
     Parameters
     ----------
     counts
-        (n, selections): targets, then controls, then pre-selections.
+        count matrix (n, selections): targets, then controls, then pre-selections.
     widths
-        how many of each.
+        number of targets, of controls and of pre-selections.
     fields
         the other fields of `batch.DELBatch`, over all rows.
     index
-        (n,) see there.
+        (n,) the rows' numbers, see `batch.CellBatch`.
     """
 
     def __init__(self, counts: CountMatrix, widths: list[int], fields: dict[str, Any], index: Tensor) -> None:
@@ -263,22 +270,22 @@ class CompoundTensors(RowTensors[DELBatch]):
 
     def batch(self, at: Tensor, x: Tensor) -> DELBatch:
         """The minibatch of the rows at these positions (n,), whose counts are x (n, selections)."""
-        here = at.to(self.index.device, non_blocking=True)
-        fields = {name: None if field is None else _rows(field, at, here) for name, field in self.fields.items()}
+        on_device = at.to(self.index.device, non_blocking=True)
+        fields = {name: None if field is None else _rows(field, at, on_device) for name, field in self.fields.items()}
         columns = zip(("x", "control", "pre"), x.split(self.widths, -1), strict=True)
         counts = {name: part if part.shape[-1] else None for name, part in columns}
-        return DELBatch(row=here, index=self.index[here], **counts, **fields)  # type: ignore[arg-type]
+        return DELBatch(row=on_device, index=self.index[on_device], **counts, **fields)  # type: ignore[arg-type]
 
     def totals(self, rows: Tensor) -> Tensor:
         """Sum of each selection over ``rows``, in double precision."""
         return self.counts.column_sums(rows)
 
 
-def _rows(field: Any, at: Tensor, here: Tensor) -> Tensor:
-    """The rows of a field, which are ``at`` on the host and ``here`` on the data's device."""
+def _rows(field: Any, at: Tensor, on_device: Tensor) -> Tensor:
+    """The rows of a field; their positions are given on the host, ``at``, and on the data's device."""
     if not isinstance(field, Tensor):
         return field.rows(at)
-    return field[here] if field.dtype == torch.long else field[here].float()
+    return field[on_device] if field.dtype == torch.long else field[on_device].float()
 
 
 def _read(adata: Any) -> AnnData:
@@ -292,42 +299,42 @@ def _read(adata: Any) -> AnnData:
 def _selections_by_kind(
     adata: AnnData, conditions: tuple[str, str, str], selections: Sequence[str] | None
 ) -> dict[str, list[str]]:
-    """The names of the target, control and pre-selection samples."""
+    """Names of the selections of each kind, "target", "control" and "pre"."""
     if "condition" not in adata.var:
         raise ValueError(
-            'adata.var has no column "condition": say of each selection what it is, adata.var["condition"] = '
-            f'["target", "control", ...], for the selections {list(adata.var_names)[:10]}'
+            'adata.var must have a column "condition": set adata.var["condition"] = ["target", "control", ...] for the '
+            f"selections {list(adata.var_names)[:10]}"
         )
     if unlabelled := list(adata.var_names[adata.var["condition"].isna()]):
-        raise ValueError(f'adata.var["condition"] is missing for the selections {unlabelled}: say what they are')
+        raise ValueError(f'adata.var["condition"] must not be missing; got NaN for the selections {unlabelled}')
     chosen = list(adata.var_names) if selections is None else list(selections)
     if unknown := [name for name in chosen if name not in adata.var_names]:
-        raise ValueError(f"selections names {unknown}, which are not in adata.var_names: {list(adata.var_names)}")
+        raise ValueError(f"selections must be among adata.var_names, {list(adata.var_names)}; got {unknown}")
     condition = adata.var["condition"].astype(str).loc[chosen]
     found = dict(zip(KINDS, ([*condition.index[condition == name]] for name in conditions), strict=True))
     others = sorted(set(condition) - set(conditions))
     if others and not found["control"]:
         warnings.warn(
-            f"no selection has the condition control={conditions[1]!r}, and those of {others} are left out: if they "
-            f"are controls, say so, control={others[0]!r}",
+            f"no selection has the condition control={conditions[1]!r}, and the selections of {others} are left out: "
+            f"if they are controls, pass control={others[0]!r}",
             UserWarning,
             stacklevel=4,
         )
     if not found["target"]:
         raise ValueError(
-            f"no selection has the condition target={conditions[0]!r}: adata.var['condition'] has "
-            f"{sorted(set(condition))}; name the one to analyse, target=..."
+            f"target must be a condition in adata.var['condition'], {sorted(set(condition))}; got {conditions[0]!r}: "
+            "pass the one to analyse"
         )
     return found
 
 
 def _yields(obs: pd.DataFrame, keys: Sequence[str], cycles: Sequence[str]) -> Tensor:
     if len(keys) != len(cycles):
-        raise ValueError(f"yield_keys must name a column for each of the cycles {list(cycles)}, and is {list(keys)}")
+        raise ValueError(f"yield_keys must have a column for each of the cycles {list(cycles)}; got {list(keys)}")
     values = obs_columns.numbers(obs, "yield_keys", keys)
     if not ((values > 0) & (values < 1)).all():
         raise ValueError(
-            f"yield_keys: yields must lie in (0, 1), and reach {values.min():g} .. {values.max():g}: divide percents "
-            "by 100"
+            f"yield_keys={list(keys)} must be yields in (0, 1); got {values.min():g} .. {values.max():g}: divide "
+            "percentages by 100"
         )
     return torch.from_numpy(values)

@@ -1,4 +1,4 @@
-"""DNA-encoded libraries with the truth beside them: as a selection makes them, and as `HierarchicalDEL` supposes."""
+"""Simulated DNA-encoded libraries with known truth, from a selection experiment or from the model `HierarchicalDEL`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 Truth = dict[str, pd.Series]
-BINDER = math.log(2)  # log_enrichment above which a compound counts as a binder
+BINDER = math.log(2)  # a compound with a higher log_enrichment is a binder
 
 
 def del_library(
@@ -29,19 +29,20 @@ def del_library(
     dropout: float = 0.01,
     seed: int = 0,
 ) -> tuple[AnnData, Truth]:
-    r"""A selection of a split-and-pool library, from synthesis to sequencing.
+    r"""Simulate a selection of a split-and-pool library, from synthesis to sequencing.
 
-    - Synthesis: building block i of a cycle has abundance LogNormal(0, 0.4) and yield y_i ~ Beta(12, 4); a tag's
-      molecules are the full product and the truncates of the cycles that failed, in the shares
-      w_S = prod_{S} y prod_{not S} (1 - y).
-    - Selection: each product survives 1 + f times as often as the background, f ~ Gamma(shape, shape / mean), which is
-      0 only by underflow: (shape, mean) is (0.1, 1) for truncates of one building block, (0.02, 0.5) for those of
-      more, and (0.01, 0.3) for full products, of which 3% survive twice as often as the background or more, and the
-      best 30 to 100 times. A compound's matrix binding m, (0.01, 0.1), is there with and without target. A competitor
-      leaves a tenth of the truncates' binding, and of that of nine compounds in ten.
-    - Bottleneck: Poisson(molecules) copies of a background tag come through, others in proportion.
-    - PCR: copies are amplified by Gamma(pcr, pcr). Sequencing: reads are Poisson, in replicates whose depths span a
-      factor of 5 around ``depth``, and a count is lost with probability ``dropout``.
+    - Synthesis: building block i of a cycle has abundance LogNormal(0, 0.4) and yield y_i ~ Beta(12, 4). The
+      molecules with a tag are the full product and the truncates that lack the cycles that failed. The molecules with
+      the building blocks of the cycles S have the share w_S = prod_{S} y prod_{not S} (1 - y).
+    - Selection: each product survives 1 + f times as often as the background, with f ~ Gamma(shape, shape / mean),
+      which is 0 only by underflow. (shape, mean) is (0.1, 1) for truncates with one building block, (0.02, 0.5) for
+      truncates with more, and (0.01, 0.3) for full products, of which 3% survive at least twice as often as the
+      background, and the best 30 to 100 times. A compound's matrix binding m, (0.01, 0.1), acts with and without
+      target. A competitor leaves a tenth of the truncates' binding, and a tenth of the binding of nine compounds in
+      ten.
+    - Bottleneck: Poisson(molecules) copies of a background tag remain, and copies of others in proportion.
+    - PCR: copies are amplified by a factor of Gamma(pcr, pcr). Sequencing: reads are Poisson, in replicates whose
+      depths span a factor of 5 around ``depth``, and a count is lost with probability ``dropout``.
 
     Parameters
     ----------
@@ -52,26 +53,26 @@ def del_library(
     n_target, n_control, n_pre, n_competitor
         number of samples of each condition.
     molecules
-        copies of a background tag after selection.
+        mean copies of a background tag after selection.
     pcr
         inverse dispersion of the amplification.
     dropout
         probability that a count is lost.
     seed
-        of everything.
+        seed of all draws.
 
     Returns
     -------
-    AnnData (counts in X, building blocks in obs, conditions in var), and the truth, name -> Series: by compound
-    ``log_enrichment`` = log(1 + f) of the full product, the natural log of its own survival over the background;
-    ``is_binder`` (above log 2), ``truncates`` (sum of w_S f_S), ``matrix``, ``amount`` (w of the full product),
-    ``abundance``, ``competed`` (the share of its binding that a competitor leaves); by building block ``yield_A``,
-    ``effect_A``, and by pairs ``effect_A_B``, and so on.
+    AnnData (counts in X, building blocks in obs, conditions in var), and the truth, name -> Series. By compound:
+    ``log_enrichment`` = log(1 + f), natural log of the survival of the full product over the background;
+    ``is_binder``, whether that is above log 2; ``truncates``, the sum of w_S f_S; ``matrix``, m; ``amount``, w of the
+    full product; ``abundance``; and ``competed``, the share of its binding that a competitor leaves. By building block:
+    ``yield_A``, ``effect_A``. By pair: ``effect_A_B``. And so on.
 
     Raises
     ------
     ValueError
-        For fewer than two cycles or building blocks, no target selection, and numbers out of range.
+        For fewer than two cycles or building blocks, no target selection, or numbers out of range.
 
     Source: Satz 2016, ACS Combinatorial Science 18, 415 (simulated selections); Komar and Kalinic 2020, ibid. 22, 410
     (truncates).
@@ -81,8 +82,8 @@ def del_library(
     library = _Library(rng, cycles, lambda n: rng.lognormal(0, 0.4, n), lambda n: rng.beta(12, 4, n))
     for subset in library.truncates:
         prior = (0.1, 1.0) if len(subset) == 1 else (0.02, 0.5)
-        library.effects[subset] = _sparse(rng, *prior, [cycles[i] for i in subset])
-    own, matrix = _sparse(rng, 0.01, 0.3, cycles), _sparse(rng, 0.01, 0.1, cycles)
+        library.effects[subset] = _sparse_gamma(rng, *prior, [cycles[i] for i in subset])
+    own, matrix = _sparse_gamma(rng, 0.01, 0.3, cycles), _sparse_gamma(rng, 0.01, 0.1, cycles)
     competed = np.where(rng.random(tuple(cycles)) < 0.9, 0.1, 1.0)
     truncated, amount = library.truncated(), library.amount(library.full)
     survival = {
@@ -94,7 +95,7 @@ def del_library(
     numbers = {"target": n_target, "control": n_control, "pre-selection": n_pre, "competitor": n_competitor}
     columns, conditions = [], []
     for condition, number in numbers.items():
-        for factor in _span(number):
+        for factor in _relative_depths(number):
             rate = library.abundance * survival[condition]
             copies = rate * 1e3 if condition == "pre-selection" else rng.poisson(molecules * rate)
             amplified = copies * rng.gamma(pcr, 1 / pcr, rate.shape)
@@ -117,32 +118,36 @@ def del_from_prior(
     theta: float = math.exp(2),
     seed: int = 0,
 ) -> tuple[AnnData, Truth]:
-    """A library drawn from `HierarchicalDEL`'s own prior, with the defaults of its parts.
+    """Simulate a library from the prior of `HierarchicalDEL`, with the defaults of its parts.
 
     Parameters
     ----------
     cycles, n_target, n_control, n_pre
         as in `del_library`.
     depth
-        reads of a background compound, about which replicates span a factor of 5.
+        mean reads of a background compound; the depths of replicates span a factor of 5 around it.
     shape, mean
-        of every sparse Gamma: compounds', truncates' and matrix binding's.
+        shape and mean of every sparse Gamma: binding of compounds, of truncates and to the matrix.
     theta
-        inverse dispersion of the counts (of those from before the selection, e^3).
+        inverse dispersion of the counts; e^3 for counts from before the selection.
     seed
-        of everything.
+        seed of all draws.
 
     Returns
     -------
-    As `del_library`.
+    As `del_library`, without ``competed``.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two cycles or building blocks.
     """
     rng = np.random.default_rng(seed)
-
     library = _Library(rng, cycles, lambda n: rng.gamma(10, 0.1, n), lambda n: rng.beta(7, 3, n))
     for subset in library.truncates:
-        library.effects[subset] = _sparse(rng, shape, mean, [cycles[i] for i in subset])
-    own = _sparse(rng, shape, mean, cycles)
-    matrix = _sparse(rng, shape, mean, cycles) if n_control else np.zeros(tuple(cycles))
+        library.effects[subset] = _sparse_gamma(rng, shape, mean, [cycles[i] for i in subset])
+    own = _sparse_gamma(rng, shape, mean, cycles)
+    matrix = _sparse_gamma(rng, shape, mean, cycles) if n_control else np.zeros(tuple(cycles))
     rates = {
         "target": 1 + matrix + library.truncated() + library.amount(library.full) * own,
         "control": 1 + matrix,
@@ -151,7 +156,7 @@ def del_from_prior(
     columns, conditions = [], []
     for condition, number in {"target": n_target, "control": n_control, "pre-selection": n_pre}.items():
         noise = math.exp(3) if condition == "pre-selection" else theta
-        for factor in _span(number):
+        for factor in _relative_depths(number):
             expected = depth * factor * library.abundance * rates[condition]
             columns.append(rng.poisson(expected * rng.gamma(noise, 1 / noise, expected.shape)))
             conditions.append(condition)
@@ -161,17 +166,17 @@ def del_from_prior(
 def _check_selection(depth: float, n_target: int, molecules: float, pcr: float, dropout: float) -> None:
     for name, value in (("depth", depth), ("n_target", n_target), ("molecules", molecules), ("pcr", pcr)):
         if not value > 0:
-            raise ValueError(f"{name} must be above 0, and is {value}")
+            raise ValueError(f"{name} must be above 0; got {value}")
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is a probability, in [0, 1), and is {dropout}")
+        raise ValueError(f"dropout must be a probability, in [0, 1); got {dropout}")
 
 
 class _Library:
-    """The synthesis: abundances, yields, and what truncates do."""
+    """A synthesised library: abundances and yields of building blocks, and effects of truncates."""
 
     def __init__(self, rng: np.random.Generator, cycles: Sequence[int], abundance: Any, yields: Any) -> None:
         if len(cycles) < 2 or min(cycles) < 2:
-            raise ValueError(f"cycles must give two building blocks or more for two cycles or more, and is {cycles}")
+            raise ValueError(f"cycles must have two entries or more, each of 2 building blocks or more; got {cycles}")
         self.cycles, self.names = tuple(cycles), string.ascii_uppercase[: len(cycles)]
         self.full = tuple(range(len(cycles)))
         self.factors = [abundance(n) for n in cycles]
@@ -231,11 +236,11 @@ class _Library:
         return truth
 
 
-def _sparse(rng: np.random.Generator, shape: float, mean: float, size: Sequence[int]) -> np.ndarray:
+def _sparse_gamma(rng: np.random.Generator, shape: float, mean: float, size: Sequence[int]) -> np.ndarray:
     return rng.gamma(shape, mean / shape, tuple(size))
 
 
-def _span(number: int) -> np.ndarray:
-    """Depths of replicates, around 1, from the lowest to five times that."""
+def _relative_depths(number: int) -> np.ndarray:
+    """Relative depths of replicates, with mean 1, from the lowest to five times that."""
     factors = np.geomspace(1, 5, number) if number > 1 else np.ones(number)
     return factors / factors.mean() if number else factors

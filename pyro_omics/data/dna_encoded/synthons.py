@@ -1,4 +1,4 @@
-"""Counts of a DNA-encoded library by condition, and summed over the compounds that share building blocks."""
+"""Counts of a DNA-encoded library, summed over compounds that share building blocks or over selections."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ N_COMPOUNDS = "n_compounds"
 
 
 def aggregate(adata: AnnData, keys: str | Sequence[str]) -> AnnData:
-    """Counts summed over the compounds that share building blocks: one key gives monosynthons, two disynthons.
+    """Sum counts over the compounds that share building blocks: one key gives monosynthons, two give disynthons.
 
     Parameters
     ----------
     adata
         counts (n, selections) in X, sparse or dense, and the building blocks in obs.
     keys
-        columns of obs.
+        columns of obs with building blocks.
 
     Returns
     -------
-    AnnData (synthons, selections), sorted by building block: X the sums, in CSR (float32; float64 if a sum exceeds
-    2^24, above which float32 skips integers); obs the keys and "n_compounds", the number of compounds summed, its
-    index their names joined by "-", such as "A001-B007"; var that of ``adata``. Aggregating again adds up
-    "n_compounds".
+    AnnData (synthons, selections), sorted by building block. X has the sums in CSR (float32; float64 if a sum exceeds
+    2^24, above which float32 skips integers). obs has the keys and "n_compounds", the number of summed compounds; its
+    index joins the names of the building blocks, such as "A001-B007". var is that of ``adata``. Aggregating again adds
+    up "n_compounds".
 
     Raises
     ------
     ValueError
-        Where X holds no counts; for keys that are no columns of obs, or lack values, or whose joined names are
-        not unique.
+        If X does not hold counts, keys are not columns of obs or have missing values, or joined names are not unique.
     """
     code, table = synthons(adata, keys)
-    counts = sp.csr_matrix(_checked(_matrix(adata), "adata.X"))
+    counts = sp.csr_matrix(_checked_counts(_matrix(adata), "adata.X"))
     shape = (len(table), adata.n_obs)
     sums = sp.csr_matrix((np.ones(adata.n_obs), (code, np.arange(adata.n_obs))), shape) @ counts
     table[N_COMPOUNDS] = np.bincount(code, weights=n_compounds(adata)).astype(np.int64)
@@ -48,23 +47,22 @@ def aggregate(adata: AnnData, keys: str | Sequence[str]) -> AnnData:
 
 
 def synthons(adata: AnnData, keys: str | Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
-    """The synthon of each row (n,), as a position in the table of synthons, which has the keys as columns.
+    """Code (n,) of each row's synthon, and the table of synthons, which has the keys as columns.
 
     Raises
     ------
     ValueError
-        As `aggregate` does.
+        As `aggregate`, for the keys.
     """
     keys = [keys] if isinstance(keys, str) else list(keys)
     if not keys or len(set(keys)) < len(keys) or not set(keys) <= set(adata.obs.columns):
-        there = ", ".join(map(repr, adata.obs.columns)) or "none"
-        raise ValueError(f"keys={keys!r} must be columns of adata.obs with building blocks, each once; it has {there}")
+        raise ValueError(f"keys must be distinct columns of adata.obs, {list(adata.obs.columns)}; got {keys!r}")
     blocks = adata.obs[keys]
     lacking = blocks.isna().any(axis=1).to_numpy()
     if lacking.any():
         raise ValueError(
             f"adata.obs[{keys!r}] lacks a building block for {int(lacking.sum())} row(s), such as "
-            f"{adata.obs_names[lacking][0]!r}: give it a name, for example 'none'"
+            f"{adata.obs_names[lacking][0]!r}: fill in a name, for example 'none'"
         )
     code = blocks.groupby(keys, observed=True, sort=True).ngroup().to_numpy()
     table = blocks.iloc[np.unique(code, return_index=True)[1]].copy()
@@ -77,74 +75,80 @@ def synthons(adata: AnnData, keys: str | Sequence[str]) -> tuple[np.ndarray, pd.
 
 
 def pooled_counts(adata: AnnData, argument: str, condition: str) -> np.ndarray:
-    """Counts (n,) in double precision, summed over the selections of a condition, which ``argument`` names.
+    """Counts (n,) in double precision, summed over the selections of a condition.
+
+    Parameters
+    ----------
+    adata
+        counts (n, selections) in X, and the conditions in var.
+    argument
+        name of the argument that ``condition`` was passed as, for errors.
+    condition
+        the condition.
 
     Raises
     ------
     ValueError
-        Where var has no conditions, no selection has this one, or its selections hold no counts, or only zeros.
+        If var has no conditions, no selection has this one, or its selections do not hold counts, or only zeros.
     """
     if CONDITION not in adata.var:
-        there = ", ".join(map(repr, adata.var.columns)) or "none"
         raise ValueError(
-            f"adata.var has no column {CONDITION!r}, which says of each selection whether it is 'target', 'control' or "
-            f"'pre-selection': there are {there}; add it, adata.var[{CONDITION!r}] = [...]"
+            f"adata.var must have a column {CONDITION!r}, with 'target', 'control' or 'pre-selection' for each "
+            f"selection; got {list(adata.var.columns)}: set adata.var[{CONDITION!r}] = [...]"
         )
     conditions = adata.var[CONDITION].astype(str)
     chosen = (conditions == condition).to_numpy()
     if not chosen.any():
-        there = ", ".join(map(repr, conditions.unique()))
         raise ValueError(
-            f"{argument}={condition!r} is the condition of no selection: adata.var[{CONDITION!r}] has {there}; "
-            f"name one of them, {argument}=..."
+            f"{argument} must be a condition in adata.var[{CONDITION!r}], {[*conditions.unique()]}; got {condition!r}"
         )
-    what = f"the selections of {argument}={condition!r}"
-    counts = np.asarray(_checked(_matrix(adata)[:, chosen], what).sum(axis=1)).ravel()
+    name = f"the selections of {argument}={condition!r}"
+    counts = np.asarray(_checked_counts(_matrix(adata)[:, chosen], name).sum(axis=1)).ravel()
     if not counts.any():
-        raise ValueError(f"{what} have no counts at all, and so no rates: leave them out, or check how they were read")
+        raise ValueError(f"{name} have no counts at all, and so no rates: leave them out, or check how they were read")
     return counts
 
 
 def n_compounds(adata: AnnData) -> np.ndarray:
-    """How many compounds each row sums (n,): 1, unless `aggregate` says otherwise in obs.
+    """Number of compounds (n,) that each row sums: 1, or the column that `aggregate` added to obs.
 
     Raises
     ------
     ValueError
-        For numbers that are not positive.
+        If a number is not positive.
     """
     if N_COMPOUNDS not in adata.obs:
         return np.ones(adata.n_obs)
     return positive_values(adata.obs[N_COMPOUNDS].to_numpy(np.float64), f"adata.obs[{N_COMPOUNDS!r}]")
 
 
-def positive_values(values: np.ndarray, what: str) -> np.ndarray:
-    """The values themselves; a ValueError where one is not positive and finite."""
+def positive_values(values: np.ndarray, name: str) -> np.ndarray:
+    """Return the values, or raise a ValueError if one is not positive and finite; the error calls them ``name``."""
     wrong = values[~((values > 0) & np.isfinite(values))]
     if wrong.size:
         raise ValueError(
-            f"{what} has {wrong.size} value(s) that are not positive, such as {wrong[0]:g}: every row of adata needs "
-            "one (a Series is matched by name; add 1 to counts)"
+            f"{name} must be positive for every row of adata; got {wrong.size} value(s) that are not, such as "
+            f"{wrong[0]:g}: a Series is matched by name; add 1 to counts"
         )
     return values
 
 
 def _matrix(adata: AnnData) -> Any:
     if adata.X is None:
-        raise ValueError("adata.X is empty: put the counts there, adata.X = adata.layers[...]")
+        raise ValueError("adata.X must hold the counts; got None: set adata.X = adata.layers[...]")
     if adata.isbacked:
-        raise ValueError("adata.X is on disk (a backed AnnData), and is read into memory here: pass adata.to_memory()")
+        raise ValueError("adata.X must be in memory; got a backed AnnData: pass adata.to_memory()")
     return adata.X
 
 
-def _checked(matrix: Any, what: str) -> Any:
-    """The matrix in double precision, in which sums are exact, if it holds counts."""
+def _checked_counts(matrix: Any, name: str) -> Any:
+    """The matrix in double precision, where sums are exact; a ValueError if it does not hold counts."""
     matrix = matrix.astype(np.float64)
     values = matrix.data if sp.issparse(matrix) else matrix
     wrong = values[~((values >= 0) & (values == np.floor(values)) & np.isfinite(values))]
     if wrong.size:
         raise ValueError(
-            f"{what}: {wrong.size} value(s) are no counts, such as {wrong.min():g}; pass reads or UMIs as they were "
-            "counted, before a control is subtracted or anything normalised"
+            f"{name} must hold counts; got {wrong.size} other value(s), such as {wrong.min():g}: pass reads or UMIs as "
+            "they were counted, before normalisation or subtraction of a control"
         )
     return matrix

@@ -1,1 +1,1 @@
-"""Count matrices whose minibatches are made dense: in memory, on a device and on disk, and the checks of counts."""
+"""Count matrices in memory, on a device and on disk, which give dense minibatches; checks of counts."""

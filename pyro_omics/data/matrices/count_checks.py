@@ -1,20 +1,20 @@
-"""The checks that a matrix holds counts, in memory or as it is read."""
+"""Checks that a matrix, in memory or on disk, holds counts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-PIECE = 2**22  # values that are checked at once
+CHUNK = 2**22  # number of values that are checked at once
 
 
 class CountSummary:
-    """Summary of a matrix's values, added up in pieces: range, and numbers of NaN, infinite and non-integer values."""
+    """Range of a matrix's values, and numbers of NaN, infinite and non-integer ones, accumulated over chunks."""
 
     def __init__(self) -> None:
         self.kind_seen: np.dtype | None = None
@@ -23,12 +23,12 @@ class CountSummary:
         self.lowest, self.highest = 0.0, 0.0
 
     def add(self, values: np.ndarray) -> CountSummary:
-        """Take a piece's values, of any shape, into account."""
+        """Add a chunk of values, of any shape."""
         flat = np.asarray(values).reshape(-1)
         self.kind_seen = flat.dtype
         if flat.dtype.kind in "biuf":
-            for start in range(0, flat.size, PIECE):
-                self._add(flat[start : start + PIECE])
+            for start in range(0, flat.size, CHUNK):
+                self._add(flat[start : start + CHUNK])
         return self
 
     def _add(self, values: np.ndarray) -> None:
@@ -48,7 +48,7 @@ class CountSummary:
             self.highest = max(self.highest, float(values.max()))
 
     def problem(self) -> str | None:
-        """Why these are no counts, or None."""
+        """Why the values are not counts; None if they are."""
         if self.kind_seen is not None and self.kind_seen.kind not in "biuf":
             return f"its values are of type {self.kind_seen}"
         if self.n_nan:
@@ -58,7 +58,7 @@ class CountSummary:
         if self.lowest < 0:
             return f"it has negative values, the lowest {self.lowest:g}"
         if self.highest == 0:
-            return "all of it is zero"
+            return "all values are zero"
         if self.n_fractions:
             # Log-transformed expression stays small; normalised expression does not.
             guess = "log-transformed" if self.highest < 20 else "normalised"
@@ -67,7 +67,7 @@ class CountSummary:
                 f"{self.highest:.4g}): it looks {guess}"
             )
         if self.highest > 2**24:
-            return f"its largest value is {self.highest:g}, above 2^24, which float32 does not count exactly"
+            return f"its largest value is {self.highest:g}, above 2^24, where float32 skips integers"
         return None
 
 
@@ -77,34 +77,31 @@ def matrix_of(adata: AnnData, layer: str | None) -> Any:
     Raises
     ------
     ValueError
-        Where there is no such matrix.
+        If there is no such matrix.
     """
     check_layer(layer, adata.X is not None, adata.layers)
     return adata.X if layer is None else adata.layers[layer]
 
 
 def check_layer(layer: str | None, has_x: bool, layers: Mapping[str, Any]) -> None:
-    """Raise where there is no such matrix."""
-    there = ", ".join(repr(name) for name in layers) or "no layers"
+    """Raise a ValueError if there is no such layer, or no X for None."""
     if layer is None and not has_x:
-        raise ValueError(f"adata.X is empty: name the layer with the counts, layer=...; there are {there}")
+        raise ValueError(f"adata.X is empty: pass the layer with the counts, layer=..., of {list(layers)}")
     if layer is not None and layer not in layers:
-        raise ValueError(f"layer={layer!r} is not in adata.layers: there are {there}")
+        raise ValueError(f"layer must be a key of adata.layers, {list(layers)}; got {layer!r}")
 
 
 def check_counts(adata: AnnData, layer: str | None, rows: str = "cells", columns: str = "genes") -> None:
-    """Raise unless the matrix holds finite, non-negative integers, and at least one row and column of them.
+    """Check that X or a layer has rows and columns, and holds finite, non-negative integers, not all zero.
 
     Raises
     ------
     ValueError
-        That names the matrix, the value seen and where, and the layer that does look like counts if there is one.
+        If not; the error names the matrix, a value that is wrong, and a layer that looks like counts if there is one.
     """
     matrix = matrix_of(adata, layer)
     if adata.isbacked:
-        raise ValueError(
-            f"{name_of(layer)} is on disk (a backed AnnData), and is read into memory here: pass adata.to_memory()"
-        )
+        raise ValueError(f"{name_of(layer)} must be in memory; got a backed AnnData: pass adata.to_memory()")
     check_shape(layer, matrix.shape, rows, columns)
     problem = _problem(matrix)
     if problem is None:
@@ -114,26 +111,26 @@ def check_counts(adata: AnnData, layer: str | None, rows: str = "cells", columns
         places["layer=None (adata.X)"] = adata.X
     fitting = [place for place, matrix in places.items() if _problem(matrix) is None]
     if not fitting and adata.raw is not None and _problem(adata.raw.X) is None:
-        refuse(layer, problem, "adata.raw looks like counts: pass adata.raw.to_adata()")
-    refuse(layer, problem, f"This one looks like counts: {fitting[0]}" if fitting else "")
+        raise_not_counts(layer, problem, "adata.raw looks like counts: pass adata.raw.to_adata()")
+    raise_not_counts(layer, problem, f"This one looks like counts: {fitting[0]}" if fitting else "")
 
 
 def name_of(layer: str | None) -> str:
-    """What a user calls the matrix."""
+    """X or a layer as a user writes it, for errors."""
     return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
 
 
 def check_shape(layer: str | None, shape: tuple[int, ...], rows: str = "cells", columns: str = "genes") -> None:
-    """Raise for a matrix without rows or columns."""
+    """Raise a ValueError for a matrix without rows or columns."""
     for what, length in zip((rows, columns), shape, strict=True):
         if length == 0:
             raise ValueError(f"{name_of(layer)} has 0 {what} (shape {tuple(shape)}): check how adata was filtered")
 
 
-def refuse(layer: str | None, problem: str, elsewhere: str) -> None:
-    """Raise, with where the counts are, if that is known."""
-    mend = elsewhere or "Pass the raw counts (UMIs or reads), before any normalisation or log"
-    raise ValueError(f"{name_of(layer)} does not hold counts: {problem}. {mend}")
+def raise_not_counts(layer: str | None, problem: str, fix: str) -> NoReturn:
+    """Raise a ValueError with the problem and, if it is known, how to pass the counts."""
+    fix = fix or "Pass the raw counts (UMIs or reads), before any normalisation or log"
+    raise ValueError(f"{name_of(layer)} does not hold counts: {problem}. {fix}")
 
 
 def _problem(matrix: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Counts that stay on disk: a .h5ad file or a .zarr store, of which rows are read as they are asked for."""
+"""Counts in a .h5ad file or a .zarr store, whose rows are read when they are needed."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from anndata.io import sparse_dataset
 from torch import Tensor
 
 from pyro_omics.data.blocks import Blocks
-from pyro_omics.data.matrices.count_checks import PIECE, CountSummary
-from pyro_omics.data.matrices.memory import HASHED, CountMatrix, canonical, digest_of, starts
+from pyro_omics.data.matrices.count_checks import CHUNK, CountSummary
+from pyro_omics.data.matrices.memory import CHUNK_ROWS, CountMatrix, canonical, chunk_starts, digest_of
 
-GAP = 32  # rows that are read and left out rather than begin another read
+GAP = 32  # up to so many unwanted rows are read and dropped rather than start another read
 
 
-class Array:
-    """An array in a file, opened for reading in each process that asks for it.
+class ArrayFile:
+    """An array in a file, opened for reading once in each process.
 
     Parameters
     ----------
     array
-        of h5py or zarr.
+        array of h5py or zarr.
     """
 
     def __init__(self, array: Any) -> None:
         self.hdf5 = isinstance(array, h5py.Dataset)
-        self.place = (os.path.abspath(array.file.filename), array.name) if self.hdf5 else _at_home(array)
+        self.place = (os.path.abspath(array.file.filename), array.name) if self.hdf5 else _with_absolute_path(array)
         self._open: tuple[int, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """An open file is not sent to another process."""
+        """Leave out the open file, which cannot be sent to another process."""
         return {**self.__dict__, "_open": None}
 
     def __getitem__(self, at: slice) -> np.ndarray:
-        """The entries (or rows) at a slice."""
+        """The entries, or rows, of a slice."""
         if not self.hdf5:
             return np.asarray(self.place[at])
         if self._open is None or self._open[0] != os.getpid():
@@ -51,48 +51,48 @@ class Array:
         return self._open[1][at]
 
 
-def _at_home(array: Any) -> Any:
-    """An array of zarr whose folder is found from wherever the process goes."""
+def _with_absolute_path(array: Any) -> Any:
+    """The zarr array opened by its absolute path, which stays valid when the working directory changes."""
     root = getattr(array.store, "root", None)
     if not isinstance(root, Path) or root.is_absolute():
         return array
     return zarr.open_array(root.absolute() / array.path, mode="r")
 
 
-class Source:
-    """A matrix (n, g) on disk, in compressed rows or dense.
+class MatrixFile:
+    """A matrix (n, g) in a file, in compressed rows or dense.
 
     Parameters
     ----------
     node
         group or array of h5py or zarr.
     name
-        what a user calls it.
+        name of the matrix, for errors.
 
     Raises
     ------
     ValueError
-        Where it is in compressed columns.
+        If it is in compressed columns.
     """
 
     def __init__(self, node: Any, name: str) -> None:
         self.indptr: np.ndarray | None = None
         if hasattr(node, "dtype"):
-            self.data = Array(node)
+            self.data = ArrayFile(node)
             self.shape: tuple[int, int] = tuple(node.shape)
             return
         dataset = sparse_dataset(node)
         if dataset.format != "csr":
             raise ValueError(
-                f"{name} is stored by columns (CSC) on disk, of which rows cannot be read: write it by rows once, "
+                f"{name} must be stored by rows (CSR) or dense to stay on disk; got columns (CSC): write it by rows, "
                 "adata.X = adata.X.tocsr(); adata.write_h5ad(path), or read it into memory (backed=False)"
             )
         self.shape = tuple(dataset.shape)
-        self.data, self.indices = Array(node["data"]), Array(node["indices"])
+        self.data, self.indices = ArrayFile(node["data"]), ArrayFile(node["indices"])
         self.indptr = np.asarray(node["indptr"][:]).astype(np.int64)
 
     def read(self, first: int, end: int) -> sp.csr_matrix:
-        """The rows first .. end - 1, as they are stored."""
+        """The rows first .. end - 1, with all columns."""
         if self.indptr is None:
             return sp.csr_matrix(self.data[first:end])
         at = slice(int(self.indptr[first]), int(self.indptr[end]))
@@ -100,56 +100,56 @@ class Source:
         return sp.csr_matrix(parts, shape=(end - first, self.shape[1]))
 
     def values(self, first: int, end: int) -> np.ndarray:
-        """The values that are stored of these rows."""
+        """The stored values of the rows first .. end - 1."""
         if self.indptr is None:
             return self.data[first:end]
         return self.data[int(self.indptr[first]) : int(self.indptr[end])]
 
-    def pieces(self) -> Iterator[tuple[int, int]]:
-        """Ranges of rows that hold about `count_checks.PIECE` stored values, or one row."""
+    def row_ranges(self) -> Iterator[tuple[int, int]]:
+        """Ranges (first, end) of rows with at most `count_checks.CHUNK` stored values, or of one row."""
         stored = np.arange(self.shape[0] + 1) * self.shape[1] if self.indptr is None else self.indptr
         first = 0
         while first < self.shape[0]:
-            end = int(np.searchsorted(stored, stored[first] + PIECE, side="right")) - 1
+            end = int(np.searchsorted(stored, stored[first] + CHUNK, side="right")) - 1
             end = min(max(first + 1, end), first + Blocks.longest)
             yield first, end
             first = end
 
-    def look(self) -> CountSummary:
-        """What the first piece's values are."""
-        for piece in self.pieces():
-            return CountSummary().add(self.values(*piece))
+    def first_summary(self) -> CountSummary:
+        """Summary of the values in the first range of rows."""
+        for rows in self.row_ranges():
+            return CountSummary().add(self.values(*rows))
         return CountSummary()
 
-    def survey(self, columns: np.ndarray | None) -> tuple[CountSummary, Tensor]:
-        """What all values are, and each row's sum over ``columns`` (n,): the file is read once, in pieces."""
+    def summarize(self, columns: np.ndarray | None) -> tuple[CountSummary, Tensor]:
+        """Summary of all values, and each row's sum (n,) over ``columns``, in one pass over the file."""
         keep = np.ones(self.shape[1])
         if columns is not None:
             keep[:] = 0
             keep[columns] = 1
         summary, totals = CountSummary(), np.empty(self.shape[0])
-        for first, end in self.pieces():
-            piece = self.read(first, end)
-            summary.add(piece.data)
-            if piece.data.dtype.kind in "biuf":
-                totals[first:end] = piece.astype(np.float64) @ keep
+        for first, end in self.row_ranges():
+            rows = self.read(first, end)
+            summary.add(rows.data)
+            if rows.data.dtype.kind in "biuf":
+                totals[first:end] = rows.astype(np.float64) @ keep
         return summary, torch.from_numpy(totals)
 
 
 class StoredMatrix:
-    """Counts (n, g) on disk, with the interface of `memory.CountMatrix`: nothing is kept in memory.
+    """Counts (n, g) on disk, with the interface of `memory.CountMatrix`.
 
     Parameters
     ----------
     source
-        the matrix.
+        the matrix in its file.
     columns
         positions of the g columns, in their order; None for all.
     totals
-        each row's sum over them, if it is known.
+        (n,) sum of each row over these columns, if known.
     """
 
-    def __init__(self, source: Source, columns: np.ndarray | None = None, totals: Tensor | None = None) -> None:
+    def __init__(self, source: MatrixFile, columns: np.ndarray | None = None, totals: Tensor | None = None) -> None:
         self.source, self.columns = source, columns
         self.shape = (source.shape[0], source.shape[1] if columns is None else len(columns))
         if totals is not None:
@@ -161,12 +161,16 @@ class StoredMatrix:
         return CountMatrix(csr).rows(at)
 
     def read(self, index: Tensor) -> tuple[sp.csr_matrix, Tensor]:
-        """Compressed rows in memory, in the file's order, that have the rows ``index`` among them, and where.
+        """Read the rows ``index``, and those between them that one read takes along.
+
+        Returns
+        -------
+        Compressed rows in the file's order, and the position in them of each row of ``index``.
 
         Raises
         ------
         RuntimeError
-            Where rows do not sum to their ``totals``: zarr reads zeros where a store is gone.
+            If rows do not sum to their ``totals``; zarr reads zeros from a store that was removed.
         """
         wanted = index.numpy()
         found, parts = [], []
@@ -182,31 +186,31 @@ class StoredMatrix:
         if not parts:
             return sp.csr_matrix((0, self.shape[1]), dtype=np.float32), index
         joined = sp.vstack(parts, format="csr")
-        parts.clear()  # no more than twice the rows are in memory at once
+        parts.clear()  # so that at most two copies of the rows are in memory
         rows = np.concatenate(found)
         csr = canonical(joined if self.columns is None else joined[:, self.columns])
         known = self.__dict__.get("totals")
         if known is not None and not np.array_equal(csr @ np.ones(self.shape[1]), known.numpy()[rows]):
             raise RuntimeError(
-                "counts on disk are not what they were when the DataModule was made: the file or store was moved, "
-                "removed or written to since; make the DataModule anew"
+                "counts on disk are not those of when the DataModule was made: the file or store was moved, removed or "
+                "written to; make the DataModule again"
             )
         return csr, torch.from_numpy(np.searchsorted(rows, wanted))
 
     @functools.cached_property
     def totals(self) -> Tensor:
         """Each row's sum (n,), in double precision."""
-        return self.source.survey(self.columns)[1]
+        return self.source.summarize(self.columns)[1]
 
     @functools.cached_property
     def digest(self) -> str:
-        """A hash of the counts, the same as in memory."""
+        """Hash of the counts, the same as in memory."""
         n = self.shape[0]
-        return digest_of(self.read(torch.arange(start, min(start + HASHED, n)))[0] for start in starts(n))
+        return digest_of(self.read(torch.arange(start, min(start + CHUNK_ROWS, n)))[0] for start in chunk_starts(n))
 
 
 def _runs(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Ascending rows, cut where many lie between two, and such that none spans more than `Blocks.longest`."""
+    """Ascending rows, cut into runs with no gap above `GAP` that span at most `Blocks.longest` rows."""
     for near in np.split(rows, np.flatnonzero(np.diff(rows) > GAP) + 1):
         while len(near):
             n = int(np.searchsorted(near, near[0] + Blocks.longest))

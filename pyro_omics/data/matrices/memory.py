@@ -1,4 +1,4 @@
-"""Count matrices whose minibatches are made dense as tensors: in memory, or on a device."""
+"""Count matrices in memory or on a device, which give dense minibatches."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from pyro_omics.kernels.dense_rows import dense_rows
 
-HASHED = 4096  # rows that are hashed, or summed, at once
+CHUNK_ROWS = 4096  # number of rows that are hashed, or summed, at once
 
 
 class CountMatrix:
-    """Counts (n, g) in compressed rows, whose minibatches are made dense as tensors.
+    """Counts (n, g) in compressed rows in memory.
 
     Parameters
     ----------
     matrix
-        (n, g) non-negative integers: CSR, CSC, another SciPy format, or dense.
+        (n, g) non-negative integers: any SciPy sparse format, or dense.
     """
 
     def __init__(self, matrix: Any) -> None:
@@ -38,7 +38,8 @@ class CountMatrix:
     def totals(self) -> Tensor:
         """Each row's sum (n,), in double precision."""
         ones = np.ones(self.shape[1])
-        parts = [self.csr[start : start + HASHED].astype(np.float64) @ ones for start in starts(self.shape[0])]
+        chunks = (self.csr[start : start + CHUNK_ROWS] for start in chunk_starts(self.shape[0]))
+        parts = [chunk.astype(np.float64) @ ones for chunk in chunks]
         return torch.from_numpy(np.concatenate([np.empty(0), *parts]))
 
     def column_sums(self, rows: Tensor) -> Tensor:
@@ -48,33 +49,33 @@ class CountMatrix:
 
     @functools.cached_property
     def digest(self) -> str:
-        """A hash of the counts."""
-        return digest_of(self.csr[start : start + HASHED] for start in starts(self.shape[0]))
+        """Hash of the counts."""
+        return digest_of(self.csr[start : start + CHUNK_ROWS] for start in chunk_starts(self.shape[0]))
 
     @property
     def n_bytes(self) -> int:
-        """What the compressed rows take."""
+        """Size of the compressed rows, in bytes."""
         return sum(part.nbytes for part in (self.csr.data, self.csr.indices, self.csr.indptr))
 
-    def placed(self, device: torch.device, room: int) -> DenseOnDevice | RowsOnDevice | None:
-        """The whole on a device: dense where that takes no more than ``room`` bytes, else compressed, else None."""
-        if 4 * self.shape[0] * self.shape[1] <= room:
+    def to_device(self, device: torch.device, max_bytes: int) -> DenseOnDevice | RowsOnDevice | None:
+        """A copy on a device: dense if that needs at most ``max_bytes``, else compressed if that does, else None."""
+        if 4 * self.shape[0] * self.shape[1] <= max_bytes:
             return DenseOnDevice(self, device)
-        return RowsOnDevice(self, device) if self.n_bytes <= room else None
+        return RowsOnDevice(self, device) if self.n_bytes <= max_bytes else None
 
 
 class DenseOnDevice:
-    """All counts (n, g), dense on a device: a minibatch is taken without waiting for the device.
+    """All counts (n, g), dense on a device: indexing a minibatch does not wait for the device.
 
     Parameters
     ----------
     matrix
         the counts.
     device
-        where to.
+        the device.
     """
 
-    CHUNK = 4096  # rows that are dense on the host at once
+    CHUNK = 4096  # number of rows that are dense on the host at once
 
     def __init__(self, matrix: CountMatrix, device: torch.device) -> None:
         self.shape = matrix.shape
@@ -96,12 +97,13 @@ class RowsOnDevice:
     matrix
         the counts.
     device
-        where to.
+        the device.
     """
 
     def __init__(self, matrix: CountMatrix, device: torch.device) -> None:
         self.shape = matrix.shape
-        self.indptr = torch.from_numpy(matrix.csr.indptr.astype(np.int64))  # on the host, which then knows lengths
+        # On the host, where lengths are known without waiting for the device.
+        self.indptr = torch.from_numpy(matrix.csr.indptr.astype(np.int64))
         self.start = self.indptr.to(device)
         self.indices = torch.from_numpy(matrix.csr.indices).to(device)
         self.values = torch.from_numpy(matrix.csr.data).to(device)
@@ -115,7 +117,8 @@ class RowsOnDevice:
         at = index.to(device, non_blocking=True)
         start = self.start[at]
         length = self.start[at + 1] - start
-        # A stored value's place: its row's start in the matrix less its start in the minibatch, and its number there.
+        # The place of a stored value in the matrix: its number in the minibatch, shifted by where its row starts in the
+        # matrix less where it starts in the minibatch.
         shift = torch.repeat_interleave(start - (length.cumsum(0) - length), length, output_size=stored_here)
         place = shift + torch.arange(stored_here, device=device)
         first = torch.arange(0, n * g, g, device=device)
@@ -124,33 +127,33 @@ class RowsOnDevice:
 
 
 def canonical(matrix: Any) -> sp.csr_matrix:
-    """Compressed rows of float32 with ascending columns, each once, and no stored zeros; shared where they are so."""
+    """Compressed rows in float32, with ascending, distinct columns and no stored zeros; shares arrays that are so."""
     csr = sp.csr_matrix(matrix)
     if csr.nnz and not (csr.indices.min() >= 0 and csr.indices.max() < csr.shape[1]):
         raise ValueError(
-            f"the matrix of counts has {csr.shape[1]} columns, and stores a value in column "
-            f"{csr.indices.min() if csr.indices.min() < 0 else csr.indices.max()}: it is broken, read it anew"
+            f"the columns of a sparse matrix of counts must be from 0 to {csr.shape[1] - 1}; got "
+            f"{csr.indices.min() if csr.indices.min() < 0 else csr.indices.max()}: its file is broken, make it again"
         )
     if not csr.has_canonical_format or not csr.data.all():
-        csr = csr.copy()  # it shares its arrays with the AnnData's
+        csr = csr.copy()  # its arrays are the AnnData's
         csr.sum_duplicates()
         csr.eliminate_zeros()
     parts = (csr.data.astype(np.float32, copy=False), csr.indices, csr.indptr)
-    shared = sp.csr_matrix(parts, shape=csr.shape)  # SciPy takes 32-bit indices where they suffice
+    shared = sp.csr_matrix(parts, shape=csr.shape)  # SciPy uses 32-bit indices where they suffice
     shared.has_canonical_format = True
     return shared
 
 
-def digest_of(pieces: Iterable[sp.csr_matrix]) -> str:
-    """A hash of canonical rows, in pieces of `HASHED` rows but for the last."""
+def digest_of(chunks: Iterable[sp.csr_matrix]) -> str:
+    """Hash of `canonical` rows, given in chunks of `CHUNK_ROWS` rows."""
     code = hashlib.sha256()
-    for piece in pieces:
-        code.update(np.diff(piece.indptr).astype(np.int64).tobytes())
-        code.update(piece.indices.astype(np.int32).tobytes())
-        code.update(piece.data.tobytes())
+    for chunk in chunks:
+        code.update(np.diff(chunk.indptr).astype(np.int64).tobytes())
+        code.update(chunk.indices.astype(np.int32).tobytes())
+        code.update(chunk.data.tobytes())
     return code.hexdigest()
 
 
-def starts(n: int) -> range:
-    """Where the pieces of n rows begin that a hash is made of."""
-    return range(0, n, HASHED)
+def chunk_starts(n: int) -> range:
+    """First row of each chunk of `CHUNK_ROWS` rows."""
+    return range(0, n, CHUNK_ROWS)

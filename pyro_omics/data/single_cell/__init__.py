@@ -1,1 +1,1 @@
-"""Data of single cells: the DataModule, proteins and simulators."""
+"""Data of single cells: the DataModule, protein counts and simulators."""

@@ -1,4 +1,4 @@
-"""`CellDataModule`: AnnData in, minibatches of tensors out."""
+"""`CellDataModule`: minibatches of cells from an AnnData."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from pyro_omics.data.matrices.count_checks import check_counts, matrix_of
 from pyro_omics.data.matrices.disk import StoredMatrix
 from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.module import RowDataModule, RowTensors, digest
-from pyro_omics.data.single_cell.proteins import ProteinTable, background_start, check_training
+from pyro_omics.data.single_cell.proteins import ProteinTable, check_training_proteins, initial_background
 from pyro_omics.data.splits import split_rows
 from pyro_omics.schema import CellSchema
 from pyro_omics.sizes import Sizes
 
 
 class CellDataModule(RowDataModule):
-    """Minibatches of cells from an AnnData, which is read once and never changed.
+    """DataModule of minibatches of cells from an AnnData, which is read once and never changed.
 
     Parameters
     ----------
@@ -41,46 +41,46 @@ class CellDataModule(RowDataModule):
     batch_key
         column of obs: the batch.
     label_key
-        column of obs: a label that dispersions can be shared by.
+        column of obs: a label, by which dispersions can be shared.
     categorical_keys
         columns of obs: further categorical covariates.
     continuous_keys
-        columns of obs: continuous covariates, used as they are.
+        columns of obs: continuous covariates, which are not rescaled.
     size_factor_key
-        column of obs: a given library size, in counts, for `library_sizes.SizeFactor`.
+        column of obs: a known library size, in counts, for `library_sizes.SizeFactor`.
     gene_mask
-        boolean column of var (``"highly_variable"``), or booleans (n_vars,): the genes to model.
+        the genes to model: a boolean column of var (``"highly_variable"``), or booleans (n_vars,).
     protein_obsm_key
-        entry of obsm with protein counts, a DataFrame or a matrix (n, t), for `TotalVI`. NaN, and proteins that are
-        zero in all cells of a batch, count as not measured. A MuData's protein modality is taken by itself.
+        entry of obsm with protein counts, a DataFrame or a matrix (n, t), for `TotalVI`. NaN means not measured, as do
+        zeros in all cells of a batch. Not needed for a MuData with a protein modality.
     protein_mask
-        which of them were measured: the name of an entry of obsm with booleans (n, t), the booleans (matched by name
-        in a DataFrame), or the name of a boolean column of obs, for all proteins of a cell.
+        which protein counts were measured: booleans (n, t) (a DataFrame is matched by name), the name of an entry of
+        obsm with such booleans, or the name of a boolean column of obs, for all proteins of a cell.
     batch_size
         rows in a minibatch.
     validation_size
-        share of the rows held out, drawn with ``seed``; 0 for none.
+        share of the rows to hold out, drawn with ``seed``; 0 for none.
     validation_indices
-        the rows held out, as positions, instead.
+        positions of the rows to hold out, instead of ``validation_size``.
     seed
-        of the split and of the order of the training rows.
+        seed of the split and of the order of the training rows.
     num_workers
-        worker processes of the loaders.
+        number of worker processes of the loaders.
     backed
-        True, or `data.Blocks` with other sizes, leaves the counts of a path on disk, for data larger than memory: they
-        are read as they are trained on, in blocks of neighbouring rows that are shuffled together, and checked once, in
-        one pass over the file. A backed AnnData's stay there anyway. Tables (obs, var, obsm) are in memory; the file is
-        not written to, and a .h5ad file cannot be by others of this process while the DataModule reads it (``del dm``).
-        `Blocks` says how rows are shuffled then.
+        True, or `data.Blocks` to set sizes, leaves the counts at a path on disk, for data larger than memory. They are
+        read during training in blocks of neighbouring rows that are shuffled together (see `Blocks`), and checked once,
+        in one pass over the file. The counts of a backed AnnData always stay on disk. Tables (obs, var, obsm) are in
+        memory. The file is not written to; within this process, a .h5ad file cannot be written until the DataModule is
+        deleted (``del dm``).
 
     Attributes
     ----------
     adata
-        the AnnData; where the counts are on disk, its tables alone.
+        the AnnData; only its tables where the counts are on disk.
     n_obs
         number of training rows.
     n_genes
-        number of genes modelled.
+        number of modelled genes.
     sizes
         `sizes.Sizes`.
     schema
@@ -89,7 +89,7 @@ class CellDataModule(RowDataModule):
     Raises
     ------
     ValueError, FileNotFoundError
-        For data that are no counts, or do not have what an argument names: before any training.
+        If the matrix does not hold counts, or the data lack what an argument names.
     """
 
     schema: CellSchema
@@ -127,13 +127,13 @@ class CellDataModule(RowDataModule):
         )
         on_disk = open_backed(adata, layer, backed)
         self.backed_counts: BackedCounts | None = None
-        of_mudata: str | None = None
+        mudata_proteins: str | None = None
         if on_disk is None:
-            self.adata, of_mudata = read(adata)
+            self.adata, mudata_proteins = read(adata)
         else:
             self.adata, self.backed_counts = on_disk
             self.blocks = backed if isinstance(backed, Blocks) else Blocks()
-        self.proteins = ProteinTable.read(self.adata, protein_obsm_key or of_mudata, protein_mask)
+        self.proteins = ProteinTable.read(self.adata, protein_obsm_key or mudata_proteins, protein_mask)
         self.layer = layer
         self.keys: dict[str, Any] = {
             "batch_key": batch_key,
@@ -167,12 +167,12 @@ class CellDataModule(RowDataModule):
 
     @property
     def n_genes(self) -> int:
-        """Number of genes modelled."""
+        """Number of modelled genes."""
         return len(self.schema.genes)
 
     @functools.cached_property
     def sizes(self) -> Sizes:
-        """What a model must know of these data before it is made."""
+        """Sizes and moments of the data that a model is made with."""
         n_batches = len(self.schema.batches)
         cells, background = self._protein_sizes(n_batches)
         return self.schema.sizes(
@@ -188,9 +188,9 @@ class CellDataModule(RowDataModule):
             return (), ()
         rows = self.split.training if len(self.split.training) else self.split.validation
         if len(self.split.training):
-            check_training(list(self.schema.proteins), y[rows], None if measured is None else measured[rows])
+            check_training_proteins(list(self.schema.proteins), y[rows], None if measured is None else measured[rows])
         codes = torch.zeros(len(rows), dtype=torch.long) if code is None else code[rows]
-        return background_start(y[rows], None if measured is None else measured[rows], codes, n_batches)
+        return initial_background(y[rows], None if measured is None else measured[rows], codes, n_batches)
 
     def _panels(self) -> tuple[tuple[str, ...], ...]:
         """The proteins that each batch measured, in any of its cells."""
@@ -205,16 +205,16 @@ class CellDataModule(RowDataModule):
         )
 
     def _log_library(self, n_batches: int) -> tuple[tuple[float, float], ...]:
-        # Adopted data have no training rows; the model's own moments then come with its weights.
+        # Data aligned to a trained model have no training rows; its weights then replace these moments.
         rows = self.split.training if len(self.split.training) else self.split.validation
         log_total = self.data.counts.totals[rows].clamp(min=1).log()
         code = self.data.fields["batch"]
         of_batch = torch.zeros(len(rows), dtype=torch.long) if code is None else code[rows]
         moments = []
         for b in range(n_batches):
-            # A batch whose cells were all held out borrows the moments of the rest.
-            mine = log_total[of_batch == b] if (of_batch == b).any() else log_total
-            moments.append((float(mine.mean()), float(mine.var(correction=0))))
+            # A batch whose cells are all held out gets the moments of all training cells.
+            values = log_total[of_batch == b] if (of_batch == b).any() else log_total
+            moments.append((float(values.mean()), float(values.var(correction=0))))
         return tuple(moments)
 
     # Reading the AnnData --------------------------------------------------------------------------------------------
@@ -231,20 +231,22 @@ class CellDataModule(RowDataModule):
         fields["continuous"] = _numbers(obs, "continuous_keys", continuous) if continuous else None
         fields["size_factor"] = _numbers(obs, "size_factor_key", [size_factor]) if size_factor else None
         if fields["size_factor"] is not None and (fields["size_factor"] <= 0).any():
-            raise ValueError(f"size_factor_key={size_factor!r} has values of 0 or below: library sizes are positive")
+            raise ValueError(
+                f"size_factor_key={size_factor!r} must be library sizes, above 0; got values of 0 or below"
+            )
         fields["y"], fields["measured"] = self._protein_tensors(schema, fields["batch"])
         position = self.adata.var_names.get_indexer(list(schema.genes))
         whole = len(position) == self.adata.n_vars and (np.diff(position) == 1).all()
         return CellTensors(self._counts(None if whole else position), fields, self.split.index)
 
     def _codes(self, argument: str, key: str | None, levels: tuple[str, ...]) -> Tensor | None:
-        """The codes (n,) of a covariate's levels; None where there is one."""
+        """Codes (n,) of a covariate's levels; None for a single level."""
         if len(levels) == 1:
             return None
         return torch.from_numpy(obs_columns.codes(self.adata.obs, argument, str(key), list(levels)))
 
     def _categorical(self, schema: CellSchema) -> Tensor | None:
-        """The codes (n, c) of the further categorical covariates, 0 for one that has one level."""
+        """Codes (n, c) of the further categorical covariates, 0 for a covariate with a single level."""
         named = zip(schema.categorical, schema.categories, strict=True)
         codes = [self._codes("categorical_keys", key, levels) for key, levels in named]
         zeros = torch.zeros(self.adata.n_obs, dtype=torch.long)
@@ -258,25 +260,25 @@ class CellDataModule(RowDataModule):
         return table.tensors(list(schema.proteins), codes, schema.batches, panels)
 
     def _counts(self, position: np.ndarray | None) -> CountMatrix | StoredMatrix:
-        """The counts of the genes at these positions, or of all."""
+        """The counts of the genes at these positions; of all genes for None."""
         if self.backed_counts is not None:
             return self.backed_counts.matrix(position)
         matrix = matrix_of(self.adata, self.layer)
         return CountMatrix(matrix if position is None else matrix[:, position])
 
     def aligned(self, schema: CellSchema) -> CellTensors:
-        """All rows as a model of another ``schema`` must see them: its genes in its order, its levels, by name.
+        """All rows, with genes and levels matched by name to those of another ``schema``, in its order.
 
         Raises
         ------
         ValueError
-            Where genes or covariates of the schema are missing here, or levels occur that it does not know.
+            If genes or covariates of the schema are missing here, or levels occur that are not in the schema.
         """
         missing = sorted(set(schema.genes) - set(self.adata.var_names))
         if missing:
             raise ValueError(
                 f"{len(missing)} of the model's {len(schema.genes)} genes are not in adata.var_names, such as "
-                f"{missing[:3]}: these data are of another annotation, or were filtered; give them all its genes"
+                f"{missing[:3]}: these data have another annotation, or were filtered; pass data with all its genes"
             )
         self._check_covariate("batch", "batch_key", schema.batches, self.keys["batch_key"] is not None)
         self._check_covariate("label", "label_key", schema.labels, self.keys["label_key"] is not None)
@@ -286,30 +288,30 @@ class CellDataModule(RowDataModule):
             )
         if schema.continuous != self.schema.continuous:
             raise ValueError(
-                f"the model was trained with continuous_keys={list(schema.continuous)}, and this CellDataModule has "
-                f"{list(self.schema.continuous)}"
+                f"continuous_keys must be those that the model was trained with, {list(schema.continuous)}; got "
+                f"{list(self.schema.continuous)} in this CellDataModule"
             )
         return self._tensors(schema)
 
-    def _check_covariate(self, name: str, argument: str, levels: tuple[str, ...], is_here: bool) -> None:
-        if len(levels) > 1 and not is_here:
+    def _check_covariate(self, name: str, argument: str, levels: tuple[str, ...], has_column: bool) -> None:
+        if len(levels) > 1 and not has_column:
             raise ValueError(
-                f"the model was trained with a {name} of levels {list(levels)}, and this CellDataModule names no "
-                f"column for it: pass {argument} to CellDataModule"
+                f"the model was trained with a {name} of levels {list(levels)}, and this CellDataModule has no column "
+                f"for it: pass {argument} to CellDataModule"
             )
 
 
 class CellTensors(RowTensors[CellBatch]):
-    """The data as tensors: whole minibatches are indexed, never the AnnData.
+    """Dataset of minibatches of cells.
 
     Parameters
     ----------
     counts
-        (n, g).
+        count matrix (n, g).
     fields
         the other fields of `batch.CellBatch`, over all rows.
     index
-        (n,) see there.
+        (n,) the rows' numbers, see `batch.CellBatch`.
     """
 
     def batch(self, at: Tensor, x: Tensor) -> CellBatch:

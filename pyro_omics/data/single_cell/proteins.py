@@ -1,4 +1,4 @@
-"""Protein counts from an AnnData's obsm: which were measured, the checks, and where their background starts."""
+"""Protein counts from an AnnData's obsm: their checks, which were measured, and starts of their background."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pyro_omics.data.anndata_io.reading import dense
 
-MOST_CELLS = 2000  # that a background's mixture is fitted to
-FEWEST_CELLS = 20  # below which there is no mixture to fit
+MAX_MIXTURE_CELLS = 2000  # a background's mixture is fitted to at most so many cells
+MIN_MIXTURE_CELLS = 20  # fewer cells are described by one Normal, without a mixture
 
 
 class ProteinTable:
@@ -24,9 +24,9 @@ class ProteinTable:
     Parameters
     ----------
     names
-        of the t proteins.
+        names of the t proteins.
     counts
-        (n, t), NaN where not measured.
+        (n, t) counts, NaN where not measured.
     """
 
     def __init__(self, names: list[str], counts: np.ndarray) -> None:
@@ -34,26 +34,25 @@ class ProteinTable:
 
     @classmethod
     def missing(cls, names: Sequence[str], n: int) -> ProteinTable:
-        """No protein measured in any of n cells."""
+        """The table of n cells in which no protein was measured."""
         return cls(list(names), np.full((n, len(names)), np.nan, dtype=np.float32))
 
     @classmethod
     def read(cls, adata: AnnData, key: str | None, mask: Any) -> ProteinTable | None:
-        """The table at ``obsm[key]``, with what ``mask`` does not name set to NaN; None without a key.
+        """The table at ``obsm[key]``, with NaN where ``mask`` is False; None without a key.
 
         Raises
         ------
         ValueError
-            That names the argument, what is wrong and where, and the mend.
+            If the table or the mask is missing, does not match the cells, or does not hold counts or booleans.
         """
         if key is None:
             if mask is not None:
-                raise ValueError("protein_mask is given without protein counts: name them, protein_obsm_key=...")
+                raise ValueError("protein_mask needs protein counts: pass protein_obsm_key")
             return None
         obsm = _tables(adata)
         if key not in obsm:
-            there = ", ".join(map(repr, obsm)) or "none"
-            raise ValueError(f"protein_obsm_key={key!r} is not in adata.obsm: there are {there}")
+            raise ValueError(f"protein_obsm_key must be a key of adata.obsm, {list(obsm)}; got {key!r}")
         table = obsm[key]
         names = _names(table, key)
         if isinstance(table, pd.DataFrame):
@@ -62,7 +61,7 @@ class ProteinTable:
             table = table.to_numpy(dtype=np.float32, na_value=np.nan)
         raw = dense(table)
         if raw.dtype.kind not in "biuf":
-            raise ValueError(f"protein_obsm_key={key!r} is of type {raw.dtype}, and not of numbers")
+            raise ValueError(f"protein_obsm_key={key!r} must hold numbers; got {raw.dtype}")
         counts = np.array(raw, dtype=np.float32)
         _check_counts(counts, names, key)
         if mask is not None:
@@ -76,30 +75,30 @@ class ProteinTable:
         batches: Sequence[str],
         panels: Mapping[str, Sequence[str]] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Counts (n, t) of these proteins, 0 where not measured, and whether they were, or None where all were.
+        """Counts (n, t), 0 where not measured, and booleans (n, t), True where measured, or None if all were.
 
         Parameters
         ----------
         names
-            of a model's proteins; those that are not here were not measured.
+            names of the model's proteins; those that are not in this table were not measured.
         code
-            (n,) each row's batch, or None.
+            (n,) code of each row's batch; None for a single batch.
         batches
-            their names.
+            names of the batches.
         panels
-            batch -> the proteins that it is known to have measured, for data of a model that was trained: there, zeros
-            are counts, unless all of a batch's are.
+            batch -> the proteins that it measured in the data a model was trained on: of these, zeros in all cells are
+            counts, unless all counts of the batch are zero.
 
         Raises
         ------
         ValueError
-            Where none of the proteins is here.
+            If none of the proteins is in this table.
         """
         position = pd.Index(self.names).get_indexer(pd.Index(names))
         if (position < 0).all():
             raise ValueError(
-                f"none of the model's proteins, such as {names[:3]}, is among the data's, such as {self.names[:3]}: "
-                "rename the columns"
+                f"the data must have some of the model's proteins, such as {names[:3]}; got {self.names[:3]}: rename "
+                "the columns"
             )
         counts = np.where(position >= 0, self.counts[:, position], np.nan)
         if code is not None:
@@ -109,17 +108,17 @@ class ProteinTable:
         return filled, None if measured.all() else torch.from_numpy(measured)
 
 
-def check_training(names: Sequence[str], y: Tensor, measured: Tensor | None) -> None:
-    """Raise unless each protein was measured in one of these training cells, and varies.
+def check_training_proteins(names: Sequence[str], y: Tensor, measured: Tensor | None) -> None:
+    """Check that each protein was measured in a training cell and varies among those where it was.
 
     Raises
     ------
     ValueError
-        That names the protein.
+        If not; the error names the proteins.
     """
     seen = torch.ones_like(y, dtype=torch.bool) if measured is None else measured
     if not seen.any():
-        raise ValueError("no training cell has any protein measured; use SCVI, without proteins")
+        raise ValueError("no training cell has any protein measured: use SCVI, which needs none")
     if never := [name for name, found in zip(names, seen.any(0).tolist(), strict=True) if not found]:
         raise ValueError(
             f"the proteins {never} were measured in no training cell (NaN, masked, or zero in every batch): "
@@ -129,18 +128,18 @@ def check_training(names: Sequence[str], y: Tensor, measured: Tensor | None) -> 
     high = torch.where(seen, y, -torch.inf).amax(0)
     if constant := [name for name, same in zip(names, (low == high).tolist(), strict=True) if same]:
         raise ValueError(
-            f"the proteins {constant} have zero variance, the same count in all cells where they were measured: "
-            "they say nothing, and a background cannot be told from them; leave them out of the table"
+            f"the proteins {constant} have the same count in all cells where they were measured (zero variance), "
+            "which says nothing of their background: leave them out of the table"
         )
 
 
 def _tables(adata: AnnData) -> Any:
     try:
         return adata.obsm
-    except ValueError as error:  # AnnData's own check, whose message is the two indexes
+    except ValueError as error:  # AnnData's own check, whose message only prints both indexes
         raise ValueError(
-            "a table in adata.obsm has its rows in another order than adata.obs_names, or other rows: put them right "
-            "before it is assigned, adata.obsm[key] = table.loc[adata.obs_names]"
+            "a table in adata.obsm has its rows in another order than adata.obs_names, or other rows: assign it in "
+            "that order, adata.obsm[key] = table.loc[adata.obs_names]"
         ) from error
 
 
@@ -150,12 +149,14 @@ def _names(table: Any, key: str) -> list[str]:
     elif getattr(table, "ndim", 0) == 2:
         names = [f"protein{i}" for i in range(table.shape[1])]
     else:
-        raise ValueError(f"protein_obsm_key={key!r} holds a {type(table).__name__}: a DataFrame or a matrix is needed")
+        raise ValueError(f"protein_obsm_key={key!r} must hold a DataFrame or a matrix; got a {type(table).__name__}")
     if not names:
-        raise ValueError(f"protein_obsm_key={key!r} has no columns: there are no proteins")
+        raise ValueError(f"protein_obsm_key={key!r} must have a column for each protein; got none")
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"protein_obsm_key={key!r} has columns of the same name, {twice[:3]}: rename them")
+        raise ValueError(
+            f"protein_obsm_key={key!r} must have distinct columns; got {twice[:3]} more than once: rename them"
+        )
     return names
 
 
@@ -165,19 +166,19 @@ def _check_rows(table: pd.DataFrame, obs_names: pd.Index, key: str) -> None:
     if len(table) == len(obs_names) and set(table.index) == set(obs_names):
         at = int(np.flatnonzero(np.asarray(table.index) != np.asarray(obs_names))[0])
         raise ValueError(
-            f"protein_obsm_key={key!r}: its rows are in another order than adata.obs_names, row {at} is "
-            f"{table.index[at]!r} and not {obs_names[at]!r}: adata.obsm[{key!r}] = table.loc[adata.obs_names]"
+            f"protein_obsm_key={key!r} must have its rows in the order of adata.obs_names; got {table.index[at]!r} in "
+            f"row {at} and not {obs_names[at]!r}: use adata.obsm[{key!r}] = table.loc[adata.obs_names]"
         )
     raise ValueError(
-        f"protein_obsm_key={key!r}: its row names are not adata.obs_names, such as {table.index[0]!r} for "
-        f"{obs_names[0]!r}: give each cell its own row, table.reindex(adata.obs_names)"
+        f"protein_obsm_key={key!r} must have adata.obs_names as row names, such as {obs_names[0]!r}; got "
+        f"{table.index[0]!r}: use table.reindex(adata.obs_names)"
     )
 
 
 def _check_numeric(table: pd.DataFrame, key: str) -> None:
     for name, dtype in table.dtypes.items():
         if not pd.api.types.is_numeric_dtype(dtype):
-            raise ValueError(f"protein_obsm_key={key!r}: {str(name)!r} is of type {dtype}, and not of numbers")
+            raise ValueError(f"protein_obsm_key={key!r} must hold numbers; got {dtype} in the column {str(name)!r}")
 
 
 def _check_counts(counts: np.ndarray, names: list[str], key: str) -> None:
@@ -185,14 +186,14 @@ def _check_counts(counts: np.ndarray, names: list[str], key: str) -> None:
         (np.isinf(counts), "infinite"),
         (counts < 0, "negative"),
         (np.nan_to_num(counts, posinf=0, neginf=0) % 1 != 0, "non-integer"),
-        (counts > 2**24, "above 2^24, which float32 does not count exactly:"),
+        (counts > 2**24, "above 2^24, where float32 skips integers"),
     ):
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
             raise ValueError(
                 f"protein_obsm_key={key!r} does not hold counts: {int(wrong.sum())} values are {what}, such as "
                 f"{counts[row, column]:g} of {names[column]!r} in row {row}. Pass the raw counts, before any "
-                "normalisation; NaN for what was not measured"
+                "normalisation, with NaN where not measured"
             )
 
 
@@ -206,20 +207,26 @@ def _mask(adata: AnnData, mask: Any, names: list[str]) -> np.ndarray:
             found = adata.obs[mask]
         else:
             raise ValueError(
-                f"protein_mask={mask!r} is neither in adata.obsm, {list(adata.obsm)}, nor a column of adata.obs"
+                f"protein_mask must be a key of adata.obsm, {list(adata.obsm)}, or a column of adata.obs, "
+                f"{list(adata.obs.columns)}; got {mask!r}"
             )
     if isinstance(found, pd.DataFrame | pd.Series) and not found.index.equals(adata.obs_names):
-        raise ValueError("protein_mask has other rows than adata.obs_names, or in another order: reindex it")
+        raise ValueError(
+            "protein_mask must have its rows in the order of adata.obs_names: use protein_mask.loc[adata.obs_names]"
+        )
     if isinstance(found, pd.DataFrame):
         if missing := sorted(set(names) - set(map(str, found.columns))):
-            raise ValueError(f"protein_mask has no column for the proteins {missing[:3]}: it has {list(found.columns)}")
+            raise ValueError(
+                f"protein_mask must have a column for each protein; got none for {missing[:3]}: its columns are "
+                f"{list(found.columns)}"
+            )
         found = found.rename(columns=str)[names]
     found = np.asarray(found)
     if found.shape == shape[:1]:
         found = np.repeat(found[:, None], shape[1], 1)
     if found.dtype != bool or found.shape != shape:
         raise ValueError(
-            f"protein_mask must be booleans (cells, proteins) {shape} or (cells,), True where measured, and is "
+            f"protein_mask must be booleans (cells, proteins) {shape} or (cells,), True where measured; got "
             f"{found.dtype} of shape {found.shape}"
         )
     return found
@@ -228,7 +235,7 @@ def _mask(adata: AnnData, mask: Any, names: list[str]) -> np.ndarray:
 def _zero_batches(
     counts: np.ndarray, names: list[str], code: np.ndarray, batches: Sequence[str], panels: Mapping[str, Sequence[str]]
 ) -> np.ndarray:
-    """Entries of proteins that are zero in all cells of their batch: not measured there."""
+    """Booleans (n, t), True for the entries of proteins that are zero in all cells of their batch."""
     zero = np.zeros(counts.shape, dtype=bool)
     for b in np.unique(code):
         rows = code == b
@@ -240,19 +247,34 @@ def _zero_batches(
             zero[np.ix_(rows, none)] = True
             which = "all proteins" if none.all() else f"the proteins {[names[i] for i in np.flatnonzero(none)]}"
             warnings.warn(
-                f"batch {batches[b]!r}: {which} are zero in all of its {int(rows.sum())} cells, so they count as not "
-                "measured there, and are imputed (NaN says the same, without this message)",
+                f"batch {batches[b]!r}: {which} are zero in all of its {int(rows.sum())} cells, and are taken as not "
+                "measured there and imputed; set them to NaN to avoid this warning",
                 UserWarning,
                 stacklevel=5,
             )
     return zero
 
 
-def background_start(y: Tensor, measured: Tensor | None, code: Tensor, n_batches: int) -> tuple[Any, Any]:
-    """Per batch and protein, the cells that measured it, and mean and sd of its background's log counts.
+def initial_background(y: Tensor, measured: Tensor | None, code: Tensor, n_batches: int) -> tuple[Any, Any]:
+    """Numbers of cells that measured each protein, and mean and standard deviation of its background's log counts.
 
-    The background is the lower of two Normal components of log(1 + y). Batches that did not measure a protein borrow
-    the numbers of the one that measured it in most cells.
+    The background is the lower of two Normal components of log(1 + y). A batch that did not measure a protein gets the
+    values of the batch that measured it in most cells.
+
+    Parameters
+    ----------
+    y
+        (n, t) protein counts.
+    measured
+        (n, t) whether each was measured; None where all were.
+    code
+        (n,) code of each cell's batch.
+    n_batches
+        number of batches.
+
+    Returns
+    -------
+    Tuples (n_batches, t) of numbers of cells, and (n_batches, t, 2) of mean and standard deviation.
 
     Source: Gayoso et al. 2021, Methods (there one mixture per cell over its proteins; here per protein over cells).
     """
@@ -263,22 +285,22 @@ def background_start(y: Tensor, measured: Tensor | None, code: Tensor, n_batches
     for t in range(logs.shape[1]):
         for b in np.argsort(-cells[:, t], kind="stable"):
             first = np.argmax(cells[:, t])
-            mine = logs[(codes == b) & seen[:, t], t]
-            moments[b, t] = _lower_component(mine) if len(mine) else ((0.0, 1.0) if b == first else moments[first, t])
+            own = logs[(codes == b) & seen[:, t], t]
+            moments[b, t] = _lower_component(own) if len(own) else ((0.0, 1.0) if b == first else moments[first, t])
     return tuple(map(tuple, cells.tolist())), tuple(tuple(map(tuple, row)) for row in moments.tolist())
 
 
 def _lower_component(logs: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of the lower of two Normal components."""
-    if len(logs) < FEWEST_CELLS or len(np.unique(logs)) < 3:
+    """Mean and standard deviation of the lower of two Normal components; of all values if there are too few."""
+    if len(logs) < MIN_MIXTURE_CELLS or len(np.unique(logs)) < 3:
         return float(logs.mean()), float(max(logs.std(), 0.1))
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    if len(logs) > MOST_CELLS:
-        logs = np.random.default_rng(0).choice(logs, MOST_CELLS, replace=False)
+    if len(logs) > MAX_MIXTURE_CELLS:
+        logs = np.random.default_rng(0).choice(logs, MAX_MIXTURE_CELLS, replace=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a start, which training moves on from
+        warnings.simplefilter("ignore", ConvergenceWarning)  # only a start of training, so convergence is not needed
         mixture = GaussianMixture(2, random_state=0).fit(logs[:, None])
     low = int(mixture.means_.argmin())
     return float(mixture.means_[low, 0]), float(max(np.sqrt(mixture.covariances_[low, 0, 0]), 0.1))

@@ -1,4 +1,4 @@
-"""Data drawn from a model's own generative story, with the truth beside them."""
+"""Cells drawn from the generative models of scVI and totalVI, with the true values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cells(
     batch_effect: float = 0.5,
     seed: int = 0,
 ) -> tuple[AnnData, dict[str, Any]]:
-    r"""Cells from scVI's generative story with a negative binomial likelihood.
+    r"""Simulate cells from scVI's generative model with a negative binomial likelihood.
 
     .. math::
         z_n \sim \mathrm{Normal}(0, I_k), \quad
@@ -33,7 +33,7 @@ def cells(
     Parameters
     ----------
     n_obs, n_genes, n_latent, n_batches
-        sizes.
+        numbers of cells, genes, latent dimensions and batches.
     depth
         median library size, in counts.
     signal
@@ -41,12 +41,12 @@ def cells(
     batch_effect
         standard deviation of each batch's shift of the log frequencies.
     seed
-        of everything.
+        seed of all draws.
 
     Returns
     -------
-    AnnData (counts in X, ``obs["batch"]``), and the truth: ``z`` (n, k), ``rho`` (n, g), ``mean`` (n, g),
-    ``library`` (n,), ``theta`` (g,), as arrays.
+    AnnData (counts in X, ``obs["batch"]``), and the true values as arrays: ``z`` (n, k), ``rho`` (n, g), ``mean``
+    (n, g), ``library`` (n,), ``theta`` (g,).
 
     Source: Lopez et al. 2018, Methods.
     """
@@ -78,7 +78,7 @@ def citeseq(
     efficiency: float = 0.5,
     seed: int = 0,
 ) -> tuple[AnnData, dict[str, Any]]:
-    r"""Cells with RNA (as `cells`) and proteins from totalVI's generative story.
+    r"""Simulate cells with RNA (as `cells`) and proteins from totalVI's generative model.
 
     .. math::
         e_{st} \sim \mathrm{LogNormal}(0, \mathrm{efficiency}), \quad
@@ -86,25 +86,25 @@ def citeseq(
         v_{nt} \sim \mathrm{Bernoulli}(\mathrm{sigmoid}(8 \, w_t^\top z_n + o_t)), \quad
         y_{nt} \sim \mathrm{NB}(e_{s_n t} \, \alpha^{v_{nt}} \beta_{nt}, \phi_t)
 
-    with c_t ~ Uniform(2.5, 4), d = 0.3, phi_t ~ Uniform(6, 12) and w_t of unit length. Foreground and background are
-    ``separation`` standard deviations of the background's log rate apart: log alpha is that times
-    sqrt(d^2 + trigamma(phi_t)).
+    with c_t ~ Uniform(2.5, 4), d = 0.3, phi_t ~ Uniform(6, 12), w_t of unit length and
+    log alpha = separation sqrt(d^2 + trigamma(phi_t)): foreground and background differ by ``separation`` standard
+    deviations of the background's log rate.
 
     Parameters
     ----------
     n_obs, n_genes, n_proteins, n_latent, n_batches
-        sizes.
+        numbers of cells, genes, proteins, latent dimensions and batches.
     separation
-        of foreground and background, in standard deviations.
+        difference of foreground and background, in standard deviations.
     efficiency
         standard deviation of the log efficiency between batches and proteins.
     seed
-        of everything.
+        seed of all draws.
 
     Returns
     -------
-    AnnData as of `cells`, with ``obsm["protein_counts"]``, and the truth: that of `cells`, and ``efficiency`` (s, t),
-    ``background`` (n, t), e beta in counts, ``log_background`` (t,), the c_t, ``foreground`` (n, t), booleans.
+    AnnData as of `cells`, with ``obsm["protein_counts"]``, and the true values: those of `cells`, ``efficiency``
+    (s, t), ``background`` e beta (n, t) in counts, ``log_background`` c (t,), and ``foreground`` v (n, t), booleans.
 
     Source: Gayoso et al. 2021, Methods.
     """

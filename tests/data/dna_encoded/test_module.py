@@ -90,9 +90,9 @@ def test_a_model_is_not_asked_about_a_screen_of_another_depth_silently():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": 0.0}, "depth must be above 0, and is 0.0"),
+        ({"depth": 0.0}, "depth must be above 0; got 0.0"),
         ({"n_target": 0}, "n_target must be above 0"),
-        ({"dropout": 1.5}, "dropout is a probability"),
+        ({"dropout": 1.5}, "dropout must be a probability"),
     ],
 )
 def test_an_impossible_selection_is_refused(options, message):
@@ -122,9 +122,9 @@ def test_other_data_are_aligned_by_name(adata):
     for name in ("x", "control", "pre", "synthons"):
         assert torch.equal(getattr(aligned, name), getattr(whole, name)), name
     part.obs["A"] = ["a1", "new", "a2"]
-    with pytest.raises(ValueError, match=r"the building blocks \['new'\] of 'A' are not among the 3 of the model"):
+    with pytest.raises(ValueError, match=r"the column 'A' must hold the model's 3 building blocks; got \['new'\]"):
         po.Posterior(svi, po.DELDataModule(part))
-    with pytest.raises(ValueError, match=r"the model's selections \['t2'\] are not in adata.var_names"):
+    with pytest.raises(ValueError, match=r"adata.var_names must have the model's selections \['t2'\]; got"):
         po.Posterior(svi, one_target(adata))
 
 
@@ -174,15 +174,15 @@ def spoil(adata, what):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("no condition", r'no column "condition": say of each selection what it is'),
-        ("missing condition", r"missing for the selections \['t1'\]"),
-        ("no target", r"no selection has the condition target='target'.*\['control'\]"),
+        ("no condition", r'adata.var must have a column "condition": set adata.var'),
+        ("missing condition", r"must not be missing; got NaN for the selections \['t1'\]"),
+        ("no target", r"target must be a condition in .*, \['control'\]; got 'target'"),
         ("zero control", r"the selections \['c1'\] have no counts at all.*selections=\['t1', 't2', 'p1'\]"),
         ("negative", "negative values, the lowest -2"),
         ("fraction", "non-integer values, such as 2.5"),
         ("duplicate", "24 rows share their building blocks"),
         ("no block", "synthon_keys='B' has 1 missing values"),
-        ("one cycle", "synthon_keys must name the building-block columns of two cycles or more"),
+        ("one cycle", "synthon_keys must be the building-block columns of two cycles or more"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:there is one target selection")
@@ -194,13 +194,13 @@ def test_bad_input_is_refused(adata, what, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"synthon_keys": "ABC"}, "synthon_keys must be a list of columns, and is the text 'ABC'"),
-        ({"synthon_keys": ["A", "Z"]}, r"synthon_keys names \['Z'\]"),
-        ({"selections": ["t1", "t9"]}, r"selections names \['t9'\]"),
-        ({"feature_key": "fp"}, "feature_key='fp' is not in adata.obsm"),
-        ({"yield_keys": ["A"]}, "yield_keys must name a column for each of the cycles"),
+        ({"synthon_keys": "ABC"}, "synthon_keys must be a list of columns; got the text 'ABC'"),
+        ({"synthon_keys": ["A", "Z"]}, r"synthon_keys must be columns of adata.obs, .*; got \['Z'\]"),
+        ({"selections": ["t1", "t9"]}, r"selections must be among adata.var_names, .*; got \['t9'\]"),
+        ({"feature_key": "fp"}, "feature_key must be a key of adata.obsm, .*; got 'fp'"),
+        ({"yield_keys": ["A"]}, "yield_keys must have a column for each of the cycles"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1.* 0$"),
-        ({"validation_size": 1.5}, "validation_size is a share"),
+        ({"validation_size": 1.5}, "validation_size must be a share"),
     ],
 )
 def test_wrong_arguments_are_refused(adata, options, message):
@@ -210,7 +210,7 @@ def test_wrong_arguments_are_refused(adata, options, message):
 
 def test_yields_outside_their_range_are_refused(adata):
     adata.obs["y"] = 1.0
-    with pytest.raises(ValueError, match=r"yields must lie in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"must be yields in \(0, 1\); got 1 .. 1"):
         po.DELDataModule(adata, yield_keys=["y", "y", "y"])
 
 

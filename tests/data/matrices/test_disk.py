@@ -113,10 +113,10 @@ def test_rows_are_those_of_the_matrix(x):
     assert (before != matrix).sum() == 0
 
 
-@pytest.mark.parametrize("placed", [DenseOnDevice, RowsOnDevice])
-def test_counts_on_a_device_are_the_same(placed):
+@pytest.mark.parametrize("on_device", [DenseOnDevice, RowsOnDevice])
+def test_counts_on_a_device_are_the_same(on_device):
     counts = CountMatrix(cells().X)
-    there = placed(counts, torch.device("cpu"))
+    there = on_device(counts, torch.device("cpu"))
     for index in (torch.tensor([5, 0, 0, 229, 17]), torch.arange(0), torch.arange(N)):
         assert torch.equal(there.rows(index), counts.rows(index))
 
@@ -126,27 +126,27 @@ def test_data_go_to_a_device_whole_dense_or_compressed_as_they_fit():
     cpu = torch.device("cpu")
     others = sum(field.nbytes for field in data.fields.values() if field is not None) + data.index.nbytes
     dense, compressed = 4 * N * data.counts.shape[1], data.counts.n_bytes
-    assert isinstance(data.placed(cpu, others + max(dense, compressed)).counts, DenseOnDevice)
-    assert data.placed(cpu, others + min(dense, compressed) - 1) is None
+    assert isinstance(data.to_device(cpu, others + max(dense, compressed)).counts, DenseOnDevice)
+    assert data.to_device(cpu, others + min(dense, compressed) - 1) is None
     empty = CellDataModule(cells(with_stored_zeros)).data
     empty.counts = CountMatrix(sp.csr_matrix(np.eye(N, G, dtype=np.float32)))
-    assert isinstance(empty.placed(cpu, empty.index.nbytes + empty.counts.n_bytes).counts, RowsOnDevice)
+    assert isinstance(empty.to_device(cpu, empty.index.nbytes + empty.counts.n_bytes).counts, RowsOnDevice)
     rows = [4, 2, 200]
-    same_batches(data.placed(cpu, 10**9)[rows], data[rows])
-    same_batches(empty.placed(cpu, empty.index.nbytes + empty.counts.n_bytes)[rows], empty[rows])
+    same_batches(data.to_device(cpu, 10**9)[rows], data[rows])
+    same_batches(empty.to_device(cpu, empty.index.nbytes + empty.counts.n_bytes)[rows], empty[rows])
 
 
 def test_data_are_moved_once_and_take_half_of_what_is_free(monkeypatch):
     dm, cpu = CellDataModule(cells()), torch.device("cpu")
     room = 4 * N * G + dm.data.index.nbytes
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * room, 0))
-    there = dm._on(cpu)
+    there = dm._data_on_gpu(cpu)
     assert isinstance(there.counts, DenseOnDevice)
-    assert dm._on(cpu) is there
+    assert dm._data_on_gpu(cpu) is there
     dm.adopt(dm.schema, dm.n_obs)
-    assert dm._on(cpu) is not there
+    assert dm._data_on_gpu(cpu) is not there
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 0))
-    assert CellDataModule(cells())._on(cpu) is None
+    assert CellDataModule(cells())._data_on_gpu(cpu) is None
 
 
 # Minibatches from disk ------------------------------------------------------------------------------------------------
@@ -302,14 +302,14 @@ def test_processes_share_out_each_minibatch(monkeypatch):
 
 
 def test_reads_are_bounded_and_no_row_is_read_twice(path, monkeypatch):
-    read, reads = disk.Source.read, []
+    read, reads = disk.MatrixFile.read, []
 
     def noted(self, first, end):
         reads.append((first, end))
         return read(self, first, end)
 
-    monkeypatch.setattr(disk.Source, "read", noted)
-    monkeypatch.setattr(disk, "PIECE", 300)
+    monkeypatch.setattr(disk.MatrixFile, "read", noted)
+    monkeypatch.setattr(disk, "CHUNK", 300)
     monkeypatch.setattr(Blocks, "longest", 40)
     monkeypatch.setattr(disk, "GAP", 1)
     dm = CellDataModule(path, backed=SMALL, **{**KEYS, "validation_indices": [0, 5, 100]})
@@ -416,7 +416,7 @@ def test_a_store_that_is_gone_is_no_zeros(tmp_path):
     write(cells(), tmp_path / "cells.zarr")
     dm = CellDataModule(tmp_path / "cells.zarr", backed=True, **KEYS)
     (tmp_path / "cells.zarr").rename(tmp_path / "moved.zarr")
-    with pytest.raises(RuntimeError, match=r"counts on disk are not what they were .* make the DataModule anew"):
+    with pytest.raises(RuntimeError, match=r"counts on disk are not those of .* make the DataModule again"):
         next(iter(dm.train_dataloader()))
 
 
@@ -448,12 +448,12 @@ def test_bad_matrices_on_disk_are_refused(tmp_path, suffix):
     refused(cells(log), "adata.X does not hold counts: .* non-integer values.*log-transformed.*raw counts")
     refused(cells(log, umi=sp.csr_matrix), "This one looks like counts: layer='umi'")
     refused(cells(umi=log), r"adata.layers\['umi'\].*looks like counts: layer=None \(adata.X\)", "umi")
-    refused(cells(sp.csc_matrix), r"adata.X is stored by columns \(CSC\).*tocsr")
-    refused(cells(umi=sp.csc_matrix), r"adata.layers\['umi'\] is stored by columns", "umi")
-    refused(cells(umi=sp.csr_matrix), "layer='spliced' is not in adata.layers: there are 'umi'", "spliced")
+    refused(cells(sp.csc_matrix), r"adata.X must be stored by rows .*; got columns \(CSC\).*tocsr")
+    refused(cells(umi=sp.csc_matrix), r"adata.layers\['umi'\] must be stored by rows .*; got columns", "umi")
+    refused(cells(umi=sp.csr_matrix), r"layer must be a key of adata.layers, \['umi'\]; got 'spliced'", "spliced")
     refused(cells(lambda x: sp.csr_matrix(-x)), "negative values, the lowest -")
     refused(cells(lambda x: sp.csr_matrix(x * np.nan)), "NaN")
-    refused(cells(lambda x: sp.csr_matrix(x * 0)), "all of it is zero")
+    refused(cells(lambda x: sp.csr_matrix(x * 0)), "all values are zero")
     without = cells()
     without.X = None
     refused(without, "adata.X is empty")
@@ -466,7 +466,7 @@ def test_bad_matrices_on_disk_are_refused(tmp_path, suffix):
 def test_what_cannot_be_backed_is_refused(path, tmp_path):
     with pytest.raises(ValueError, match=r"adata.X is in memory: pass the path"):
         CellDataModule(cells(), backed=True)
-    with pytest.raises(ValueError, match=r"backed is True, False or data\.Blocks"):
+    with pytest.raises(ValueError, match=r"backed must be True, False or data\.Blocks"):
         CellDataModule(path, backed="r")
     with pytest.raises(ValueError, match="view of a backed AnnData"):
         CellDataModule(ad.read_h5ad(path, backed="r")[:10])
@@ -476,7 +476,7 @@ def test_what_cannot_be_backed_is_refused(path, tmp_path):
     with pytest.raises(ValueError, match="could not be read as an AnnData"):
         CellDataModule(tmp_path / "bytes.h5ad", backed=True)
     (tmp_path / "cells.h5mu").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="is a MuData, which is read into memory only"):
+    with pytest.raises(ValueError, match="is a MuData, which cannot stay on disk"):
         CellDataModule(tmp_path / "cells.h5mu", backed=True)
     for name in ("size", "number"):
         with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1.* 0$"):

@@ -69,14 +69,14 @@ def test_stored_in_any_way(stored):
         (changed(7, 0, 2.5), r"1 values are non-integer, such as 2.5 of 'A' in row 7.*raw counts"),
         (changed(0, 2, np.inf), r"1 values are infinite, such as inf of 'C' in row 0"),
         (changed(0, 2, 2.0**25), r"values are above 2\^24"),
-        (table().assign(D="high"), r"'D' is of type object, and not of numbers"),
-        (table()[["A", "B", "A"]], r"has columns of the same name, \['A'\]: rename them"),
-        (table()[[]], r"has no columns: there are no proteins"),
-        (table().assign(B=7.0), r"the proteins \['B'\] have zero variance.*leave them out"),
-        (table().assign(B=0.0), r"the proteins \['B'\] have zero variance"),
+        (table().assign(D="high"), r"must hold numbers; got object in the column 'D'"),
+        (table()[["A", "B", "A"]], r"must have distinct columns; got \['A'\] more than once: rename them"),
+        (table()[[]], r"must have a column for each protein; got none"),
+        (table().assign(B=7.0), r"the proteins \['B'\] have the same count .*zero variance.*leave them out"),
+        (table().assign(B=0.0), r"the proteins \['B'\] have the same count .*zero variance"),
         (table().assign(B=np.nan), r"the proteins \['B'\] were measured in no training cell"),
-        (table() * np.nan, r"no training cell has any protein measured; use SCVI"),
-        (table().to_numpy().astype(str), r"'y' is of type <U\d+, and not of numbers"),
+        (table() * np.nan, r"no training cell has any protein measured: use SCVI"),
+        (table().to_numpy().astype(str), r"'y' must hold numbers; got <U\d+"),
     ],
 )
 def test_wrong_counts_are_refused(y, message):
@@ -94,23 +94,28 @@ def test_rows_in_another_order_are_refused():
 def test_rows_are_compared_where_anndata_does_not():
     names = cells().obs_names
     adata = SimpleNamespace(obs_names=names, obsm={"y": table().iloc[::-1]})
-    with pytest.raises(ValueError, match=r"another order than adata.obs_names, row 0 is 'cell47' and not 'cell0'"):
+    with pytest.raises(
+        ValueError, match=r"rows in the order of adata.obs_names; got 'cell47' in row 0 and not 'cell0'"
+    ):
         ProteinTable.read(adata, "y", None)
     adata.obsm["y"] = table().rename(index="other{}".format)
-    with pytest.raises(ValueError, match=r"row names are not adata.obs_names, such as 'othercell0' for 'cell0'"):
+    with pytest.raises(ValueError, match=r"must have adata.obs_names as row names, such as 'cell0'; got 'othercell0'"):
         ProteinTable.read(adata, "y", None)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protein_obsm_key": "z"}, r"protein_obsm_key='z' is not in adata.obsm: there are 'y'"),
-        ({"protein_obsm_key": ["y"]}, r"protein_obsm_key is the name of one column or layer, and is \['y'\]"),
-        ({"protein_mask": "none"}, r"protein_mask='none' is neither in adata.obsm, \['y'\], nor a column of adata.obs"),
-        ({"protein_mask": "group"}, r"protein_mask must be booleans .*True where measured, and is object"),
+        ({"protein_obsm_key": "z"}, r"protein_obsm_key must be a key of adata.obsm, \['y'\]; got 'z'"),
+        ({"protein_obsm_key": ["y"]}, r"protein_obsm_key must be the name of one column or layer; got \['y'\]"),
+        (
+            {"protein_mask": "none"},
+            r"protein_mask must be a key of adata.obsm, \['y'\], or a column of adata.obs, .*; got 'none'",
+        ),
+        ({"protein_mask": "group"}, r"protein_mask must be booleans .*True where measured; got object"),
         ({"protein_mask": np.ones((N, 2), bool)}, r"protein_mask must be booleans .* \(48, 3\) .* of shape \(48, 2\)"),
         ({"protein_mask": np.zeros(N, bool)}, r"no training cell has any protein measured"),
-        ({"protein_mask": "y", "protein_obsm_key": None}, r"protein_mask is given without protein counts"),
+        ({"protein_mask": "y", "protein_obsm_key": None}, r"protein_mask needs protein counts"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message):
@@ -183,7 +188,7 @@ def test_cells_that_a_modality_lacks_were_not_measured():
 
 def test_modalities_of_other_names():
     mdata = multimodal(rna="gex", protein="adt")
-    with pytest.raises(ValueError, match=r"rna='rna' is not a modality of the MuData: there are \['gex', 'adt'\]"):
+    with pytest.raises(ValueError, match=r"rna must be a modality of the MuData, \['gex', 'adt'\]; got 'rna'"):
         po.CellDataModule(mdata)
     adata = po.data.from_mudata(mdata, rna="gex", protein="adt")
     pd.testing.assert_frame_equal(adata.obsm["protein_counts"], table(), check_dtype=False)

@@ -563,7 +563,7 @@ def test_a_mask_is_matched_by_name():
     for wrong in (mask.iloc[::-1], mask["CD3"].iloc[::-1]):
         with pytest.raises(ValueError, match=r"protein_mask has other rows than adata.obs_names"):
             data(adata, protein_mask=wrong)
-    with pytest.raises(ValueError, match=r"protein_mask has no column for the proteins \['CD14'\]"):
+    with pytest.raises(ValueError, match=r"protein_mask must have a column for each protein; got none for \['CD14'\]"):
         data(adata, protein_mask=mask.drop(columns="CD14"))
 
 

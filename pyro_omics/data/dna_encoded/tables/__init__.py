@@ -1,1 +1,1 @@
-"""Count tables of DNA-encoded libraries: files, their layouts, and what each selection was against."""
+"""Count tables of DNA-encoded libraries: files, layouts, columns and the conditions of selections."""

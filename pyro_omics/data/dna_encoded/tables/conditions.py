@@ -1,4 +1,4 @@
-"""What the selections of a DEL table were on: target, control or pre-selection, and their replicates."""
+"""Conditions of the selections in a DEL table (target, control, pre-selection), and their replicates."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
 
 CONDITIONS = ("target", "control", "pre-selection")
 KNOWN = (*CONDITIONS, "competitor")
-EITHER = "target or control"  # stands for a condition that only the caller knows
-ALIKE = 0.8  # of difflib: a condition this near to a known one is taken for misspelt
+EITHER = "target or control"  # stands in messages for a condition that only the caller knows
+MISSPELT = 0.8  # difflib's similarity to a known condition from which another is taken for misspelt
 REPLICATE = r"(?i)[\W_]*(?:r|rep|replicate)?[\W_]*\d+$"
-SHOWN = 20
+MAX_SHOWN = 20  # number of names in a message
 
 
 @dataclass(frozen=True)
 class Selection:
-    """One sequenced sample: its column in the table, its name, and what is known of it."""
+    """One sequenced sample: its column in the table, its name, and its condition, replicate and protein if known."""
 
     column: str
     name: str
@@ -28,36 +28,44 @@ class Selection:
     protein: str | None = None
 
 
-def labelled(found: list[Selection], others: Sequence[str], conditions: Mapping[str, str]) -> list[Selection]:
-    """The selections with what ``conditions`` says, and those that it adds, from the columns ``others``.
+def with_conditions(found: list[Selection], others: Sequence[str], conditions: Mapping[str, str]) -> list[Selection]:
+    """The selections with the caller's ``conditions``, and those that these add from the columns ``others``.
+
+    Parameters
+    ----------
+    found
+        the selections that a layout recognised.
+    others
+        further columns that may be selections.
+    conditions
+        column or name of a selection -> its condition.
 
     Raises
     ------
     ValueError
-        For a column that is not there, a condition that is misspelt, and targets that are several proteins.
+        For a column that does not exist, a condition that is misspelt, or targets of several proteins.
     """
     known = {name: one.column for one in found for name in (one.column, one.name)}
     known.update(zip(others, others, strict=True))
     for column, condition in conditions.items():
         if column not in known:
-            there = some(list(known))
-            raise ValueError(f"conditions names {column!r}, which is not a column of counts: there are {there}")
+            raise ValueError(f"conditions must have columns of counts as keys, {listed(list(known))}; got {column!r}")
         _check_condition(column, condition)
-    given = {known[column]: condition for column, condition in conditions.items()}
-    _check_one_protein([one for one in found if one.column not in given])
-    kept = [replace(one, condition=given.pop(one.column, one.condition)) for one in found]
-    return kept + [Selection(column, column, condition) for column, condition in given.items()]
+    by_column = {known[column]: condition for column, condition in conditions.items()}
+    _check_one_protein([one for one in found if one.column not in by_column])
+    kept = [replace(one, condition=by_column.pop(one.column, one.condition)) for one in found]
+    return kept + [Selection(column, column, condition) for column, condition in by_column.items()]
 
 
 def _check_condition(column: str, condition: str) -> None:
-    given = Argument("conditions", {column: condition})
+    argument = Argument("conditions", {column: condition})
     if not isinstance(condition, str) or not condition:
-        raise ArgumentError(given, f": pass one of {', '.join(map(repr, CONDITIONS))}")
+        raise ArgumentError(argument, f": the condition must be a text: pass one of {', '.join(map(repr, CONDITIONS))}")
     if condition == EITHER:
-        raise ArgumentError(given, ": write which of them it is")
-    meant = difflib.get_close_matches(condition.lower(), KNOWN, 1, ALIKE)
-    if meant and meant[0] != condition:
-        raise ArgumentError(given, f": write {meant[0]!r}")
+        raise ArgumentError(argument, ": the condition must be one of the two: pass 'target' or 'control'")
+    similar = difflib.get_close_matches(condition.lower(), KNOWN, 1, MISSPELT)
+    if similar and similar[0] != condition:
+        raise ArgumentError(argument, f": the condition looks misspelt: pass {similar[0]!r}")
 
 
 def _check_one_protein(unlabelled: list[Selection]) -> None:
@@ -66,38 +74,38 @@ def _check_one_protein(unlabelled: list[Selection]) -> None:
     if len(proteins) > 1:
         last = list(proteins.values())[-1]
         raise ArgumentError(
-            f"the selections are on several proteins, {', '.join(map(str, proteins))}, and one is the target: drop the "
-            "columns of the others, or say what each is, ",
+            f"the selections are on several proteins, {', '.join(map(str, proteins))}, and only one can be the target: "
+            "drop the columns of the others, or pass their condition, ",
             Argument("conditions", {last: "competitor"}, more=True),
         )
 
 
-def assumed(selections: list[Selection], conditions: Mapping[str, str]) -> list[str]:
-    """The names of the targets, where some are not the caller's and they differ by more than a replicate's number."""
+def assumed_targets(selections: list[Selection], conditions: Mapping[str, str]) -> list[str]:
+    """Names of the targets, if the caller did not give all and they differ in more than a replicate's number."""
     targets = [one for one in selections if one.condition == "target"]
-    ours = [one for one in targets if one.column not in conditions and one.name not in conditions]
+    assumed = [one for one in targets if one.column not in conditions and one.name not in conditions]
     stems = {re.sub(REPLICATE, "", one.name) for one in targets}
-    return [one.name for one in targets] if ours and len(stems) > 1 else []
+    return [one.name for one in targets] if assumed and len(stems) > 1 else []
 
 
-def example(names: Sequence[str]) -> Argument:
-    """How to pass ``conditions`` for these columns."""
+def conditions_example(names: Sequence[str]) -> Argument:
+    """An example of ``conditions`` for these columns, for messages."""
     return Argument("conditions", {names[0]: EITHER}, more=len(names) > 1)
 
 
-def numbered(selections: list[Selection]) -> list[Selection]:
-    """Replicates named within each condition: as the columns say where that tells them apart, else 1, 2, ..."""
+def with_replicates(selections: list[Selection]) -> list[Selection]:
+    """The selections with replicates within each condition: from the columns' names if distinct, else 1, 2, ..."""
     out = []
     for selection in selections:
         peers = [other for other in selections if other.condition == selection.condition]
-        said = {other.replicate for other in peers}
-        if None in said or len(said) < len(peers):
+        replicates = {other.replicate for other in peers}
+        if None in replicates or len(replicates) < len(peers):
             selection = replace(selection, replicate=str(peers.index(selection) + 1))
         out.append(selection)
     return out
 
 
-def some(names: Sequence[str]) -> str:
-    """Names for a message, the first 20."""
-    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more
+def listed(names: Sequence[str]) -> str:
+    """The first 20 names, for a message."""
+    more = f", ... ({len(names)} in all)" if len(names) > MAX_SHOWN else ""
+    return ", ".join(map(repr, names[:MAX_SHOWN])) + more

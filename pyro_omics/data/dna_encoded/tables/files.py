@@ -1,4 +1,4 @@
-"""Tables in: a CSV, TSV or Parquet file, or a DataFrame, first a few rows and then the columns that are wanted."""
+"""Reading of tables from CSV, TSV and Parquet files and from DataFrames: first a few rows, then chosen columns."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from typing import Any
 
 import pandas as pd
 
-HEAD = 1000  # rows from which the columns are recognised
+HEAD = 1000  # number of rows from which the columns are recognised
 TEXT = (".csv", ".tsv", ".txt")
-EMPTY = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"]  # in a column of numbers; a name may be "NA"
+# Missing values in columns of numbers; a name may be "NA".
+EMPTY = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"]
 
 Load = Callable[[tuple[list[str], list[str]] | None], pd.DataFrame]
 
 
 def open_table(source: Any) -> Load:
-    """A function that gives a table's first rows (of None), or all rows of its columns of text and of numbers.
+    """A function that reads a table: for None its first rows, for (text, numbers) all rows of these lists of columns.
 
     Raises
     ------
     FileNotFoundError, ImportError, TypeError, ValueError
-        Where there is no such file, no package that reads it, or it is no table.
+        If there is no such file, pandas has no engine for it, or it is not a table.
     """
     if isinstance(source, pd.DataFrame):
-        return _of_frame(source)
+        return _frame_loader(source)
     if not isinstance(source, str | Path):
-        raise TypeError(f"path_or_frame must be a path or a DataFrame, and is a {type(source).__name__}")
+        raise TypeError(f"path_or_frame must be a path or a DataFrame; got a {type(source).__name__}")
     path = Path(source).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"path_or_frame={str(path)!r} is no file")
+        raise FileNotFoundError(f"path_or_frame={str(path)!r} is not a file")
     if path.suffix == ".parquet":
-        return _of_frame(_parquet(path))
+        return _frame_loader(_parquet(path))
     if Path(path.name.removesuffix(".gz")).suffix not in TEXT:
         raise ValueError(
-            f"path_or_frame={str(path)!r}: pass a {', '.join(TEXT)} file (also .gz), a .parquet file or a DataFrame"
+            f"path_or_frame must be a {', '.join(TEXT)} file (also .gz), a .parquet file or a DataFrame; "
+            f"got {str(path)!r}"
         )
-    return _of_text(path)
+    return _text_loader(path)
 
 
 def _parquet(path: Path) -> pd.DataFrame:
@@ -49,8 +51,8 @@ def _parquet(path: Path) -> pd.DataFrame:
         raise ValueError(f"path_or_frame={str(path)!r} could not be read as a table ({error})") from error
 
 
-def _of_frame(frame: pd.DataFrame) -> Load:
-    """The index becomes columns: without a name it holds the compounds' names, if it is text."""
+def _frame_loader(frame: pd.DataFrame) -> Load:
+    """Loader of a DataFrame, with its index as columns; an index of text without a name holds the compounds' names."""
     frame = frame.set_axis(frame.columns.map(str), axis=1)
     index = frame.index
     if list(index.names) != [None]:
@@ -61,8 +63,8 @@ def _of_frame(frame: pd.DataFrame) -> Load:
     return lambda wanted: frame.head(HEAD) if wanted is None else frame
 
 
-def _of_text(path: Path) -> Load:
-    """Building blocks, names and SMILES are read as the text they are: "001" stays, and so does "NA"."""
+def _text_loader(path: Path) -> Load:
+    """Loader of a text file, in which building blocks, names and SMILES stay text, such as "001" or "NA"."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             line = file.readline()
@@ -75,10 +77,10 @@ def _of_text(path: Path) -> Load:
     def load(wanted: tuple[list[str], list[str]] | None) -> pd.DataFrame:
         if wanted is None:
             head = pd.read_csv(path, sep=separator, nrows=HEAD)
-            if not isinstance(head.index, pd.RangeIndex):  # what pandas makes of it, columns that are shifted
+            if not isinstance(head.index, pd.RangeIndex):  # pandas shifted the columns
                 raise ValueError(
-                    f"path_or_frame={str(path)!r}: its rows have more fields than its header has names; name the "
-                    "column of row names too (in R: write.table(..., row.names = FALSE))"
+                    f"path_or_frame={str(path)!r}: its rows have more fields than its header has names: add the name "
+                    "of the column of row names, or leave it out (in R: write.table(..., row.names = FALSE))"
                 )
             return head
         text, numbers = wanted
@@ -89,7 +91,7 @@ def _of_text(path: Path) -> Load:
             dtype=dict.fromkeys(text, str),
             keep_default_na=False,
             na_values={**{name: [""] for name in text}, **dict.fromkeys(numbers, EMPTY)},
-            low_memory=False,  # in pieces, a column of mixed types would be of two
+            low_memory=False,  # else a column that is parsed in chunks may get several types
         )
 
     return load
@@ -98,4 +100,6 @@ def _of_text(path: Path) -> Load:
 def _check_header(names: list[str]) -> None:
     again = pd.Index(names)[pd.Index(names).duplicated()]
     if len(again):
-        raise ValueError(f"the table has several columns called {again[0]!r}: rename or drop all but one")
+        raise ValueError(
+            f"the table must have distinct columns; got several called {again[0]!r}: rename or drop all but one"
+        )

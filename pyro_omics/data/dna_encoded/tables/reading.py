@@ -1,4 +1,4 @@
-"""Tables of DEL counts in: one row per compound, one column per selection, in the forms that are published."""
+"""`read_del`: a table of DEL counts, one row per compound and one column per selection, as an AnnData."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ from pyro_omics.data.dna_encoded.full_grid import (
     complete_grid,
     natural_categorical,
 )
-from pyro_omics.data.dna_encoded.tables.conditions import example, some
+from pyro_omics.data.dna_encoded.tables.conditions import conditions_example, listed
 from pyro_omics.data.dna_encoded.tables.files import open_table
 from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS, LayoutName
 from pyro_omics.data.dna_encoded.tables.recognition import Columns, recognise
 
-LARGEST = 2**24  # float32 does not count exactly above
+LARGEST = 2**24  # above it, float32 skips integers
 INCOMPLETE, COMPLETE = Argument("complete", False), Argument("complete", True)
 FILTERED = ArgumentWarning(
-    "the table looks filtered: each of its compounds has two counts or more, as after a threshold. Compounds below it "
-    "are added with zeros, which is less than they had: pass the table as it was before the filter, or ",
+    "the table looks filtered: each of its compounds has two counts or more, as after a threshold. Compounds below the "
+    "threshold are added with zeros, fewer counts than they had: pass the table from before the filter, or ",
     INCOMPLETE,
-    " (",
+    "; if nothing was filtered, pass ",
     COMPLETE,
-    " says that nothing was filtered)",
 )
-NAME_BLOCKS = Argument("synthon_keys", ...)
+SYNTHON_KEYS = Argument("synthon_keys", ...)
 READS = r"(?:^|[^a-z])(?:raw|reads?|read_?counts?)(?:[^a-z]|$)"
 
 logger = logging.getLogger("pyro_omics")
@@ -54,17 +53,17 @@ def read_del(
     complete: bool | None = None,
     counts: Literal["umi", "raw"] = "umi",
 ) -> AnnData:
-    """A table of DEL counts, one row per compound and one column per selection, as an AnnData.
+    """Read a table of DEL counts, one row per compound and one column per selection, as an AnnData.
 
-    `data.LAYOUTS` has the layouts that are known, and says which columns each is recognised by: those of DEL-Dock,
-    KinDEL, DELi and deldenoiser, and "plain", whose columns are called ``target_1``, ``control_1``,
-    ``pre-selection_1`` or ``competitor_1`` (in any case, also without the number) or are named by ``conditions``.
+    `data.LAYOUTS` lists the known layouts and the columns that each is recognised by: those of DEL-Dock, KinDEL, DELi
+    and deldenoiser, and "plain", whose columns are called ``target_1``, ``control_1``, ``pre-selection_1`` or
+    ``competitor_1`` (in any case, also without the number) or are given by ``conditions``.
 
     Building blocks are recognised as ``A``, ``B``, ... (a column of whole numbers beside two or more of text is left
     out); ``ID_A``; ``cycle1`` or ``cycle_1``; ``cycle_1_lane``; ``bb1``; ``bb1_id``; ``BB_A``; ``synthon1``;
-    ``codon1``; and, where there are none of these, as KinDEL's ``smiles_a``. A compound is called by ``DEL_ID``,
-    ``molecule_hash``, ``compound_id``, ``compound``, ``id``, or the table's index if that is text; else by its building
-    blocks joined, "A001-B001-C001"; else by its SMILES. Other columns, such as DELi's sums over disynthons, are left
+    ``codon1``; and, if there are none of these, as KinDEL's ``smiles_a``. A compound is named by ``DEL_ID``,
+    ``molecule_hash``, ``compound_id``, ``compound``, ``id``, or the table's index if that is text; else by its joined
+    building blocks, "A001-B001-C001"; else by its SMILES. Other columns, such as DELi's sums over disynthons, are left
     out.
 
     Parameters
@@ -72,53 +71,52 @@ def read_del(
     path_or_frame
         a .csv, .tsv or .txt file (comma, semicolon or tab; also .gz), a .parquet file, or a DataFrame.
     layout
-        the form of the table, where it is not to be recognised by its columns.
+        name of the table's layout; None to recognise it by the columns.
     conditions
-        column -> ``"target"``, ``"control"``, ``"pre-selection"`` or another word, such as ``"competitor"``. Goes
-        before what the layout says, and adds columns that the layout does not know. A word that is nearly one of
-        these four is refused as misspelt.
+        column -> ``"target"``, ``"control"``, ``"pre-selection"`` or another word, such as ``"competitor"``. Overrides
+        the conditions of the layout, and adds columns that the layout does not know. A word that is similar to one of
+        these four raises an error, as misspelt.
     synthon_keys
-        columns of building blocks, kept under their names; by default those recognised, called A, B, C, ...
+        columns of building blocks, which keep their names; by default the recognised ones, renamed A, B, C, ...
     complete
-        whether to add the all-zero compounds of the full grid (`complete_grid`). None: where the table omits them,
-        that is where each of its compounds has a count, and combinations of its building blocks are missing. If some
-        of its compounds have no count, combinations that are missing are taken as not made. Either is said in the log
-        ``pyro_omics``, at INFO. A table that was filtered otherwise needs ``False``.
+        whether to add the all-zero compounds of the full grid (`complete_grid`). None adds them if the table seems to
+        omit them: each of its compounds has a count, and combinations of its building blocks are missing. If some of
+        its compounds have no count, missing combinations are taken as not synthesised. Either is logged to
+        ``pyro_omics`` at level INFO. A table that was filtered otherwise needs ``False``.
     counts
-        ``"umi"``: molecules, as counted by UMIs. ``"raw"``: reads (DELi's ``raw_`` columns; of other layouts the same
-        columns), with a warning.
+        ``"umi"``: molecules, counted by UMIs. ``"raw"``: reads, with a warning; from DELi's ``raw_`` columns, or from
+        the same columns in other layouts.
 
     Returns
     -------
-    AnnData: X, counts as float32 CSR (compounds, selections); ``obs``, the building blocks (categorical) and
-    ``smiles``, where the table has them; ``var``, ``condition`` and ``replicate``.
+    AnnData: X has the counts as float32 CSR (compounds, selections); ``obs`` the building blocks (categorical) and
+    ``smiles``, if the table has them; ``var`` the columns ``condition`` and ``replicate``.
 
     Raises
     ------
     FileNotFoundError, ImportError, TypeError
-        Where the file does not exist, is Parquet and pandas has no engine for it, or the argument is no table.
+        If the file does not exist, is Parquet and pandas has no engine for it, or the argument is not a table.
     ValueError
-        Where no layout or several fit; where conditions are unknown, or name columns that are not there; for counts
-        that are not whole, non-negative numbers; for a compound that occurs twice or lacks a building block's name.
+        If no layout or several fit; if conditions are unknown or of columns that do not exist; if counts are not whole,
+        non-negative numbers; if a compound occurs twice or lacks the name of a building block.
 
     Warns
     -----
     UserWarning
-        Where counts are reads: ``counts="raw"``, or a column's name has the word "raw", "read(s)" or "readcount(s)".
-        Where columns of a plain table look like counts and are left out. Where DELi's selections are all taken as
-        targets, and their names differ by more than a replicate's number. Where no building blocks are recognised.
-        Where a table is completed whose compounds have two counts or more each, as after a threshold (not of
-        ``complete=True``).
+        If counts are reads: ``counts="raw"``, or a column's name has the word "raw", "read(s)" or "readcount(s)".
+        If columns of a plain table look like counts and are left out. If DELi's selections are all taken as targets,
+        and their names differ in more than a replicate's number. If no building blocks are recognised. If a table is
+        completed by ``complete=None`` whose compounds all have two counts or more, as after a threshold.
     """
     for argument, value, allowed in (("layout", layout, (None, *LAYOUTS)), ("counts", counts, ("umi", "raw"))):
         if value not in allowed:
-            raise ValueError(f"{argument}={value!r}: pass one of {', '.join(map(repr, allowed))}")
+            raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
     check_keys({}, {"synthon_keys": synthon_keys})
     load = open_table(path_or_frame)
     columns = recognise(load(None), layout, conditions, synthon_keys, counts)
-    _warn_of_reads(columns.counts(), counts)
-    for doubt in _doubts(columns, named=synthon_keys is not None):
-        warnings.warn(doubt, stacklevel=2)
+    _warn_about_reads(columns.counts(), counts)
+    for warning in _recognition_warnings(columns, has_synthon_keys=synthon_keys is not None):
+        warnings.warn(warning, stacklevel=2)
     adata = _adata(load((columns.text(), columns.counts())), columns)
     if complete is None:
         complete = _omits_zeros(adata, list(columns.synthons))
@@ -127,11 +125,11 @@ def read_del(
     if not complete:
         return adata
     if not columns.synthons:
-        raise ArgumentError(COMPLETE, " needs the building blocks: name their columns, ", NAME_BLOCKS)
+        raise ArgumentError(COMPLETE, " needs the building blocks: pass their columns, ", SYNTHON_KEYS)
     full = complete_grid(adata, list(columns.synthons))
     logger.info(
-        "read_del: %s of the %s compounds in the full grid are not in the table and are taken to have no count: added "
-        "with zeros (%s leaves them out)",
+        "read_del: %s of the %s compounds in the full grid are not in the table and are added with counts of zero (%s "
+        "leaves them out)",
         f"{full.n_obs - adata.n_obs:,}",
         f"{full.n_obs:,}",
         INCOMPLETE,
@@ -139,53 +137,52 @@ def read_del(
     return full
 
 
-def _warn_of_reads(columns: list[str], counts: str) -> None:
-    like = [name for name in columns if re.search(READS, name.lower())]
-    if counts != "raw" and not like:
+def _warn_about_reads(columns: list[str], counts: str) -> None:
+    reads = [name for name in columns if re.search(READS, name.lower())]
+    if counts != "raw" and not reads:
         return
-    said = Argument("counts", "raw") if counts == "raw" else f"the column {like[0]!r}"
     warnings.warn(
         ArgumentWarning(
-            said,
+            Argument("counts", "raw") if counts == "raw" else f"the column {reads[0]!r}",
             ": these are reads" if counts == "raw" else " looks like reads by its name",
-            ", not UMI counts: each molecule is read many times over, so that they are not Poisson. Pass UMI counts "
-            "where there are any, or use a likelihood with overdispersion (negative binomial)",
+            ", not UMI counts: each molecule is read many times, so that reads are not Poisson. Pass UMI counts if "
+            "there are any, or use a likelihood with overdispersion (negative binomial)",
         ),
         stacklevel=3,
     )
 
 
-def _doubts(columns: Columns, named: bool) -> Iterator[ArgumentWarning]:
-    """What may have been taken wrongly; ``named``: the caller said which columns are building blocks."""
-    if names := columns.unnamed:
+def _recognition_warnings(columns: Columns, has_synthon_keys: bool) -> Iterator[ArgumentWarning]:
+    """Warnings about columns that may have been recognised wrongly."""
+    if names := columns.ignored_counts:
         yield ArgumentWarning(
-            f"the columns {some(names)} look like counts, and are left out, since neither their names nor conditions "
-            "say what they are: if they are selections, say of what, ",
-            example(names),
-            "; if they are building blocks, name the columns of all cycles, ",
-            NAME_BLOCKS,
+            f"the columns {listed(names)} look like counts, and are left out, since neither their names nor conditions "
+            "say what they are: if they are selections, pass their conditions, ",
+            conditions_example(names),
+            "; if they are building blocks, pass the columns of all cycles, ",
+            SYNTHON_KEYS,
             "; if neither, drop them from the table",
         )
-    if names := columns.assumed:
+    if names := columns.assumed_targets:
         yield ArgumentWarning(
-            f"the selections {some(names)} are all taken as targets, and their names differ by more than a "
-            f"replicate's number: columns of the layout {columns.layout} do not say what was selected on; say it of "
-            "each, ",
-            example(names),
+            f"the selections {listed(names)} are all taken as targets, but their names differ in more than a "
+            f"replicate's number, and columns of the layout {columns.layout} do not say their conditions: pass the "
+            "condition of each, ",
+            conditions_example(names),
         )
-    if not columns.synthons and not named and (columns.id or columns.smiles):
-        text = f"columns of text are {some(columns.candidates)}" if columns.candidates else "no other column is text"
+    if not columns.synthons and not has_synthon_keys and (columns.id or columns.smiles):
+        text = columns.other_text
         yield ArgumentWarning(
-            "no building blocks are recognised among the columns, and the DEL models need them: name their columns, ",
-            NAME_BLOCKS,
-            f"; {text}",
+            "no building blocks are recognised among the columns, and the DEL models need them: pass their columns, ",
+            SYNTHON_KEYS,
+            f"; columns of text are {listed(text)}" if text else "; no other column is text",
         )
 
 
 def _adata(table: pd.DataFrame, columns: Columns) -> AnnData:
-    """The AnnData of a table, its rows in their order."""
+    """The AnnData of a table, with rows in the table's order."""
     if table.empty:
-        raise ValueError("the table has no rows")
+        raise ValueError("the table must have rows; got none")
     names = columns.counts()
     matrix = sp.csr_matrix(np.stack([_counts(table[name], name) for name in names], axis=1))
     obs = pd.DataFrame({key: _text(table[name]) for key, name in columns.synthons.items()}, index=table.index)
@@ -213,7 +210,7 @@ def _counts(values: pd.Series, name: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        That names the column, the first row that is wrong, and its value.
+        If a value is not a count; the error names the column, the first such row and its value.
     """
     x = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     missing = values.isna().to_numpy()
@@ -223,52 +220,51 @@ def _counts(values: pd.Series, name: str) -> np.ndarray:
         "infinite": np.isinf(x),
         "negative": x < 0,
         "a fraction": x != np.floor(x),
-        f"above 2^24 = {LARGEST:,}, which float32 does not count exactly": x > LARGEST,
+        f"above 2^24 = {LARGEST:,}, where float32 skips integers": x > LARGEST,
     }
     for problem, rows in wrong.items():
         if rows.any():
             row = int(rows.argmax())
             value = values.tolist()[row]
-            mend = "fill in 0 where nothing was seen" if problem == "missing" else "pass counts, as they were sequenced"
+            fix = "fill in 0 where nothing was seen" if problem == "missing" else "pass counts, as they were sequenced"
             raise ValueError(
                 f"counts of {name!r}: row {row} (counted from 0) has {value!r}, which is {problem}; "
-                f"{int(rows.sum())} such rows: {mend}"
+                f"{int(rows.sum())} such rows: {fix}"
             )
     return x.astype(np.float32)
 
 
 def _text(values: pd.Series) -> pd.Series:
-    """Names as text, missing ones missing; whole numbers that a missing value made fractions are whole again."""
+    """Names as text; missing ones stay missing, and floats that are whole numbers are written without a fraction."""
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
     return values.astype(object).where(values.notna(), None).map(str, na_action="ignore")
 
 
 def _ids(table: pd.DataFrame, obs: pd.DataFrame, columns: Columns, counts: list[str]) -> pd.Index:
-    """The compounds' names, distinct."""
+    """The compounds' names, which must be distinct."""
     source = columns.id or (None if columns.synthons else columns.smiles)
     if source is not None:
         names = _text(table[source])
         if names.isna().any():
             row = int(names.isna().to_numpy().argmax())
-            raise ValueError(f"{source!r} names the compounds, and is missing in row {row} (counted from 0)")
+            raise ValueError(f"the column {source!r} must name every compound; got none in row {row} (counted from 0)")
     elif columns.synthons:
         parts = [obs[key].astype(object) for key in columns.synthons]
         names = functools.reduce(lambda left, right: left + SEPARATOR + right, parts)
     else:
         raise ArgumentError(
-            "nothing tells the compounds apart: name the columns of building blocks, ",
-            NAME_BLOCKS,
-            f", or have a column 'compound_id' or 'smiles'; the table's are {some(columns.names)}",
+            "no column names the compounds: pass the columns of building blocks, ",
+            SYNTHON_KEYS,
+            f", or add a column 'compound_id' or 'smiles'; the table's are {listed(columns.names)}",
         )
     ids = pd.Index(names.to_numpy(), dtype=object)
     if not ids.is_unique:
         again = ids[ids.duplicated()]
-        what = f"the compound in {source!r}" if source else "building blocks' names, joined,"
-        mend = _how_to_sum([source], counts) if source else "have a column 'compound_id' that tells them apart"
-        raise ValueError(
-            f"{len(again)} row(s) repeat {what} of another, such as {', '.join(map(repr, again.unique()[:3]))}: {mend}"
-        )
+        repeated = f"the compound in {source!r}" if source else "the joined names of the building blocks"
+        fix = _how_to_sum([source], counts) if source else "add a column 'compound_id' with distinct names"
+        examples = ", ".join(map(repr, again.unique()[:3]))
+        raise ValueError(f"{len(again)} row(s) repeat {repeated} of another, such as {examples}: {fix}")
     return ids
 
 
@@ -277,7 +273,7 @@ def _how_to_sum(keys: list[str], counts: list[str]) -> str:
 
 
 def _omits_zeros(adata: AnnData, keys: list[str]) -> bool:
-    """Whether no compound is without a count, though combinations of the building blocks are missing."""
+    """Whether combinations of the building blocks are missing and every compound has a count."""
     size = math.prod(len(adata.obs[key].cat.categories) for key in keys)
     if not keys or adata.n_obs == size:
         return False
@@ -285,7 +281,7 @@ def _omits_zeros(adata: AnnData, keys: list[str]) -> bool:
     if zeros:
         logger.info(
             "read_del: %s of the %s combinations of building blocks are in the table, %s of them without a count: the "
-            "others are taken as not made (%s adds them with zeros)",
+            "others are taken as not synthesised (%s adds them with zeros)",
             *(f"{number:,}" for number in (adata.n_obs, size, zeros)),
             COMPLETE,
         )

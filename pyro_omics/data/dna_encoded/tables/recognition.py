@@ -1,4 +1,4 @@
-"""Which columns of a DEL table hold what: selections and their conditions, building blocks, ids, SMILES."""
+"""Recognition of the columns of a DEL table: selections and their conditions, building blocks, ids, SMILES."""
 
 from __future__ import annotations
 
@@ -9,20 +9,44 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
-from pyro_omics.data.dna_encoded.tables.conditions import KNOWN, Selection, assumed, example, labelled, numbered, some
+from pyro_omics.data.dna_encoded.tables.conditions import (
+    KNOWN,
+    Selection,
+    assumed_targets,
+    conditions_example,
+    listed,
+    with_conditions,
+    with_replicates,
+)
 from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS, Layout
 from pyro_omics.data.dna_encoded.tables.layouts.base import matches
 
-INDEX = "Unnamed: 0"  # what pandas calls the index of a table in CSV
+INDEX = "Unnamed: 0"  # pandas' name for the index of a DataFrame in a CSV file
 IDS = (*(layout.id_column for layout in LAYOUTS.values() if layout.id_column), "compound_id", "compound", "id", INDEX)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What is read of a table of a ``layout``; ``synthons`` maps a column of obs to the table's.
+    """The columns of a table that are read, and those that are not.
 
-    ``names`` are all of the table's; ``unnamed`` those that look like counts and are not taken; ``assumed`` the
-    targets that may be something else; ``candidates`` the columns of text that no other part is made of.
+    Attributes
+    ----------
+    layout
+        name of the table's layout.
+    selections
+        the columns of counts.
+    synthons
+        column of obs -> the table's column of building blocks.
+    id, smiles
+        the columns of the compounds' names and SMILES; None if there are none.
+    names
+        all columns of the table.
+    ignored_counts
+        columns that look like counts and are not read.
+    assumed_targets
+        names of the selections that are taken as targets, if some of them may be something else.
+    other_text
+        columns of text that are not read.
     """
 
     layout: str
@@ -31,9 +55,9 @@ class Columns:
     id: str | None
     smiles: str | None
     names: list[str]
-    unnamed: list[str]
-    assumed: list[str]
-    candidates: list[str]
+    ignored_counts: list[str]
+    assumed_targets: list[str]
+    other_text: list[str]
 
     def counts(self) -> list[str]:
         """The table's columns of numbers."""
@@ -44,7 +68,7 @@ class Columns:
         return [name for name in (*self.synthons.values(), self.id, self.smiles) if name is not None]
 
 
-# Text that a condition's name alone makes, without a replicate's number.
+# Pattern of a column that is called by a condition alone, without the number of a replicate.
 CONDITION_ALONE = "|".join(name.replace("-", "[-_ ]?") for name in KNOWN)
 LETTER = "([A-Z])"
 FAMILIES = (
@@ -54,7 +78,7 @@ FAMILIES = (
     r"(?i:bb)[_ ]?(\d+)[_ ]?(?i:id)",
     r"(?i:bb)[_ ]([A-Za-z])",
 )
-STRUCTURES = (r"(?i:smiles)_([A-Za-z])",)  # building blocks where no other columns name them
+STRUCTURES = (r"(?i:smiles)_([A-Za-z])",)  # structures of building blocks, used if no columns have their names
 
 
 def recognise(
@@ -64,80 +88,78 @@ def recognise(
     synthon_keys: Sequence[str] | None,
     counts: str,
 ) -> Columns:
-    """The columns of a table, from its first rows.
+    """Recognise the columns of a table from its first rows; the other parameters are those of `read_del`.
 
     Raises
     ------
     ValueError
-        Where no layout fits, several do, or a column that is asked for is not there; see `read_del`.
+        If no layout fits, several fit, or a column that an argument names does not exist.
     """
     names = [str(name) for name in head.columns]
     conditions = dict(conditions or {})
-    # A column "target" may as well be of proteins' names.
+    # A column "target" that is not numeric may hold the names of proteins.
     is_number = pd.api.types.is_numeric_dtype
     free = [name for name in names if not re.fullmatch(f"(?i:{CONDITION_ALONE})", name) or is_number(head[name])]
-    chosen = _chosen(layout, free, head, conditions)
+    chosen = _choose_layout(layout, free, head, conditions)
     blocks = _synthons(head, chosen.synthons, synthon_keys, conditions)
     found = chosen.selections(free, counts)
     ids = {name.lower() for name in (*IDS, "smiles")}
     others = [n for n in names if n in conditions or (n not in blocks.values() and n.lower() not in ids)]
-    selections = labelled(found, others if chosen.takes_other_columns else [], conditions)
+    selections = with_conditions(found, others if chosen.takes_other_columns else [], conditions)
     if not selections or any(selection.condition is None for selection in selections):
         raise ArgumentError(
             Argument("layout", chosen.name),
-            ": the names of the counts do not say what they were selected on. ",
-            *_how(head, blocks),
+            ": the names of the columns of counts do not say their conditions. ",
+            *_conditions_hint(head, blocks),
         )
     if both := [one.column for one in selections if one.column in blocks.values()]:
-        raise ValueError(f"{both[0]!r} is among the building blocks and among the counts: it is one or the other")
+        raise ValueError(f"a column must be either building blocks or counts; got {both[0]!r} among both")
     taken = {*blocks.values(), *(selection.column for selection in selections)}
     lower = {name.lower(): name for name in names}
-    like = _like_counts(head, taken)
-    unnamed = [name for name in like if chosen.is_general or _may_be_cycle(name, blocks, synthon_keys)]
+    unread = _count_like(head, taken)
+    ignored = [name for name in unread if chosen.is_general or _may_be_cycle(name, blocks, synthon_keys)]
     return Columns(
         layout=chosen.name,
-        selections=numbered(selections),
+        selections=with_replicates(selections),
         synthons=blocks,
         id=_id(head, taken),
         smiles=lower.get("smiles"),
         names=names,
-        unnamed=unnamed,
-        assumed=[] if chosen.names_conditions else assumed(selections, conditions),
-        candidates=[n for n in names if n not in taken and n.lower() not in ids and _is_text(head[n])],
+        ignored_counts=ignored,
+        assumed_targets=[] if chosen.names_conditions else assumed_targets(selections, conditions),
+        other_text=[n for n in names if n not in taken and n.lower() not in ids and _is_text(head[n])],
     )
 
 
-def _chosen(layout: str | None, names: list[str], head: pd.DataFrame, conditions: Mapping[str, str]) -> Layout:
-    """The layout that is asked for, or the one that fits the columns that ``names`` are of."""
+def _choose_layout(layout: str | None, names: list[str], head: pd.DataFrame, conditions: Mapping[str, str]) -> Layout:
+    """The layout ``layout``, or for None the one that fits the columns ``names``."""
     fitting = [name for name, one in LAYOUTS.items() if one.fits(names)]
-    columns = some([str(name) for name in head.columns])
+    columns = listed([str(name) for name in head.columns])
     if layout is not None:
-        asked = LAYOUTS[layout]
-        if layout not in fitting and not asked.is_general:
-            raise ArgumentError(
-                Argument("layout", layout), f" is known by {asked.needs}, and the columns are {columns}"
-            )
-        return asked
+        chosen = LAYOUTS[layout]
+        if layout not in fitting and not chosen.is_general:
+            raise ArgumentError(Argument("layout", layout), f" needs the columns {chosen.needs}; got {columns}")
+        return chosen
     if not fitting and conditions:
         return next(one for one in LAYOUTS.values() if one.is_general)
     if len(fitting) == 1:
         return LAYOUTS[fitting[0]]
     if fitting:
         which = Argument("layout", fitting[0])
-        raise ArgumentError(f"several layouts fit the columns: {', '.join(fitting)}; say which, ", which)
-    sought = "; ".join(f"{name}: {one.needs}" for name, one in LAYOUTS.items())
-    how = _how(head, _synthons(head, None, None, {}))
-    raise ArgumentError(f"no layout fits the columns {columns}. Looked for {sought}. ", *how)
+        raise ArgumentError(f"several layouts fit the columns: {', '.join(fitting)}; pass one, such as ", which)
+    needs = "; ".join(f"{name}: {one.needs}" for name, one in LAYOUTS.items())
+    hint = _conditions_hint(head, _synthons(head, None, None, {}))
+    raise ArgumentError(f"no layout fits the columns {columns}. The layouts need {needs}. ", *hint)
 
 
 def _synthons(
     head: pd.DataFrame, pattern: str | None, synthon_keys: Sequence[str] | None, conditions: Mapping[str, str]
 ) -> dict[str, str]:
-    """Columns of obs and the table's: the ones named, under their names; else those recognised, as A, B, C, ..."""
+    """Column of obs -> the table's: ``synthon_keys`` under their names, or the recognised columns as A, B, C, ..."""
     names = [str(name) for name in head.columns]
     if synthon_keys is not None:
         if lacking := [key for key in synthon_keys if key not in names]:
-            raise ValueError(f"synthon_keys: {lacking[0]!r} is not a column: there are {some(names)}")
+            raise ValueError(f"synthon_keys must be columns of the table, {listed(names)}; got {lacking[0]!r}")
         return {key: key for key in synthon_keys}
     free = [name for name in names if name not in conditions]
     families: list[list[str]] = []
@@ -146,26 +168,26 @@ def _synthons(
     if len(families) > 1:
         which = Argument("synthon_keys", families[0])
         raise ArgumentError(
-            f"building blocks could be the columns {' or '.join(map(str, families))}: say which, ", which
+            f"building blocks could be the columns {' or '.join(map(str, families))}: pass one list, such as ", which
         )
     return {chr(ord("A") + i): name for i, name in enumerate(families[0])} if families else {}
 
 
 def _family(head: pd.DataFrame, pattern: str) -> list[str]:
-    """Columns that differ in the cycle's letter or number, in its order; letters run from A without a gap."""
+    """The columns that match a pattern, in the order of the cycle's number, or of its letter up to the first gap."""
     cycles = {match[1].upper(): match.string for match in matches(list(head.columns), pattern)}
     if all(cycle.isdigit() for cycle in cycles):
         return [cycles[cycle] for cycle in sorted(cycles, key=int)]
     letters = [chr(ord("A") + i) for i in range(26)]
     run = next((i for i, letter in enumerate(letters) if letter not in cycles), 26)
     family = [cycles[letter] for letter in letters[:run]]
-    # A letter alone may be a selection's name: whole numbers beside two or more cycles of text are no cycle.
-    named = [name for name in family if name not in _like_counts(head, set())]
-    return named if pattern == LETTER and len(named) > 1 else family
+    # A single letter may be the name of a selection: whole numbers beside two or more cycles of text are counts.
+    text = [name for name in family if name not in _count_like(head, set())]
+    return text if pattern == LETTER and len(text) > 1 else family
 
 
 def _may_be_cycle(name: str, blocks: Mapping[str, str], synthon_keys: Sequence[str] | None) -> bool:
-    """Whether a column that is left out might be a cycle of those recognised by their letters."""
+    """Whether a column that is not read may be a cycle, where cycles were recognised by single letters."""
     by_letter = synthon_keys is None and bool(matches(list(blocks.values()), LETTER))
     return by_letter and bool(matches([name], LETTER))
 
@@ -173,12 +195,12 @@ def _may_be_cycle(name: str, blocks: Mapping[str, str], synthon_keys: Sequence[s
 def _id(head: pd.DataFrame, taken: set[str]) -> str | None:
     lower = {str(name).lower(): str(name) for name in head.columns if name not in taken}
     found = [lower[name.lower()] for name in IDS if name.lower() in lower]
-    # Rows that were numbered when the table was written name nothing.
+    # An index of numbers only counts the rows.
     return next((name for name in found if name != INDEX or not pd.api.types.is_numeric_dtype(head[name])), None)
 
 
-def _like_counts(head: pd.DataFrame, taken: set[str]) -> list[str]:
-    """Columns of a table's first rows that hold whole numbers, 0 or more, and are not ``taken``."""
+def _count_like(head: pd.DataFrame, taken: set[str]) -> list[str]:
+    """Columns that are not ``taken`` and whose first rows hold whole numbers, 0 or more."""
     ids = {name.lower() for name in IDS}
     return [
         str(name)
@@ -197,9 +219,9 @@ def _is_text(values: pd.Series) -> bool:
     return pd.api.types.infer_dtype(values, skipna=True) in ("string", "categorical")
 
 
-def _how(head: pd.DataFrame, blocks: Mapping[str, str]) -> tuple[str | Argument, ...]:
-    """How to pass ``conditions``, with the columns that look like counts."""
-    like = _like_counts(head, {*blocks.values()})
-    if not like:
+def _conditions_hint(head: pd.DataFrame, blocks: Mapping[str, str]) -> tuple[str | Argument, ...]:
+    """The part of a message that lists the columns that look like counts and says how to pass ``conditions``."""
+    names = _count_like(head, {*blocks.values()})
+    if not names:
         return ("No column holds whole numbers, as counts would be",)
-    return f"Columns that look like counts: {some(like)}; say what each was selected on, ", example(like)
+    return f"Columns that look like counts: {listed(names)}; pass the condition of each, ", conditions_example(names)

@@ -40,7 +40,7 @@ def test_its_example_is_recognised(layout):
     assert [name for name, one in LAYOUTS.items() if one.fits(table.columns)] == [layout.name]
     found = recognise(table, None, conditions, None, "umi")
     assert found.layout == layout.name
-    assert found.unnamed == []
+    assert found.ignored_counts == []
     assert len(found.synthons) >= 2
     if layout.id_column is not None:
         assert found.id == layout.id_column
@@ -76,7 +76,7 @@ def test_a_table_of_another_form_is_not_taken_for_it(layout):
     table = pd.DataFrame({"A": ["a", "b"], "B": ["c", "d"], "x": [1, 2]})
     assert not layout.fits(table.columns)
     if not layout.is_general:
-        with pytest.raises(ValueError, match=f"layout='{layout.name}' is known by "):
+        with pytest.raises(ValueError, match=f"layout='{layout.name}' needs the columns "):
             read_del(table, layout.name, {"x": "target"})
 
 

@@ -145,7 +145,7 @@ def test_deli_conditions_by_column_or_name():
     conditions = {"corrected_s2": "control"}
     assert held(read_del(deli(), conditions=conditions))[0] == [("target", "1"), ("control", "1")]
     assert held(read_del(deli(), conditions={"s2": "control"}))[0] == [("target", "1"), ("control", "1")]
-    with pytest.raises(ValueError, match=r"'raw_s2', which is not a column of counts: there are 'corrected_s1'"):
+    with pytest.raises(ValueError, match=r"must have columns of counts as keys, 'corrected_s1'.*; got 'raw_s2'"):
         read_del(deli(), conditions={"raw_s2": "control"})
     with pytest.raises(ValueError, match=r"no column begins with 'corrected_'.*counts='raw'"):
         read_del(deli().drop(columns=["corrected_s1", "corrected_s2"]))
@@ -183,7 +183,7 @@ def test_columns_that_conditions_leave_out_are_said():
     with pytest.warns(UserWarning, match="the columns 'beads' look like counts, and are left out") as caught:
         assert list(read_del(frame, conditions={"pull": "target"}).var_names) == ["pull"]
     assert len(caught) == 1
-    with pytest.raises(ValueError, match="'S9', which is not a column of counts: there are 'pull', 'beads', 'mw'"):
+    with pytest.raises(ValueError, match=r"must have columns of counts as keys, 'pull', 'beads', 'mw'.*; got 'S9'"):
         read_del(frame, conditions={"S9": "target"})
 
 
@@ -274,7 +274,7 @@ BLOCKS = [("ID_A", "ID_B"), ("cycle_1", "cycle_2"), ("Cycle 1", "Cycle 2"), ("bb
 def test_building_blocks_are_recognised(columns):
     frame = plain().rename(columns=dict(zip("AB", columns, strict=True)))
     if None in columns:
-        with pytest.raises(ValueError, match=r"nothing tells the compounds apart.*synthon_keys.*are 'BB'"):
+        with pytest.raises(ValueError, match=r"no column names the compounds.*synthon_keys.*are 'BB'"):
             read_del(frame)
     else:
         assert read_del(frame).obs["B"].tolist() == ["b1", "b2", "b1", "b2"]
@@ -282,18 +282,20 @@ def test_building_blocks_are_recognised(columns):
 
 def test_layout_that_is_not_clear():
     both = kindel().assign(target_1=[1, 2])
-    with pytest.raises(ValueError, match=r"several layouts fit the columns: kindel, plain; say which, layout='kindel'"):
+    with pytest.raises(
+        ValueError, match=r"several layouts fit the columns: kindel, plain; pass one, such as layout='kindel'"
+    ):
         read_del(both)
     with pytest.warns(UserWarning, match="the columns 'seq_target_1', .* look like counts, and are left out"):
         assert read_del(both, layout="plain").var_names.tolist() == ["target_1"]
     assert read_del(both, layout="kindel").n_vars == 4
-    with pytest.raises(ValueError, match=r"layout='deli' is known by 'ID_A'.*the columns are 'smiles'"):
+    with pytest.raises(ValueError, match=r"layout='deli' needs the columns 'ID_A'.*; got 'smiles'"):
         read_del(both, layout="deli")
     with pytest.warns(UserWarning, match="the columns 'raw_x', 'readcount' look like counts"):
         assert read_del(plain(raw_x=0, readcount=0)).n_vars == 2  # neither DELi's, without ID_A, nor deldenoiser's
-    with pytest.raises(ValueError, match=r"layout='delly': pass one of None, 'deldock'"):
+    with pytest.raises(ValueError, match=r"layout must be one of None, 'deldock'.*; got 'delly'"):
         read_del(both, layout="delly")
-    with pytest.raises(ValueError, match=r"counts='reads': pass one of 'umi', 'raw'"):
+    with pytest.raises(ValueError, match=r"counts must be one of 'umi', 'raw'; got 'reads'"):
         read_del(both, counts="reads")
 
 
@@ -303,7 +305,7 @@ def test_no_layout_says_what_was_looked_for_and_what_looks_like_counts():
         read_del(frame)
     assert "kindel: 'seq_target_1'" in str(error.value)
     assert str(error.value).endswith(
-        "Columns that look like counts: 'pull', 'none'; say what each was selected on, "
+        "Columns that look like counts: 'pull', 'none'; pass the condition of each, "
         "conditions={'pull': 'target or control', ...}"
     )
     with pytest.raises(ValueError, match=r"layout='deldenoiser'.*conditions=\{'readcount': 'target or control'\}"):
@@ -315,17 +317,20 @@ def test_no_layout_says_what_was_looked_for_and_what_looks_like_counts():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"conditions": {"tarjet_1": "target"}}, "'tarjet_1', which is not a column of counts: there are 'target_1'"),
-        ({"conditions": {"target_1": "Target"}}, r"\{'target_1': 'Target'\}: write 'target'"),
-        ({"conditions": {"target_1": "preselection"}}, "write 'pre-selection'"),
-        ({"conditions": {"target_1": "traget"}}, "write 'target'"),
-        ({"conditions": {"control_1": "controls"}}, "write 'control'"),
-        ({"conditions": {"target_1": "pre_selection"}}, "write 'pre-selection'"),
-        ({"conditions": {"target_1": "Competitors"}}, "write 'competitor'"),
-        ({"conditions": {"target_1": "target or control"}}, "write which of them it is"),
+        ({"conditions": {"tarjet_1": "target"}}, "must have columns of counts as keys, 'target_1'.*; got 'tarjet_1'"),
+        ({"conditions": {"target_1": "Target"}}, r"\{'target_1': 'Target'\}: .*misspelt: pass 'target'"),
+        ({"conditions": {"target_1": "preselection"}}, "pass 'pre-selection'"),
+        ({"conditions": {"target_1": "traget"}}, "pass 'target'"),
+        ({"conditions": {"control_1": "controls"}}, "pass 'control'"),
+        ({"conditions": {"target_1": "pre_selection"}}, "pass 'pre-selection'"),
+        ({"conditions": {"target_1": "Competitors"}}, "pass 'competitor'"),
+        ({"conditions": {"target_1": "target or control"}}, "must be one of the two: pass 'target' or 'control'"),
         ({"conditions": {"target_1": ""}}, "pass one of 'target', 'control', 'pre-selection'"),
-        ({"conditions": {"B": "target"}, "synthon_keys": ["A", "B"]}, "'B' is among the building blocks and among the"),
-        ({"synthon_keys": ["A", "C"]}, "'C' is not a column: there are 'A', 'B'"),
+        (
+            {"conditions": {"B": "target"}, "synthon_keys": ["A", "B"]},
+            "either building blocks or counts; got 'B' among both",
+        ),
+        ({"synthon_keys": ["A", "C"]}, "synthon_keys must be columns of the table, 'A', 'B'.*; got 'C'"),
         ({"synthon_keys": "A"}, r"pass \['A'\]"),
     ],
 )
@@ -377,7 +382,9 @@ def test_cycles_are_in_the_order_of_their_numbers():
 
 
 def test_two_families_of_building_blocks_are_asked_about():
-    with pytest.raises(ValueError, match=r"\['A', 'B'\] or \['bb1', 'bb2'\]: say which, synthon_keys=\['A', 'B'\]"):
+    with pytest.raises(
+        ValueError, match=r"\['A', 'B'\] or \['bb1', 'bb2'\]: pass one list, such as synthon_keys=\['A', 'B'\]"
+    ):
         read_del(plain(bb1=list("wxyz"), bb2=list("wxyz")))
 
 
@@ -457,11 +464,15 @@ def test_a_file_of_shifted_columns_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.xlsx", b"", r"pass a .csv, .tsv, .txt file \(also .gz\), a .parquet file or a DataFrame"),
+        (
+            "t.xlsx",
+            b"",
+            r"must be a .csv, .tsv, .txt file \(also .gz\), a .parquet file or a DataFrame; got '.*t.xlsx'",
+        ),
         ("t.csv", b"", "could not be read as a table"),
         ("t.csv", b"\xff\xfe,\xff\n", "could not be read as a table"),
         ("t.csv.gz", b"A,B,target_1\n", "could not be read as a table"),
-        ("t.csv", b"A,B,target_1\n", "the table has no rows"),
+        ("t.csv", b"A,B,target_1\n", "the table must have rows"),
         ("t.csv", b"A,B,target_1,target_1\na,b,1,2\n", "several columns called 'target_1'"),
     ],
 )
@@ -473,9 +484,9 @@ def test_files_that_are_no_tables(tmp_path, name, content, message):
 
 
 def test_what_is_no_table():
-    with pytest.raises(FileNotFoundError, match=r"nowhere.csv' is no file"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.csv' is not a file"):
         read_del("nowhere.csv")
-    with pytest.raises(TypeError, match="a path or a DataFrame, and is a dict"):
+    with pytest.raises(TypeError, match="a path or a DataFrame; got a dict"):
         read_del({})
     with pytest.raises(ValueError, match="several columns called 'A'"):
         read_del(plain().rename(columns={"B": "A"}))
@@ -542,14 +553,14 @@ def test_compounds_that_occur_twice():
     assert read_del(summed, complete=False).to_df()["target_1"].tolist() == [3, 7, 1]
     with pytest.raises(ValueError, match=r"1 row.s. repeat the compound in 'molecule_hash'.*such as 'h1': .*groupby"):
         read_del(kindel().assign(molecule_hash="h1"))
-    with pytest.raises(ValueError, match="repeat building blocks' names, joined, of another, such as 'a-b-c'"):
+    with pytest.raises(ValueError, match="repeat the joined names of the building blocks of another, such as 'a-b-c'"):
         read_del(pd.DataFrame({"A": ["a-b", "a"], "B": ["c", "b-c"], "target_1": [1, 2]}))
 
 
 def test_names_that_are_missing():
     with pytest.raises(ValueError, match=r"'B' has 2 missing names, the first in row 1 \(counted from 0\)"):
         read_del(plain(B=["b1", None, "", "b2"]))
-    with pytest.raises(ValueError, match="'molecule_hash' names the compounds, and is missing in row 1"):
+    with pytest.raises(ValueError, match="'molecule_hash' must name every compound; got none in row 1"):
         read_del(kindel().assign(molecule_hash=["h", None]))
 
 
@@ -628,10 +639,12 @@ def test_complete_grid_writes_and_reads(tmp_path):
 
 def test_grids_that_are_refused():
     adata = library()
-    with pytest.raises(ValueError, match=r"3 x 12 x 4 = 144 compounds, above max_compounds=143.*max_compounds=144"):
+    with pytest.raises(
+        ValueError, match=r"at most max_compounds=143 compounds; got 3 x 12 x 4 = 144.*max_compounds=144"
+    ):
         complete_grid(adata, max_compounds=143)
     assert complete_grid(adata, max_compounds=144).n_obs == 144
-    with pytest.raises(ValueError, match=r"'D' is not a column of adata.obs: there are 'A', 'B', 'C'"):
+    with pytest.raises(ValueError, match=r"must be columns of adata.obs, \['A', 'B', 'C'.*; got 'D'"):
         complete_grid(adata, ["A", "D"])
     with pytest.raises(ValueError, match=r"pass \['A'\]"):
         complete_grid(adata, "A")
@@ -647,7 +660,7 @@ def test_grids_that_are_refused():
     with pytest.raises(ValueError, match=f"{unseen!r} is the name of an observed compound"):
         complete_grid(clash)
     adata.obsm["fingerprint"] = np.zeros((adata.n_obs, 4))
-    with pytest.raises(ValueError, match=r"adata.obsm has \['fingerprint'\].*complete_grid first"):
+    with pytest.raises(ValueError, match=r"adata.obsm must be empty.*; got \['fingerprint'\].*complete_grid first"):
         complete_grid(adata)
 
 
@@ -672,7 +685,7 @@ def test_combinations_that_a_table_with_zeros_lacks_were_not_made(caplog):
         assert read_del(zeros).n_obs == 3
     (record,) = caplog.records
     assert "3 of the 4 combinations of building blocks are in the table, 1 of them without" in record.getMessage()
-    assert "taken as not made (complete=True adds them" in record.getMessage()
+    assert "taken as not synthesised (complete=True adds them" in record.getMessage()
     assert read_del(zeros, complete=True).n_obs == 4
 
 
@@ -737,7 +750,7 @@ def test_salts(rdkit):
     # Of as many atoms, the heavier.
     assert (fingerprints(["C.Br"], salts="largest") == fingerprints(["Br"])).all()
     assert (fingerprints(["C1.C1"]) == fingerprints(["CC"])).all()  # one molecule, written in two parts
-    with pytest.raises(ValueError, match="salts='strip': pass 'refuse', 'largest' or 'keep'"):
+    with pytest.raises(ValueError, match="salts must be 'refuse', 'largest' or 'keep'; got 'strip'"):
         fingerprints([salt], salts="strip")
     with pytest.raises(ValueError, match=r"pass \['CCO'\]"):
         fingerprints("CCO")
@@ -753,7 +766,9 @@ def test_add_fingerprints(rdkit):
     add_fingerprints(adata, radius=1, n_bits=64, salts="largest")
     assert (adata.obsm["fingerprint"] == fingerprints(smiles, radius=1, n_bits=64, salts="largest")).all()
     assert (adata.obsm["fingerprint"] != fingerprints(smiles, radius=2, n_bits=64, salts="largest")).any()
-    with pytest.raises(ValueError, match=r"key='structure' is not a column of adata.obs: there are 'A', 'B', 'smiles'"):
+    with pytest.raises(
+        ValueError, match=r"key must be the column .*adata.obs, \['A', 'B', 'smiles'\]; got 'structure'"
+    ):
         add_fingerprints(adata, "structure")
     with pytest.raises(ValueError, match=r"1 of 4 SMILES cannot be used.*\n  row 3 \('q-y'\): nan is missing"):
         add_fingerprints(read_del(deldock(), complete=True))

@@ -1,4 +1,4 @@
-"""The forms of DEL count tables that `read_del` knows, a file each; one that is listed here is known everywhere.
+"""The layouts of DEL count tables that `read_del` knows, each in a file of its own and listed in `LAYOUTS`.
 
 =========== ================================================== ================== ==================
 layout      columns of counts: condition                       building blocks    compound's name

@@ -1,4 +1,4 @@
-"""`Layout`: a form of table, and which of its columns hold what."""
+"""`Layout`: the description of a form of DEL table."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from pyro_omics.data.dna_encoded.tables.conditions import Selection
 
 @dataclass(frozen=True)
 class Layout:
-    """A form of table, recognised by the names of its columns.
+    """A form of DEL table, recognised by the names of its columns.
 
     Parameters
     ----------
     name
-        what `read_del` and the command line call it; its file has the same name.
+        name of the layout in `read_del` and on the command line, and of its file.
     needs
         the columns that it is recognised by, for errors.
     counts
-        patterns of the columns of counts -> the condition of such a selection; None where the name does not say it.
+        pattern of columns of counts -> the condition of such a selection, or None if the names do not say it.
         A pattern may have the groups ``name`` (of the selection), ``replicate``, ``protein`` (the target) and ``kind``
         (see ``prefixes``).
     example
-        a small table, column -> values, which the tests read.
+        a small table for the tests, column -> values.
     example_counts
-        what is to be read of it: name of a selection -> its counts, in the order of the rows.
+        the counts in the example: name of a selection -> its counts, in the order of the rows.
     synthons
-        the pattern of the columns of building blocks that it must have, whose group is the cycle's letter or number;
-        None where it may have any that are known.
+        pattern of the columns of building blocks that the table must have, whose group is the cycle's letter or number;
+        None if any columns of building blocks that `read_del` knows will do.
     id_column
         the column with the compounds' names.
     prefixes
-        value of `read_del`'s ``counts``, "umi" or "raw" -> the group ``kind`` of such columns, where a table has both.
+        for a table with UMI counts and reads: the value of `read_del`'s ``counts``, "umi" or "raw" -> the group
+        ``kind`` of its columns.
     names_conditions
-        whether the columns' names say what was selected on. Where not, the conditions of ``counts`` are assumptions,
-        of which a user is warned where the selections do not look like replicates.
+        whether the columns' names say the conditions. If not, the conditions of ``counts`` are assumptions, and
+        `read_del` warns if the selections do not look like replicates.
     takes_other_columns
-        whether ``conditions`` may name columns of counts that the patterns do not match.
+        whether the user's ``conditions`` may add columns of counts that no pattern matches.
     is_general
-        whether it is the form of tables that were not published in a form of their own: taken where no layout fits and
-        ``conditions`` name the columns.
+        whether this layout is used if no layout fits and the user passes ``conditions``.
     """
 
     name: str
@@ -70,14 +70,14 @@ class Layout:
         Parameters
         ----------
         names
-            of the columns.
+            names of the columns.
         counts
-            which kind, "umi" or "raw", where the layout has both.
+            "umi" or "raw", for a layout that has both.
 
         Raises
         ------
         ValueError
-            Where it has not this one.
+            If there are no counts of this kind.
         """
         kind, found = self.prefixes.get(counts), {}
         for pattern, condition in self.counts.items():
@@ -90,10 +90,12 @@ class Layout:
             kinds: list[str | Argument] = []
             for which, prefix in self.prefixes.items():
                 kinds += [" or " if kinds else "", f"'{prefix}_' (", Argument("counts", which), ")"]
-            raise ArgumentError(f"no column begins with '{kind}_': in the layout {self.name}, counts do, with ", *kinds)
+            raise ArgumentError(
+                f"no column begins with '{kind}_': columns of counts in the layout {self.name} begin with ", *kinds
+            )
         return [found[name] for name in names if name in found]
 
 
 def matches(names: Iterable[str], pattern: str) -> list[re.Match[str]]:
-    """The matches of the names that a pattern matches as a whole."""
+    """Matches of a pattern with whole names."""
     return [match for name in names if (match := re.fullmatch(pattern, name))]

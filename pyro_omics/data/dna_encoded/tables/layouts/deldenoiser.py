@@ -1,4 +1,4 @@
-"""deldenoiser's tables: lanes of the split-and-pool synthesis, and the reads of one sample.
+"""Tables of deldenoiser: lanes of the split-and-pool synthesis, and the reads of one sample.
 
 Source: Komar and Kalinic 2020, ACS Combinatorial Science 22, 410.
 """

@@ -1,4 +1,4 @@
-"""DEL-Dock's tables: carbonic anhydrase (ca9) or another protein, and beads.
+"""Tables of DEL-Dock: selections on carbonic anhydrase (ca9) or another protein, and on beads.
 
 Source: Shmilovich et al. 2022, arXiv:2212.00136.
 """

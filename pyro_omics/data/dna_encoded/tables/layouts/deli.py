@@ -1,4 +1,4 @@
-"""DELi's tables: UMI counts and reads of each selection, beside sums over building blocks.
+"""Tables of DELi: UMI counts and reads of each selection, and sums over building blocks.
 
 Source: github.com/Popov-Lab-UNC/DELi.
 """
@@ -26,5 +26,5 @@ DELI = Layout(
     id_column="DEL_ID",
     prefixes={"umi": UMI, "raw": READS},
     names_conditions=False,
-    takes_other_columns=False,  # they are sums over building blocks, or the same samples' reads
+    takes_other_columns=False,  # other columns are sums over building blocks, or reads of the same samples
 )

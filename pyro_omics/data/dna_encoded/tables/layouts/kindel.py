@@ -1,4 +1,4 @@
-"""KinDEL's tables: selections on a kinase, on the matrix, and the library before the selection.
+"""Tables of KinDEL: selections on a kinase and on the matrix, and the library before selection.
 
 Source: Chen et al. 2024, arXiv:2410.08938.
 """

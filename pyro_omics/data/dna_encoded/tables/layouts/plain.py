@@ -1,11 +1,11 @@
-"""Tables of no published form: columns that are called by their condition, or that ``conditions`` names."""
+"""Plain tables: columns of counts are named by their condition, or given by ``conditions``."""
 
 from pyro_omics.data.dna_encoded.tables.conditions import KNOWN
 from pyro_omics.data.dna_encoded.tables.layouts.base import Layout
 
 PLAIN = Layout(
     name="plain",
-    needs="'target_1', 'control_1', 'pre-selection_1', or columns that conditions names",
+    needs="'target_1', 'control_1', 'pre-selection_1', or columns given by conditions",
     counts={
         rf"(?i:{condition.replace('-', '[-_ ]?')}(?:[-_. ]?(?:r|rep)?(?P<replicate>\d+))?)": condition
         for condition in KNOWN

@@ -20,7 +20,7 @@ demo: $(BASE)
 	$(RUN)/pyro-omics fit --config configs/scvi_pbmc68k.yaml
 
 test: $(DEV)
-	$(RUN)/python -m pytest -n $(WORKERS)
+	$(RUN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(DEV)
 	$(RUN)/ruff check .

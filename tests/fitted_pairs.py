@@ -69,8 +69,8 @@ def fitted_scanvi(labelled_cells):
 
 @pytest.fixture(scope="session")
 def compounds():
-    """336 compounds of three cycles, sequenced deeply."""
-    return po.DELDataModule(po.simulate.del_library(cycles=(6, 7, 8), depth=8.0, seed=2)[0])
+    """120 compounds of three cycles, sequenced deeply."""
+    return po.DELDataModule(po.simulate.del_library(cycles=(4, 5, 6), depth=8.0, seed=2)[0])
 
 
 @pytest.fixture(scope="session")

@@ -88,11 +88,12 @@ def cells(model):
     # Shuffled, or the first parts of each list would be in most cells.
     every = [every[i] for i in np.random.default_rng(0).permutation(len(every))]
     legal = [cell for cell in every if _legal(model, dict(zip(names, cell, strict=True)))]
-    chosen, left = [], {pair for cell in legal for pair in _pairs(cell)}
+    pairs = {cell: _pairs(cell) for cell in legal}
+    chosen, left = [], set().union(*pairs.values())
     while left:
-        best = max(legal, key=lambda cell: len(left & _pairs(cell)))
+        best = max(legal, key=lambda cell: len(left & pairs[cell]))
         chosen.append(dict(zip(names, best, strict=True)))
-        left -= _pairs(best)
+        left -= pairs[best]
     return chosen
 
 

@@ -70,7 +70,7 @@ def test_hits_keep_their_expected_rate(posterior):
 
 def test_synthons_average_their_compounds(posterior):
     table = posterior.synthons(["B"], num_samples=30)
-    assert len(table) == 7 and (table["n_compounds"] == 48).all()
+    assert len(table) == 5 and (table["n_compounds"] == 24).all()
     assert table["log_enrichment"].is_monotonic_decreasing
     adata = posterior.dm.adata
     counts = adata[:, adata.var["condition"] == "target"].X.sum(1)
@@ -79,9 +79,9 @@ def test_synthons_average_their_compounds(posterior):
     own = posterior.samples("own", num_samples=30).to_numpy().mean(0)
     mean = pd.Series(own, adata.obs["B"]).groupby(level=0).mean()
     np.testing.assert_allclose(np.expm1(table["own"].droplevel("cycle")), mean.loc[table.index.droplevel(0)], atol=0.3)
-    assert len(posterior.synthons(num_samples=2)) == 6 + 7 + 8
+    assert len(posterior.synthons(num_samples=2)) == 4 + 5 + 6
     pairs = posterior.synthons(["A", "C"], num_samples=2)
-    assert pairs.index.names == ["A", "C"] and (pairs["n_compounds"] == 7).all()
+    assert pairs.index.names == ["A", "C"] and (pairs["n_compounds"] == 5).all()
     with pytest.raises(ValueError, match=r"keys must be among the cycles \['A', 'B', 'C'\]; got \['Z'\]"):
         posterior.synthons(["Z"])
     with pytest.raises(ValueError, match=r"keys must be different cycles of .*; got \['C', 'C'\]"):

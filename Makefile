@@ -13,6 +13,9 @@ BASE := $(VENV)/.base-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
 # Processes that the tests run in; `make test WORKERS=8` takes more, WORKERS=0 none beside pytest itself.
 WORKERS ?= 2
+# All tests of a file in one process, or each would make the file's fixtures; in the order of the files, which has the
+# long ones (test_matrix.py, testing/) side by side at the end.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test lint trace notebooks bench clean
 
@@ -20,7 +23,7 @@ demo: $(BASE)
 	$(RUN)/pyro-omics fit --config configs/scvi_pbmc68k.yaml
 
 test: $(DEV)
-	$(RUN)/python -m pytest -n $(WORKERS)
+	$(RUN)/python -m pytest -n $(WORKERS) $(BY_FILE)
 
 lint: $(DEV)
 	$(RUN)/ruff check .

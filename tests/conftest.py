@@ -6,6 +6,8 @@ import torch
 
 import pyro_omics as po
 
+pytest_plugins = ["fitted_pairs"]
+
 # The suite runs small problems, in which a second thread costs more than it gives.
 torch.set_num_threads(1)
 

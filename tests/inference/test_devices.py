@@ -47,6 +47,8 @@ def loopback():
     return "lo" if "lo" in names else "lo0"
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("name", FITS)
 def test_two_processes_give_the_parameters_of_one_at_the_same_global_batch(together, name):
     alone = fit(name, processes=1)
@@ -68,6 +70,8 @@ def test_two_processes_give_the_parameters_of_one_at_the_same_global_batch(toget
         assert first["logged"][metric] == second["logged"][metric] == pytest.approx(alone["logged"][metric], rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_the_global_latent_is_one_and_moved(together):
     first, second = together["TotalVI"]
     found = {key: value for key, value in first["weights"].items() if "guide.rest" in key}
@@ -77,6 +81,8 @@ def test_the_global_latent_is_one_and_moved(together):
         assert not torch.equal(value, torch.full_like(value, value.flatten()[0].item()))
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_laplace_approximation_is_of_all_rows(together):
     first, _ = together["Laplace"]
     (scale_tril,) = (value for key, value in first["weights"].items() if key.endswith("scale_tril"))

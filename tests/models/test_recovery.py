@@ -36,6 +36,7 @@ def refitted():
     return po.Posterior(svi, dm), truth
 
 
+@pytest.mark.slow
 def test_gene_means_come_back(refitted):
     posterior, truth = refitted
     fitted = posterior.normalized_expression(library_size=None, num_samples=10).mean(0).to_numpy()
@@ -43,6 +44,7 @@ def test_gene_means_come_back(refitted):
     assert np.abs(fitted / truth["mean"].mean(0) - 1)[often].max() < 0.05
 
 
+@pytest.mark.slow
 def test_dispersions_come_back(refitted):
     posterior, truth = refitted
     log_theta = posterior.model.likelihood.dispersion.log_theta.detach().numpy()
@@ -50,6 +52,7 @@ def test_dispersions_come_back(refitted):
     assert np.corrcoef(log_theta[often], np.log(truth["theta"])[often])[0, 1] > 0.9
 
 
+@pytest.mark.slow
 def test_the_fit_reaches_the_truth_s_own_score(refitted):
     """The held-out likelihood of the fit, against that of the counts given the true means: z is known there."""
     posterior, truth = refitted
@@ -76,6 +79,7 @@ def refitted_proteins():
     return po.Posterior(svi, dm), truth
 
 
+@pytest.mark.slow
 def test_foreground_calls_come_back(refitted_proteins):
     """Two standard deviations apart, counts alone reach 0.92: the cell's state, seen in its RNA, says the rest."""
     posterior, truth = refitted_proteins
@@ -87,6 +91,7 @@ def test_foreground_calls_come_back(refitted_proteins):
     assert min(by_model) > 0.97
 
 
+@pytest.mark.slow
 def test_efficiencies_come_back(refitted_proteins):
     posterior, truth = refitted_proteins
     e = posterior.samples("efficiency", num_samples=200)
@@ -95,6 +100,7 @@ def test_efficiencies_come_back(refitted_proteins):
     assert np.abs(log_ratio - true_ratio).max() < 0.1
 
 
+@pytest.mark.slow
 def test_background_means_come_back(refitted_proteins):
     posterior, truth = refitted_proteins
     background = posterior.protein_background().to_numpy()

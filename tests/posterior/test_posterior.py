@@ -33,18 +33,18 @@ def by_donor(adata, **options):
 
 
 @pytest.fixture(scope="module")
-def adata():
-    return cells()
+def adata(dm):
+    return dm.adata
 
 
 @pytest.fixture(scope="module")
-def dm(adata):
-    return by_donor(adata)
+def dm(donor_cells):
+    return donor_cells
 
 
 @pytest.fixture(scope="module")
-def svi(dm):
-    return fitted(dm)
+def svi(fitted_scvi):
+    return fitted_scvi.svi
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_elbo_agrees_with_what_training_logs(svi, dm, post):
     (logged,) = trainer.validate(svi, dm, verbose=False)
     held_out = [trainer.validate(svi, dm, verbose=False)[0]["val_elbo"] for _ in range(40)] + [logged["val_elbo"]]
     error = np.std(held_out) / math.sqrt(len(held_out))
-    assert post.elbo("validation", num_samples=500).mean() == pytest.approx(np.mean(held_out), abs=4 * error + 1e-3)
+    assert post.elbo("validation", num_samples=200).mean() == pytest.approx(np.mean(held_out), abs=4 * error + 1e-3)
 
 
 # Latents --------------------------------------------------------------------------------------------------------------
@@ -709,6 +709,7 @@ def test_a_split_without_rows_is_refused(adata):
             ask(split="validation")
 
 
+@pytest.mark.slow
 def test_intervals_do_not_depend_on_how_many_rows_are_held_at_once(post, monkeypatch):
     whole = post.normalized_expression(num_samples=400, credible_interval=0.8)
     monkeypatch.setattr("pyro_omics.posterior.rows.MAX_NUMBERS", 400 * 12 * 7)

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from helpers import counts, donors, fitted, quiet_trainer, small
 from jsonargparse import ArgumentParser
-from own_model import PoissonFactors
+from own_model import CountFactors, PoissonFactors
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 
@@ -115,6 +115,15 @@ def test_a_saved_model_comes_back(dm, tmp_path, name):
     assert found.training
 
 
+def test_the_fitted_pair_of_each_model_comes_back(fitted_pair, tmp_path):
+    svi, dm = fitted_pair
+    found = po.load(svi.save(tmp_path / "model"), classes=[CountFactors])
+    assert type(found.model) is type(svi.model) and found.schema == svi.schema
+    ours, theirs = (po.Posterior(each, dm) for each in (svi, found))
+    np.testing.assert_array_equal(ours.elbo(num_samples=2, seed=3), theirs.elbo(num_samples=2, seed=3))
+    assert ours.predictive(num_samples=1).equals(theirs.predictive(num_samples=1))
+
+
 @pytest.mark.parametrize("rest", [AutoMultivariateNormal, AutoDelta, partial(AutoNormal, init_scale=0.3)])
 def test_a_guide_for_the_rest_comes_back(dm, tmp_path, rest):
     svi = factors(dm, partial(po.guides.Amortized, rest=rest), n_latent=3)
@@ -134,16 +143,16 @@ def test_sizes_of_numpy_come_back(dm, tmp_path):
     assert found.model.n_latent == 4
 
 
-def test_a_loaded_model_trains_on_and_saves_again(dm, tmp_path):
-    svi = po.load(fitted(dm, epochs=1).save(tmp_path / "one"))
+def test_a_loaded_model_trains_on_and_saves_again(fitted_scvi, tmp_path):
+    dm, svi = fitted_scvi.dm, po.load(fitted_scvi.svi.save(tmp_path / "one"))
     before = po.Posterior(svi, dm).latent()
     quiet_trainer(1).fit(svi.train(), dm)
     assert (po.Posterior(svi, dm).latent() != before).any()
     assert same(svi, po.load(svi.save(tmp_path / "two")), dm)
 
 
-def test_a_loaded_model_aligns_new_data_by_name(dm, tmp_path):
-    svi = fitted(dm, epochs=1)
+def test_a_loaded_model_aligns_new_data_by_name(fitted_scvi, tmp_path):
+    svi, dm = fitted_scvi
     found = po.load(svi.save(tmp_path / "model"))
     backwards = dm.adata[:, ::-1].copy()
     new = po.CellDataModule(backwards, batch_key="donor")
@@ -367,8 +376,8 @@ def test_a_guide_of_a_function_asks_for_the_guide(dm, tmp_path):
 # What a folder may not do ---------------------------------------------------------------------------------------------
 
 
-def test_the_folder_holds_no_pickle(dm, tmp_path):
-    folder = fitted(dm, epochs=1).save(tmp_path / "model")
+def test_the_folder_holds_no_pickle(fitted_scvi, tmp_path):
+    folder = fitted_scvi.svi.save(tmp_path / "model")
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "weights.safetensors"]
     assert json.loads((folder / "config.json").read_text())["pyro_omics"] == po.__version__
 
@@ -544,8 +553,8 @@ def fail_to_replace(monkeypatch):
     ],
     ids=["weights", "config", "rename"],
 )
-def test_an_interrupted_save_leaves_the_old_model(dm, tmp_path, monkeypatch, interrupt):
-    old = fitted(dm, epochs=1)
+def test_an_interrupted_save_leaves_the_old_model(fitted_scvi, tmp_path, monkeypatch, interrupt):
+    old, dm = fitted_scvi
     old.save(tmp_path / "model")
     with monkeypatch.context() as patched:
         interrupt(patched)

@@ -382,24 +382,25 @@ class SaveHalf(pl.Callback):
             trainer.save_checkpoint(self.path)
 
 
-@pytest.mark.parametrize("when", ["fit", "epoch", "step"])
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("backed", [SMALL, False])
-def test_a_resumed_fit_sees_the_rows_of_the_fit(path, tmp_path, backed, num_workers, when):
-    def fit(epochs, ckpt=None):
+def test_a_resumed_fit_sees_the_rows_of_the_fit(path, tmp_path, backed, num_workers):
+    def fit(epochs, ckpt=None, callbacks=()):
         dm = CellDataModule(path, backed=backed, num_workers=num_workers, **KEYS)
         svi = po.SVIModule(small(dm), kl_warmup_epochs=0)
         rows = []
         step = svi.training_step
         svi.training_step = lambda batch, batch_idx: (rows.append(batch.row.tolist()), step(batch, batch_idx))[1]
-        trainer = quiet_trainer(epochs, callbacks=[] if ckpt else [SaveHalf(when, tmp_path / "half.ckpt")])
+        trainer = quiet_trainer(epochs, callbacks=list(callbacks))
         trainer.fit(svi, dm, ckpt_path=ckpt)
         return trainer, rows
 
-    half, first = fit(1)
-    if when == "fit":
-        half.save_checkpoint(tmp_path / "half.ckpt")
-    assert first + fit(2, tmp_path / "half.ckpt")[1] == fit(2)[1]
+    half, first = fit(1, callbacks=[SaveHalf(when, tmp_path / f"{when}.ckpt") for when in ("epoch", "step")])
+    half.save_checkpoint(tmp_path / "fit.ckpt")
+    _, whole = fit(2)
+    for when in ("fit", "epoch", "step"):
+        assert first + fit(2, tmp_path / f"{when}.ckpt")[1] == whole, when
 
 
 @pytest.mark.parametrize("form", ["h5ad", "zarr", "zarr dataset"])

@@ -614,10 +614,9 @@ def labelled(n=300, share=0.1, seed=0):
     return adata, truth, known
 
 
-@pytest.fixture(scope="module")
-def cells():
-    adata, _, _ = labelled(60, 0.5)
-    return po.CellDataModule(adata, label_key="type", batch_size=16)
+@pytest.fixture
+def cells(labelled_cells):
+    return labelled_cells
 
 
 def test_labels_are_found_from_few():
@@ -672,9 +671,8 @@ def test_scanvi_sums_its_labels_out(cells):
     assert "y" not in parts
 
 
-def test_val_elbo_is_the_posteriors_elbo(cells):
-    svi = po.SVIModule(po.SCANVI.from_data(cells, n_latent=3, n_hidden=8), kl_warmup_epochs=2)
-    quiet_trainer(3).fit(svi, cells)
+def test_val_elbo_is_the_posteriors_elbo(fitted_scanvi):
+    svi, cells = fitted_scanvi
     post = po.Posterior(svi, cells)
     batch = cells.data[cells.rows("validation")]
     with without_side_effects(svi):
@@ -691,9 +689,8 @@ def test_scanvi_under_other_bounds(cells, bound):
     po.testing.check_model(model, cells, elbo=bound)
 
 
-def test_scanvi_is_saved_with_its_labels(cells, tmp_path):
-    svi = po.SVIModule(po.SCANVI.from_data(cells, n_latent=3, n_hidden=8))
-    quiet_trainer(1).fit(svi, cells)
+def test_scanvi_is_saved_with_its_labels(fitted_scanvi, tmp_path):
+    svi, cells = fitted_scanvi
     loaded = po.load(svi.save(tmp_path / "model"))
     assert isinstance(loaded.bound, TraceEnum_ELBO)
     query = {"labels": ["T", "B"], "given_labels": True}

@@ -247,6 +247,7 @@ def selection():
     return adata, truth, svi, posterior, posterior.enrichment(num_samples=60)
 
 
+@pytest.mark.slow
 def test_it_ranks_above_the_classical_scores(selection):
     adata, truth, _, _, table = selection
     found = average_precision_score(truth["is_binder"], table["log_enrichment"])
@@ -254,15 +255,17 @@ def test_it_ranks_above_the_classical_scores(selection):
         assert found > average_precision_score(truth["is_binder"], score) + 0.05
 
 
+@pytest.mark.slow
 def test_its_hits_and_intervals_are_near_what_they_say(selection):
     _, truth, _, posterior, table = selection
     value = truth["log_enrichment"]
     assert ((value >= table["lower"]) & (value <= table["upper"])).mean() > 0.85
-    hits = posterior.hits(fdr=0.1, num_samples=60)
+    hits = posterior.hits(fdr=0.1, num_samples=20)
     assert len(hits) > 5
     assert 1 - truth["is_binder"].loc[hits.index].mean() < 0.25
 
 
+@pytest.mark.slow
 def test_its_posterior_predictive_covers_the_counts(selection):
     adata, _, _, posterior, _ = selection
     whole = posterior.predictive(num_samples=20)
@@ -275,6 +278,7 @@ def test_its_posterior_predictive_covers_the_counts(selection):
     assert ((x >= low) & (x <= high)).mean() > 0.85
 
 
+@pytest.mark.slow
 def test_held_out_compounds_are_asked_as_training_ones_are():
     adata, truth = po.simulate.del_library(cycles=(10, 10, 10), depth=5.0, seed=4)
     torch.manual_seed(0)
@@ -355,6 +359,7 @@ def test_known_yields_take_the_place_of_latent_ones():
     po.testing.check_model(svi.model, dm)
 
 
+@pytest.mark.slow
 def test_c006_is_first_among_the_c_synthons_of_a_real_screen():
     """Block C006 of UNCDEL003 binds 53BP1, as was validated by itself."""
     folder = os.environ.get("PYRO_OMICS_DATA")

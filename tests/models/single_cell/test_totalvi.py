@@ -8,7 +8,10 @@ import pandas as pd
 import pyro.distributions as dist
 import pytest
 import torch
-from helpers import counts, donors, quiet_trainer
+from helpers import PROTEINS as NAMES
+from helpers import cells_with_proteins as cells
+from helpers import protein_data as data
+from helpers import quiet_trainer, totalvi
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch.distributions import LogNormal, Normal, kl_divergence
@@ -18,41 +21,13 @@ from pyro_omics.guides import Amortized
 from pyro_omics.parts.protein_background import Background, CellBackground, PointEfficiency
 
 N, G, T = 60, 12, 4
-NAMES = ["CD3", "CD4", "CD14", "CD19"]
 ONE_LEVEL = "ignore:batch_key='donor' has one level only"
 MISSING = "ignore:batch 'd2'. all proteins are zero"
 
 
-def cells(missing="none", seed=0):
-    """Cells of two donors; of "d2", proteins are all there, or not measured, in three ways of saying so."""
-    adata = counts(N, G, seed, donor=donors(N, "d1", "d2", "d1"))
-    rng = np.random.default_rng(seed)
-    high = adata.obs["group"].to_numpy()[:, None] == np.array(list("0120"))
-    y = pd.DataFrame(rng.negative_binomial(5, 1 / (1 + np.where(high, 60.0, 4.0))), adata.obs_names, NAMES).astype(
-        float
-    )
-    d2 = (adata.obs["donor"] == "d2").to_numpy()
-    if missing in ("nan", "zero"):
-        y.loc[d2] = np.nan if missing == "nan" else 0.0
-    adata.obsm["protein"] = y
-    adata.obs["has"] = ~d2
-    return adata
-
-
-def data(adata, **options):
-    return po.CellDataModule(
-        adata, **{"batch_key": "donor", "protein_obsm_key": "protein", "batch_size": 16, "seed": 0, **options}
-    )
-
-
-def totalvi(dm, **options):
-    torch.manual_seed(0)
-    return po.TotalVI.from_data(dm, **{"n_latent": 3, "n_hidden": 16, "dropout": 0.0, **options})
-
-
-@pytest.fixture(scope="module")
-def dm():
-    return data(cells())
+@pytest.fixture
+def dm(fitted_totalvi):
+    return fitted_totalvi.dm
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +42,9 @@ def fitted(dm, epochs=3, **options):
     return svi
 
 
-@pytest.fixture(scope="module")
-def post(dm):
-    return po.Posterior(fitted(dm), dm)
+@pytest.fixture
+def post(fitted_totalvi):
+    return po.Posterior(*fitted_totalvi)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +192,7 @@ def test_the_efficiency_s_part_is_its_kl(dm):
     svi = po.SVIModule(totalvi(dm))
     with torch.no_grad():
         svi.guide.rest.locs.efficiency.normal_()
-    part = po.Posterior(svi, dm).elbo_parts(num_samples=2000)["efficiency"].iloc[0]
+    part = po.Posterior(svi, dm).elbo_parts(num_samples=400)["efficiency"].iloc[0]
     q = Normal(svi.guide.rest.locs.efficiency, svi.guide.rest.scales.efficiency)
     kl = kl_divergence(q, Normal(0.0, 1.0)).sum().item()  # of the logs: the same
     assert part == pytest.approx(-kl / dm.n_obs, rel=0.02)

@@ -371,7 +371,7 @@ def test_keys_are_columns_of_obs(keys):
 def test_compounds_without_a_building_block_are_not_dropped():
     adata = grid()
     adata.obs.loc[["compound7", "compound9"], "B"] = None
-    with pytest.raises(ValueError, match=r"2 row.*'compound7'.*give it a name"):
+    with pytest.raises(ValueError, match=r"2 row.*'compound7'.*fill in a name"):
         aggregate(adata, ["A", "B"])
 
 

@@ -313,7 +313,8 @@ def test_a_table_whose_selections_are_unknown_is_asked_about(refused):
     small(cycles=(2, 2)).rename(columns={"target_1": "s1", "target_2": "s2"}).to_csv("plain.csv", index=False)
     said = "pass the condition of each, --conditions 's1=target or control,...'"
     assert said in refused(table="plain.csv")
-    assert "write which of them it is" in refused("--conditions=s1=target or control", table="plain.csv")
+    said = refused("--conditions=s1=target or control", table="plain.csv")
+    assert "must be one of the two: pass 'target' or 'control'" in said
 
 
 def test_doubts_are_said_where_an_error_ends_it(refused):
@@ -321,7 +322,7 @@ def test_doubts_are_said_where_an_error_ends_it(refused):
     said = refused(table="plain.csv")
     assert "Note: no building blocks are recognised among the columns" in said
     assert "pass their columns, --synthon_keys COLUMN,...; columns of text are 'amine', 'acid'" in said
-    assert "synthon_keys must name the building-block columns" in said
+    assert "synthon_keys must be the building-block columns" in said
 
 
 @pytest.mark.parametrize(

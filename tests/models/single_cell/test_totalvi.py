@@ -367,7 +367,7 @@ def test_normalized_expression_of_two_modalities(post):
     )
     rna, protein = post.normalized_expression(genes=["gene3", "gene1"], proteins=["CD19"])
     assert list(rna.columns) == ["gene3", "gene1"] and list(protein.columns) == ["CD19"]
-    with pytest.raises(ValueError, match=r"proteins names \['CD8'\], which the model does not have"):
+    with pytest.raises(ValueError, match=r"proteins must be names that the model has; got \['CD8'\]"):
         post.normalized_expression(proteins=["CD8"])
     mean, lower, upper = post.normalized_expression(num_samples=40, credible_interval=0.9)[1]
     assert (lower <= upper).all().all() and ((lower <= mean) & (mean <= upper)).mean().mean() > 0.98

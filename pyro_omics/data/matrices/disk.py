@@ -161,7 +161,7 @@ class StoredMatrix:
         return CountMatrix(csr).rows(at)
 
     def read(self, index: Tensor) -> tuple[sp.csr_matrix, Tensor]:
-        """Read the rows ``index``, and those between them that one read takes along.
+        """Read the rows ``index``, and unwanted rows between them where one read is faster than two.
 
         Returns
         -------
@@ -192,7 +192,7 @@ class StoredMatrix:
         known = self.__dict__.get("totals")
         if known is not None and not np.array_equal(csr @ np.ones(self.shape[1]), known.numpy()[rows]):
             raise RuntimeError(
-                "counts on disk are not those of when the DataModule was made: the file or store was moved, removed or "
+                "counts on disk have changed since the DataModule was made: the file or store was moved, removed or "
                 "written to; make the DataModule again"
             )
         return csr, torch.from_numpy(np.searchsorted(rows, wanted))

@@ -127,7 +127,7 @@ class RowsOnDevice:
 
 
 def canonical(matrix: Any) -> sp.csr_matrix:
-    """Compressed rows in float32, with ascending, distinct columns and no stored zeros; shares arrays that are so."""
+    """Compressed float32 rows with ascending, distinct columns and no stored zeros, without a copy if possible."""
     csr = sp.csr_matrix(matrix)
     if csr.nnz and not (csr.indices.min() >= 0 and csr.indices.max() < csr.shape[1]):
         raise ValueError(

@@ -103,9 +103,8 @@ class AmortizedFlow(Amortized):
         super().__init__(model, rest)
         check_positive(n_transforms=n_transforms, n_hidden=n_hidden)
         self.flows = PyroModule[nn.ModuleDict]()
-        batch = model.example_batch()
         for name in model.local_sites:
-            if self.size(name) > 1 and model.informed(name, batch) is None:
+            if self.is_joint(name):
                 self.flows[name] = _coupling_flow(self.size(name), n_transforms, n_hidden)
 
     def posterior(self, name: str, loc: Tensor, scale: Tensor) -> TorchDistribution:
@@ -158,4 +157,4 @@ class AmortizedStudentT(Amortized):
     def posterior(self, name: str, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """Student's t with these locations and scales."""
         df, loc, scale = (self.shaped(name, value) for value in (self.degrees_of_freedom(name), loc, scale))
-        return dist.StudentT(df, loc, scale).to_event(len(self._supports[name][1]))
+        return dist.StudentT(df, loc, scale).to_event(self.event_dim(name))

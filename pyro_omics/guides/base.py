@@ -72,6 +72,18 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         """Number of unconstrained dimensions of a local site."""
         return math.prod(self._supports[name][1])
 
+    def event_dim(self, name: str) -> int:
+        """Number of event dimensions of a local site, in unconstrained space."""
+        return len(self._supports[name][1])
+
+    def is_joint(self, name: str) -> bool:
+        """Whether a local site may have a posterior whose entries depend on each other.
+
+        A site of one dimension has nothing to depend on. Of a site whose entries may be left out one by one
+        (``model.informed``), each entry needs a density of its own.
+        """
+        return self.size(name) > 1 and self.model.informed(name, self.model.example_batch()) is None
+
     def forward(self, batch: RowBatch) -> None:
         """Sample the global latents, then the local latents of each row."""
         if self.rest is not None:
@@ -128,7 +140,7 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
             (..., n, d); the events of the distribution have the site's unconstrained shape, see `shaped`.
         """
         loc, scale = self.shaped(name, loc), self.shaped(name, scale)
-        return dist.Normal(loc, scale).to_event(len(self._supports[name][1]))
+        return dist.Normal(loc, scale).to_event(self.event_dim(name))
 
     def shaped(self, name: str, value: Tensor) -> Tensor:
         """``value`` (..., n, d) reshaped to the unconstrained shape of the site's events."""

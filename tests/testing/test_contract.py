@@ -176,6 +176,27 @@ def test_likelihoods(likelihood, build, dm):
         build(dm, likelihood=model.likelihood)
 
 
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=names(LIKELIHOODS))
+def test_probabilities_of_likelihoods(likelihood):
+    """They sum to one, and have the mean that the distribution says."""
+    g, largest = 3, 4000
+    made = likelihood()
+    made.build(po.sizes.Sizes(n_obs=4, n_genes=g))
+    mean_ng = torch.tensor([[0.01, 0.5, 2.0], [4.0, 1.5, 8.0]])
+    heads = {name: torch.randn(2, g).clamp(-1, 1) for name in made.heads}
+    batch = po.sizes.Sizes(n_obs=4, n_genes=g).example_batch()
+    with torch.no_grad():
+        fn = made(mean_ng, heads, batch)
+        entries = getattr(fn, "base_dist", fn)
+        x = torch.arange(largest + 1.0).reshape(-1, 1, 1)
+        p = entries.log_prob(x.expand(-1, 2, g)).double().exp()
+    assert fn.batch_shape == (2,) and fn.event_shape == (g,)
+    torch.testing.assert_close(p.sum(0), torch.ones(2, g).double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close((x * p).sum(0), entries.mean.double(), rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(fn.log_prob(x[2].expand(2, g)), p[2].log().sum(-1).float(), rtol=1e-4, atol=1e-4)
+    assert made.denoised(mean_ng, heads, batch).shape == mean_ng.shape
+
+
 @pytest.mark.parametrize("dispersion", DISPERSIONS, ids=names(DISPERSIONS))
 @pytest.mark.parametrize("likelihood", [po.likelihoods.NegativeBinomial, po.likelihoods.ZeroInflatedNegativeBinomial])
 def test_dispersions(likelihood, dispersion, dm):

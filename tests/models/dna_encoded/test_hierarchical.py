@@ -434,5 +434,5 @@ def test_a_selection_has_the_layers_that_it_says():
 
 
 def test_an_impossible_library_is_refused():
-    with pytest.raises(ValueError, match="cycles must give two building blocks or more"):
+    with pytest.raises(ValueError, match="cycles must have two entries or more, each of 2 building blocks or more"):
         po.simulate.del_library(cycles=(20,))

@@ -207,7 +207,7 @@ def test_selections_of_deli_that_are_hardly_replicates_are_said():
         assert (read_del(frame).var["condition"] == "target").all()
     (said,) = (str(one.message) for one in caught)
     assert said.startswith("the selections 'ca9_1', 'ca9_2', 'ntc' are all taken as targets")
-    assert "say it of each, conditions={'ca9_1': 'target or control', ...}" in said
+    assert "pass the condition of each, conditions={'ca9_1': 'target or control', ...}" in said
     # Silent where the caller says which is no target, or that all are; not where it says it of some.
     for told in ({"ntc": "control"}, {"corrected_ntc": "control"}, dict.fromkeys(["ca9_1", "ca9_2", "ntc"], "target")):
         read_del(frame, conditions=told)
@@ -670,7 +670,7 @@ def test_a_table_that_omits_zeros_is_completed_and_it_is_said(caplog):
         assert read_del(omits).obs_names.tolist() == ["A1-B1", "A1-B2", "A2-B1", "A2-B2"]
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("pyro_omics", "INFO")
-    assert "1 of the 4 compounds in the full grid are not in the table and are taken to have no" in record.getMessage()
+    assert "1 of the 4 compounds in the full grid are not in the table and are added with counts of zero" in record.getMessage()
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="pyro_omics"):
         assert read_del(omits, complete=False).n_obs == 3

@@ -292,7 +292,7 @@ def test_data_without_proteins_are_imputed(post):
     assert batch.measured.tolist() == [[True, False, True, False]] * 2
     assert batch.y[:, 0].tolist() == some.obsm["protein"]["CD3"].iloc[:2].tolist()
     some.obsm["protein"].columns = ["a", "b"]
-    with pytest.raises(ValueError, match=r"must have some of the model's proteins, such as \['CD3'.*; got \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"some of the model's proteins, such as \['CD3'.*; got \['a', 'b'\]"):
         po.Posterior(post.svi, data(some))
 
 

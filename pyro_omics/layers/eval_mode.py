@@ -49,9 +49,10 @@ def without_side_effects(*modules: nn.Module) -> Iterator[None]:
 def prototype_trace(program: Callable[..., Any], batch: RowBatch) -> Trace:
     """Trace one run of a model or guide, without side effects.
 
-    The run is in evaluation mode and without gradients, the CPU's random state is restored afterwards, and effect
-    handlers outside do not see the run.
+    The run is in evaluation mode and without gradients, the random state is restored afterwards, and effect handlers
+    outside do not see the run.
     """
     mode = eval_mode(program) if isinstance(program, nn.Module) else nullcontext()
-    with mode, torch.no_grad(), torch.random.fork_rng(devices=[]), poutine.block():
+    devices = [batch.index.device] if batch.index.device.type == "cuda" else []
+    with mode, torch.no_grad(), torch.random.fork_rng(devices=devices), poutine.block():
         return poutine.trace(program).get_trace(batch)

@@ -93,9 +93,9 @@ def test_z_score_with_expected_abundances():
     [
         (np.ones(3), r"expected must be 4 abundances.*\(3,\)"),
         (np.array([1.0, 0.0, 1.0, 1.0]), "expected must be positive for every row .*; got 1 value.*, such as 0"),
-        (np.array([1.0, 1.0, np.nan, 1.0]), "expected has 1 value.*nan"),
-        (np.array([1.0, 1.0, np.inf, 1.0]), "expected has 1 value.*inf"),
-        (pd.Series(np.ones(4), index=list("abcd")), "expected has 4 value.*matched by name"),
+        (np.array([1.0, 1.0, np.nan, 1.0]), "expected must be positive .*; got 1 value.*nan"),
+        (np.array([1.0, 1.0, np.inf, 1.0]), "expected must be positive .*; got 1 value.*inf"),
+        (pd.Series(np.ones(4), index=list("abcd")), "expected must be positive .*; got 4 value.*matched by name"),
     ],
 )
 def test_z_score_refuses_bad_abundances(expected, message):

@@ -276,7 +276,7 @@ def refused(folder, capsys, monkeypatch):
         ("--conditions=target_1", "conditions must be COLUMN=CONDITION,COLUMN=CONDITION; got 'target_1'"),
         (
             "--conditions=nowhere=target",
-            "conditions must have columns of counts as keys, 'target_1', 'target_2', 'control_1'",
+            "conditions must have columns of counts as keys, 'target_1', 'target_2'; got 'nowhere'",
         ),
         ("--conditions.target_1=Target", "--conditions target_1=Target: the condition looks misspelt: pass 'target'"),
         ("--synthon_keys=A,Z", "synthon_keys must be columns of the table, "),

@@ -447,7 +447,10 @@ def test_data_that_are_no_counts_are_refused(capsys):
 @pytest.mark.parametrize(
     ("option", "name"),
     [
-        ("--data.init_args.batch_key=patient", "batch_key='patient'"),
+        (
+            "--data.init_args.batch_key=patient",
+            "batch_key must be a column of adata.obs, ['group', 'donor']; got 'patient'",
+        ),
         ("--data.init_args.batch_size=0", "batch_size"),
         ("--data.init_args.validation_size=2", "validation_size"),
         ("--data.init_args.colour=1", "colour"),

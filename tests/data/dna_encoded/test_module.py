@@ -218,7 +218,7 @@ def test_a_model_is_refused_data_of_other_sizes(adata):
     model = po.HierarchicalDEL.from_data(po.DELDataModule(adata))
     trainer = pl.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     other = po.DELDataModule(adata[adata.obs["A"] != "a2"].copy())
-    with pytest.raises(ValueError, match=r"made for n_synthons=\(3, 2, 4\), and the data have \(2, 2, 4\)"):
+    with pytest.raises(ValueError, match=r"made for n_synthons=\(3, 2, 4\), but the data have \(2, 2, 4\)"):
         trainer.fit(po.SVIModule(model), other)
 
 

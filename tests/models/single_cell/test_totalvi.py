@@ -513,7 +513,7 @@ def test_data_without_proteins_are_refused():
 def test_a_model_of_other_proteins_is_refused(dm):
     other = cells()
     other.obsm["protein"] = other.obsm["protein"][NAMES[:3]]
-    with pytest.raises(ValueError, match=r"made for n_proteins=4, and the data have 3"):
+    with pytest.raises(ValueError, match=r"made for n_proteins=4, but the data have 3"):
         quiet_trainer(1).fit(po.SVIModule(totalvi(dm)), data(other))
 
 

@@ -248,7 +248,7 @@ def test_a_guide_that_counts_what_was_not_measured_is_refused(dm):
             q = super().local(name, batch, latents)
             return dist.Normal(q.mean, q.variance.sqrt()).to_event(1)
 
-    with pytest.raises(ValueError, match=r"the guide counts entries of 'background' that were not measured"):
+    with pytest.raises(ValueError, match=r"the guide scores entries of 'background' that were not measured"):
         po.SVIModule(totalvi(dm), guide=Forgetful)
 
 

@@ -680,7 +680,7 @@ def test_reordered_genes_are_refused_by_a_checkpoint_and_adopted_on_request(dm, 
     svi, _ = checkpointed(dm, tmp_path / "a.ckpt")
     backwards = po.CellDataModule(dm.adata[:, ::-1].copy(), batch_key="donor")
     other = po.SVIModule(small(backwards))
-    with pytest.raises(ValueError, match=r"adopt\(schema, n_obs\)"):
+    with pytest.raises(ValueError, match=r"adopt\(svi.schema, svi.n_obs\)"):
         quiet_trainer().predict(other, backwards, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
     backwards.adopt(dm.schema, dm.n_obs)
     parts = quiet_trainer().predict(other, backwards, ckpt_path=tmp_path / "a.ckpt", weights_only=True)

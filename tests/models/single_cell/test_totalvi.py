@@ -458,7 +458,7 @@ def test_denoised_samples_have_the_moments_of_their_gammas(post):
         rho, _ = model.decode(latents["z"], batch)
         theta = model.likelihood.dispersion.log_theta.exp()
         _, signal = model.normalized_expression(batch, latents, include_protein_background=False)
-        background, _ = model._proteins(batch, latents)
+        background, _ = model._decode_latents(batch, latents)
     rna, protein = rna.reshape(2, 4000, G), protein.reshape(2, 4000, T)
     np.testing.assert_allclose(rna.mean(1), 100 * rho, rtol=0.15)
     np.testing.assert_allclose(rna.var(1) / rna.mean(1) ** 2, (1 / theta).expand(2, -1), rtol=0.35)
@@ -589,8 +589,8 @@ def test_dispersions_of_partial_panels_are_those_of_a_batch_that_measured():
 def test_globals_alone_take_one_minibatch(post, monkeypatch):
     small = po.Posterior(post.svi, post.dm, batch_size=7)
     passed = []
-    placed = small._placed
-    monkeypatch.setattr(small, "_placed", lambda batch: passed.append(1) or placed(batch))
+    placed = small._for_model
+    monkeypatch.setattr(small, "_for_model", lambda batch: passed.append(1) or placed(batch))
     assert small.samples("efficiency", num_samples=3).shape == (3, 2, T)
     assert len(passed) == 1
 

@@ -473,7 +473,7 @@ def test_a_file_of_shifted_columns_is_refused(tmp_path):
         ("t.csv", b"\xff\xfe,\xff\n", "could not be read as a table"),
         ("t.csv.gz", b"A,B,target_1\n", "could not be read as a table"),
         ("t.csv", b"A,B,target_1\n", "the table must have rows"),
-        ("t.csv", b"A,B,target_1,target_1\na,b,1,2\n", "several columns called 'target_1'"),
+        ("t.csv", b"A,B,target_1,target_1\na,b,1,2\n", "distinct columns; got several called 'target_1'"),
     ],
 )
 def test_files_that_are_no_tables(tmp_path, name, content, message):
@@ -488,7 +488,7 @@ def test_what_is_no_table():
         read_del("nowhere.csv")
     with pytest.raises(TypeError, match="a path or a DataFrame; got a dict"):
         read_del({})
-    with pytest.raises(ValueError, match="several columns called 'A'"):
+    with pytest.raises(ValueError, match="distinct columns; got several called 'A'"):
         read_del(plain().rename(columns={"B": "A"}))
 
 

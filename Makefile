@@ -56,7 +56,7 @@ bench: $(DEV) .rivals/.made .rivals-cellarium/.made
 $(BASE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and $(PYTHON) is %s: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version.split()[0])'
 	$(PYTHON) -m venv --clear $(VENV)
-	@echo "Installing into $(VENV) (the README says how much; a few minutes)"
+	@echo "Installing into $(VENV) (docs/install.md says how much; a few minutes)"
 	$(PIP) -e . $(EDITABLE)
 	@touch $@
 

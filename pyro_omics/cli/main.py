@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from pkgutil import resolve_name
+from pydoc import locate
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,6 +29,7 @@ from pyro_omics.models.bayesianize import bayesianize
 from pyro_omics.parts.weight_priors import WeightPrior
 from pyro_omics.schema import Schema
 from pyro_omics.serialization.atomic_write import atomic_write
+from pyro_omics.serialization.class_names import class_name
 from pyro_omics.sizes import Sizes
 
 USAGE = """pyro-omics {name} --config FILE.yaml [--data.adata FILE.h5ad] [--out FOLDER] [options]
@@ -152,6 +154,8 @@ class OmicsCLI(LightningCLI):
     def _write_config(self, path: Path) -> None:
         config = self.config[self.subcommand]
         self._parser(self.subcommand).save(config, path, skip_none=False, overwrite=True, multifile=False)
+        # jsonargparse writes the modules that classes are defined in, which may move; public names stay.
+        path.write_text(re.sub(r"(?<![\w./])pyro_omics(?:\.\w+)+", _public_name, path.read_text()))
 
     def before_validate(self) -> None:
         """Raise for data without held-out rows, on which Lightning would silently do nothing."""
@@ -191,6 +195,12 @@ class OmicsCLI(LightningCLI):
     @property
     def _out(self) -> Path:
         return Path(self.config[self.subcommand].out)
+
+
+def _public_name(path: re.Match[str]) -> str:
+    """The public path of the class at a path of this package; the path itself where there is no such class."""
+    found = locate(path[0])
+    return class_name(found) if isinstance(found, type) else path[0]
 
 
 def _field(name: str) -> Callable[[Any], Any]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import inspect
+import operator
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pyro_omics.serialization.class_names import PACKAGE
 
+# Class -> specs of the modules that its code is from, and the digest. A file that is edited after its import is not the
+# code that runs: it is read again only when a module was imported anew, which gives it another spec.
+_DIGESTS: dict[type, tuple[list[Any], str | dict[str, str]]] = {}
 
-@functools.cache  # a file that is edited after its import is not the code that runs
+
 def source_digest(cls: type) -> str | dict[str, str] | None:
     """A digest of the source files of a class and of the user's modules that it imports.
 
@@ -27,11 +31,17 @@ def source_digest(cls: type) -> str | dict[str, str] | None:
     if _is_installed(cls.__module__):
         return None
     try:
-        files = {inspect.getsourcefile(cls), *map(inspect.getsourcefile, _own_modules(sys.modules[cls.__module__]))}
+        modules = list(_own_modules(sys.modules[cls.__module__]))
+        specs = [module.__spec__ for module in modules]
+        if cls in _DIGESTS and all(map(operator.is_, _DIGESTS[cls][0], specs)) and len(_DIGESTS[cls][0]) == len(specs):
+            return _DIGESTS[cls][1]
+        files = {inspect.getsourcefile(cls), *map(inspect.getsourcefile, modules)}
         code = [ast.dump(ast.parse(Path(str(file)).read_bytes())) for file in sorted(map(str, files))]
     except (KeyError, TypeError, OSError, SyntaxError):
         return {"unknown": f"class {cls.__name__}, whose source file cannot be read"}
-    return hashlib.sha256("\n".join(code).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(code).encode()).hexdigest()
+    _DIGESTS[cls] = specs, digest
+    return digest
 
 
 def _own_modules(module: ModuleType, seen: set[str] | None = None) -> Iterator[ModuleType]:

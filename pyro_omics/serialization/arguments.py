@@ -14,7 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from pyro_omics.serialization.class_names import PACKAGE, class_name, find_class, qualified_name
+from pyro_omics.serialization.class_names import PACKAGE, REPLACED, class_name, find_class, qualified_name
 
 # Equivalent arguments of a distribution: the first is not saved where there is the second.
 REDUNDANT = {"probs": "logits", "covariance_matrix": "scale_tril", "precision_matrix": "scale_tril"}
@@ -182,7 +182,8 @@ def decode(data: Any, known: Mapping[str, type] | None = None) -> Any:
     if "partial" in data:
         return functools.partial(resolve(data["partial"], known), **_decode_items(data["arguments"], known))
     if "class" in data:
-        built = resolve(data["class"], known)(**_decode_items(data["arguments"], known))
+        path, added = REPLACED.get(data["class"], (data["class"], {}))
+        built = resolve(path, known)(**added, **_decode_items(data["arguments"], known))
         for edit in data.get("edits", ()):
             options = _decode_items(edit, known)
             if options["edit"] not in EDITS:

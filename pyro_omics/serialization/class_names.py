@@ -18,6 +18,11 @@ ALLOWED_PACKAGES = (
 )
 # Earlier name -> name of a module, for files that were saved under the earlier one.
 RENAMED = {"batch": "sizes", "libraries": "library_sizes"}
+# Class of an earlier version -> the class that took its place, and the arguments that make it the same.
+REPLACED = {
+    f"{PACKAGE}.dispersions.PerGeneBatch": (f"{PACKAGE}.dispersions.PerGene", {"by": "batch"}),
+    f"{PACKAGE}.dispersions.PerGeneLabel": (f"{PACKAGE}.dispersions.PerGene", {"by": "label"}),
+}
 
 
 def class_name(cls: type) -> str:

@@ -393,6 +393,15 @@ def test_each_swap_is_one_value(argument, part):
         assert type(found[module]).__name__ == name
 
 
+def test_a_run_s_configuration_has_public_names(folder):
+    """Short names are allowed; what is written stays right when a file of the package moves."""
+    fit("--model.model.prior=VampPrior", "--model.model.library=Latent", "--model.model.likelihood=NegativeBinomial")
+    text = Path("out/config.yaml").read_text()
+    for name in ("priors.VampPrior", "library_sizes.Latent", "likelihoods.NegativeBinomial"):
+        assert f"class_path: pyro_omics.{name}\n" in text
+    assert "pyro_omics.parts" not in text
+
+
 def test_the_prior_of_weights_may_be_a_distribution(folder):
     prior = "weight_prior:\n  class_path: pyro.distributions.Laplace\n  init_args: {loc: 0.0, scale: 0.25}\n"
     (folder / "prior.yaml").write_text(prior)

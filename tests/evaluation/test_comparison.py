@@ -22,6 +22,7 @@ import pyro_omics as po
 from pyro_omics import cli
 from pyro_omics.evaluation import comparison
 from pyro_omics.evaluation.fingerprint import fingerprint
+from pyro_omics.evaluation.source import source_digest
 
 
 @pytest.fixture(scope="module")
@@ -559,3 +560,18 @@ def test_weights_are_made_latent_by_a_value_of_the_file(tmp_path, monkeypatch):
     svi = po.load("out/model")
     assert "decoder.heads.rho.weight" in po.Posterior(svi, po.CellDataModule(adata)).samples(num_samples=1)
     assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["bayesianize"] == "decoder"
+
+
+def test_a_module_that_is_imported_anew_is_other_code(tmp_path, monkeypatch):
+    """The digest is of the code that runs: an edited file counts once it is imported again."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "scale_of_mine.py").write_text("def scale():\n    return 1.0\n")
+    (tmp_path / "part_of_mine.py").write_text(
+        "import scale_of_mine\n\n\nclass Part:\n    scale = scale_of_mine.scale\n"
+    )
+    part, scale = (importlib.import_module(name) for name in ("part_of_mine", "scale_of_mine"))
+    first = source_digest(part.Part)
+    (tmp_path / "scale_of_mine.py").write_text("def scale():\n    return 30.0\n")
+    assert source_digest(part.Part) == first
+    importlib.reload(scale)
+    assert source_digest(part.Part) != first

@@ -696,3 +696,19 @@ def test_other_levels_than_a_checkpoint_s_are_refused(dm, tmp_path):
     other = po.CellDataModule(adata, batch_key="donor")
     with pytest.raises(ValueError, match="other batches"):
         quiet_trainer().validate(po.SVIModule(small(other)), other, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+
+
+def test_dispersions_of_an_earlier_version_are_read(dm, tmp_path):
+    """PerGeneBatch and PerGeneLabel are PerGene(by=...) now."""
+    likelihood = po.likelihoods.NegativeBinomial(dispersion=po.dispersions.PerGene(by="batch"))
+    svi = po.SVIModule(small(dm, likelihood=likelihood))
+    folder = svi.save(tmp_path / "model")
+    text = (folder / "config.json").read_text()
+    config = json.loads(text)
+    made = config["model"]["arguments"]["likelihood"]["arguments"]["dispersion"]
+    assert made == {"class": "pyro_omics.dispersions.PerGene", "arguments": {"by": "batch"}}
+    made.update({"class": "pyro_omics.dispersions.PerGeneBatch", "arguments": {}})
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = po.load(folder)
+    assert loaded.model.likelihood.dispersion.by == "batch"
+    torch.testing.assert_close(loaded.model.likelihood.dispersion.log_theta, svi.model.likelihood.dispersion.log_theta)

@@ -217,7 +217,7 @@ def check_schema(trained: Schema, found: Schema, training_rows: bool = False) ->
     trained, found
         description of the training data, and of the present data.
     training_rows
-        whether the number of training rows must be the same too.
+        whether what describes the training rows, such as their digest, must be the same too.
     """
     if differ := trained.differences(found, training_rows):
         names = " and ".join(differ).replace("_", " ")

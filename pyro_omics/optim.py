@@ -102,8 +102,8 @@ class ClippedAdam(clipped_adam.ClippedAdam):
         beta1, beta2 = group["betas"]
         for (device, _, step), members in groups.items():
             grads = [p.grad for p in members if p.grad is not None]
-            for grad in grads:
-                grad.clamp_(-group["clip_norm"], group["clip_norm"])
+            torch._foreach_clamp_min_(grads, -group["clip_norm"])
+            torch._foreach_clamp_max_(grads, group["clip_norm"])
             states = [self.state[p] for p in members]
             torch._fused_adam_(
                 members,

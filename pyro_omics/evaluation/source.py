@@ -31,6 +31,8 @@ def source_digest(cls: type) -> str | dict[str, str] | None:
     if _is_installed(cls.__module__):
         return None
     try:
+        if cls in _DIGESTS and vars(sys.modules[cls.__module__]).get(cls.__name__, cls) is not cls:
+            return _DIGESTS[cls][1]  # of the class as it was before its module was imported anew
         modules = list(_own_modules(sys.modules[cls.__module__]))
         specs = [module.__spec__ for module in modules]
         if cls in _DIGESTS and all(map(operator.is_, _DIGESTS[cls][0], specs)) and len(_DIGESTS[cls][0]) == len(specs):

@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from pyro_omics.batch import RowBatch
 
@@ -53,6 +54,7 @@ def prototype_trace(program: Callable[..., Any], batch: RowBatch) -> Trace:
     outside do not see the run.
     """
     mode = eval_mode(program) if isinstance(program, nn.Module) else nullcontext()
-    devices = [batch.index.device] if batch.index.device.type == "cuda" else []
-    with mode, torch.no_grad(), torch.random.fork_rng(devices=devices), poutine.block():
+    # The batch of a guide that stands alone may be a bare tensor.
+    devices = {leaf.device for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.is_cuda}
+    with mode, torch.no_grad(), torch.random.fork_rng(devices=list(devices)), poutine.block():
         return poutine.trace(program).get_trace(batch)

@@ -1,9 +1,9 @@
-"""Normalizing flows of the optional package zuko, as Pyro distributions."""
+"""Normalizing flows of the package zuko, as Pyro distributions."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -17,24 +17,27 @@ def zuko() -> ModuleType:
     """Import the package zuko.
 
     Its import switches off the validation of arguments in torch and Pyro: the previous setting is restored.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed.
     """
     switches = ("_validate_args", "arg_constraints")
     before = {name: Distribution.__dict__[name] for name in switches}
     try:
-        package = importlib.import_module("zuko")
-    except ModuleNotFoundError as error:
-        raise ImportError('normalizing flows need zuko: pip install "pyro-omics[flows]"') from error
+        return importlib.import_module("zuko")
     finally:
         for name, value in before.items():
             setattr(Distribution, name, value)
-    # Its own distribution declares no constraints, and would fail under the restored setting.
-    package.distributions.NormalizingFlow.arg_constraints = {}
-    return package
+
+
+def flow_distribution(flow: Callable[..., Distribution], context: Tensor | None = None) -> FlowDistribution:
+    """The distribution that a zuko flow makes, given a context (..., c) or none.
+
+    It is made without validation: zuko's class declares no constraints, and torch would warn.
+    """
+    validates = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        return FlowDistribution(flow(context))
+    finally:
+        Distribution.set_default_validate_args(validates)
 
 
 class FlowDistribution(ZukoToPyro):

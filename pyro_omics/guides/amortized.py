@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_omics.batch import RowBatch
-from pyro_omics.distributions.flows import FlowDistribution, zuko
+from pyro_omics.distributions.flows import flow_distribution, zuko
 from pyro_omics.guides.base import LocalGuide
 from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.parts.base import check_positive
@@ -87,9 +87,6 @@ class AmortizedFlow(Amortized):
 
     Raises
     ------
-    ImportError
-        If zuko is not installed: ``pip install "pyro-omics[flows]"``.
-
     Source: Durkan et al. 2019, arXiv:1906.04032 (neural spline flows); Rezende and Mohamed 2015, arXiv:1505.05770.
     """
 
@@ -111,7 +108,7 @@ class AmortizedFlow(Amortized):
         """The flow's distribution, or the Normal of a site without a flow."""
         if name not in self.flows:
             return super().posterior(name, loc, scale)
-        base = FlowDistribution(self.flows[name](torch.cat([loc, scale.log()], -1)))
+        base = flow_distribution(self.flows[name], torch.cat([loc, scale.log()], -1))
         # Cached, so that the density of a draw is not computed by inverting the transform.
         return dist.TransformedDistribution(
             base, [AffineTransform(loc, scale, event_dim=1, cache_size=1), self.flattened(name)]

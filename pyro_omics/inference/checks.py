@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_omics.batch import RowBatch
 from pyro_omics.layers import prototype_trace
+from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.schema import Schema
 from pyro_omics.sites import PLATE, is_local, latent_sites
@@ -40,8 +41,7 @@ def run(side: str, program: PyroModule, batch: RowBatch) -> Trace:
     ValueError
         For a program that keeps parameters outside its modules, or samples two sites of the same name.
     """
-    _check_parameter_mode(side, program)
-    with _parameters_in_modules(side, program), _names_used_once(side, program):
+    with local_parameters(program), _parameters_in_modules(side, program), _names_used_once(side, program):
         return prototype_trace(program, batch)
 
 
@@ -168,14 +168,6 @@ def _check_uninformed(side: str, informed: Tensor | None, site: dict[str, Any]) 
                 f"the {side} scores entries of {site['name']!r} that were not measured: sample it from "
                 "distributions.masked(fn, model.informed(site, batch)), in model and guide"
             )
-
-
-def _check_parameter_mode(side: str, program: PyroModule) -> None:
-    if not hasattr(program._pyro_context, "param_state"):
-        raise ValueError(
-            f"the {side} was built while pyro.settings 'module_local_params' was off: import pyro_omics before "
-            "building it, and leave the setting on"
-        )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_omics.batch import RowBatch
 from pyro_omics.inference.pair import Pair
 from pyro_omics.layers import without_side_effects
+from pyro_omics.layers.module import local_parameters
 from pyro_omics.parts.priors import Prior
 from pyro_omics.sites import draw_enumerated, global_terms, is_local, latent_values, replayed, row_terms, sample_sites
 
@@ -121,6 +122,7 @@ class GuideDraws:
 @contextmanager
 def drawing(pair: Pair, seed: int) -> Iterator[GuideDraws]:
     """Context of `GuideDraws` from a seed, in eval mode without gradients; random state and mode are restored after."""
-    with without_side_effects(pair.model, pair.guide), pyro.validation_enabled(False):
+    programs = (pair.model, pair.guide)
+    with local_parameters(*programs), without_side_effects(*programs), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         yield GuideDraws(pair)

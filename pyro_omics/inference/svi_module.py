@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -28,6 +28,7 @@ from pyro_omics.inference.elbos.adapters import adapter
 from pyro_omics.inference.keyed_noise import KeyedNoise
 from pyro_omics.inference.kl_warmup import LatentValues
 from pyro_omics.layers import eval_mode
+from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.optim import warn_of_two_decays
 from pyro_omics.schema import Schema
@@ -181,7 +182,7 @@ class SVIModule(pl.LightningModule):
 
     def forward(self, batch: RowBatch) -> Tensor:
         """The training loss at full KL weight: the negative bound divided by n_obs, plus the model's penalty."""
-        with self._record_latents() as latents:
+        with local_parameters(self.model, self.guide), self._record_latents() as latents:
             loss: Tensor = self.elbo(batch) / self.n_obs
         penalty = self._penalty(batch, latents)
         return loss if penalty is None else loss + penalty
@@ -219,7 +220,7 @@ class SVIModule(pl.LightningModule):
 
     def _final_loss(self, batch: RowBatch) -> Tensor:
         """The negative bound over the full data after training, with its own keyed noise."""
-        with self._noise(batch, "end"):
+        with self._running(batch, "end"):
             loss: Tensor = self.elbo(batch)
         return loss
 
@@ -230,7 +231,7 @@ class SVIModule(pl.LightningModule):
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
         """The loss of one step, with the latent sites at `kl_weight`."""
         # Pyro's validation costs 8-17% of a step, and finds in the first step what there is to find.
-        with pyro.validation_enabled(not self._checked_step), self._noise(batch, "step"):
+        with pyro.validation_enabled(not self._checked_step), self._running(batch, "step"):
             with self._record_latents() as latents:
                 loss, elbo = self.adapter.step(self.elbo, batch, self.kl_weight)
             penalty = self._penalty(batch, latents)
@@ -246,14 +247,16 @@ class SVIModule(pl.LightningModule):
     @torch.no_grad()
     def plain_elbo(self, batch: RowBatch) -> Tensor:
         """One draw of the ELBO per observation, in nats, at full KL weight, with discrete latents summed out."""
-        with pyro.validation_enabled(False), self._noise(batch, "plain"):
+        with pyro.validation_enabled(False), self._running(batch, "plain"):
             return self.adapter.plain(self.elbo, batch) / self.n_obs
 
-    def _noise(self, batch: RowBatch, purpose: str) -> AbstractContextManager[Any]:
-        """Context in which latents are drawn with the keyed noise of this step, if there is a ``noise_seed``."""
-        if self.noise_seed is None:
-            return nullcontext()
-        return KeyedNoise(batch.index, self.noise_seed, purpose, self.global_step)
+    @contextmanager
+    def _running(self, batch: RowBatch, purpose: str) -> Iterator[None]:
+        """Run the pair: with local parameters, and the keyed noise of this step if there is a ``noise_seed``."""
+        seed = self.noise_seed
+        noise = nullcontext() if seed is None else KeyedNoise(batch.index, seed, purpose, self.global_step)
+        with local_parameters(self.model, self.guide), noise:
+            yield
 
     def validation_step(self, batch: RowBatch, batch_idx: int) -> None:
         """Log ``val_elbo``: local terms averaged over the held-out rows, and the global terms divided by n_obs."""

@@ -21,7 +21,7 @@ from pyro_omics.guides.amortized import Amortized
 from pyro_omics.guides.guided_model import Guide
 from pyro_omics.layers import Encoder, log_counts
 from pyro_omics.layers.eval_mode import prototype_trace
-from pyro_omics.layers.module import FastPyroModule
+from pyro_omics.layers.module import FastPyroModule, local_parameters, parameters_are_collected
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.base import Part
 from pyro_omics.schema import RowData
@@ -202,6 +202,9 @@ class CountModel(FastPyroModule, RecordsArguments):
     def run_encoder(self, site: str, inputs: Tensor, cov: Tensor | None) -> tuple[Tensor, Tensor]:
         """Location and scale (n, n_out) that the encoder of ``site`` returns for these inputs (n, n_in)."""
         encoder = self.encoders[site]
+        if parameters_are_collected():  # the guide calls the encoder, but does not contain it
+            with local_parameters(self), self._pyro_context:
+                encoder = getattr(self.encoders, site)
         try:
             out = encoder(inputs) if cov is None else encoder(inputs, cov)
         except RuntimeError as error:

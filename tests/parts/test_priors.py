@@ -20,7 +20,6 @@ from scipy import integrate, stats
 
 import pyro_omics as po
 from pyro_omics.batch import CellBatch
-from pyro_omics.distributions import flows
 from pyro_omics.layers import prototype_trace
 from pyro_omics.parts import priors
 from pyro_omics.sites import latent_sites
@@ -382,16 +381,6 @@ def test_zuko_leaves_validation_as_it_was(validated, monkeypatch):
                 dist.Normal(torch.zeros(()), -torch.ones(()))
         else:
             dist.Normal(torch.zeros(()), -torch.ones(()))
-
-
-def test_without_zuko_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "zuko", None)
-    before = torch.distributions.Distribution._validate_args
-    with pytest.raises(ImportError, match=r'pip install "pyro-omics\[flows\]"'):
-        priors.FlowPrior()
-    with pytest.raises(ImportError, match=r"\[flows\]"):
-        flows.zuko()
-    assert torch.distributions.Distribution._validate_args is before
 
 
 @pytest.mark.parametrize("options", [{"n_transforms": 0}, {"n_hidden": 0}])

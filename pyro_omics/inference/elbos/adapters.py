@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_omics.batch import RowBatch
 from pyro_omics.inference.checks import ENUM_ELBO, check_plate
+from pyro_omics.inference.elbos.delta_kl import CorrectDeltaKL
 from pyro_omics.inference.elbos.renyi import RenyiELBO
 from pyro_omics.inference.elbos.trace import TraceELBO
 from pyro_omics.inference.kl_warmup import LatentSites, ScaleLatents
@@ -118,7 +119,8 @@ class PyroTraceAdapter(BoundAdapter):
 
     def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
-        loss, rest = _weighted_loss(self.bound, pair, batch, weight)
+        with CorrectDeltaKL():
+            loss, rest = _weighted_loss(self.bound, pair, batch, weight)
         return loss, -(loss.detach() + rest)
 
 

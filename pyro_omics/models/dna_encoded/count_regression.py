@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule, pyro_method
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_omics.batch import DELBatch
 from pyro_omics.layers import GatedAttention, LayerNorm, ResidualMLP
+from pyro_omics.layers.module import pyro_method
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.dna_encoded.selection_arm import SelectionArm
 from pyro_omics.parts.base import check_at_least, check_part, check_positive

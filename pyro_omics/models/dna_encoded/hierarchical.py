@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.nn import PyroModule, pyro_method
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -21,6 +21,7 @@ from pyro_omics.distributions.quadrature import Quadrature
 from pyro_omics.guides.conditional import Conditional
 from pyro_omics.guides.global_guide import start_at
 from pyro_omics.guides.guided_model import Guide
+from pyro_omics.layers.module import pyro_method
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.dna_encoded.coordinate_ascent import CoordinateAscent, CountTotals, GammaPrior, Superposition
 from pyro_omics.models.dna_encoded.integration_grid import cell_edges

@@ -9,10 +9,10 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer import ELBO, TraceEnum_ELBO
-from pyro.nn import pyro_method
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch
+from pyro_omics.layers.module import pyro_method
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.single_cell.scvi import SCVI
 from pyro_omics.parts.priors.label_mixture import LabelMixture

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import pyro
 import torch
-from pyro.nn import pyro_method
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_omics.batch import CellBatch
 from pyro_omics.layers import BatchNorm, Covariates, Decoder, Encoder
+from pyro_omics.layers.module import pyro_method
 from pyro_omics.models.base import CountModel
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.base import check_at_least, check_heads, check_part, check_positive, check_unowned

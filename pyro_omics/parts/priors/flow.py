@@ -6,7 +6,7 @@ from pyro.distributions import TorchDistribution
 from torch import nn
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.distributions.flows import FlowDistribution, zuko
+from pyro_omics.distributions.flows import flow_distribution, zuko
 from pyro_omics.parts.base import check_positive
 from pyro_omics.parts.priors.base import Prior
 
@@ -31,8 +31,6 @@ class FlowPrior(Prior):
 
     Raises
     ------
-    ImportError
-        If zuko is not installed: ``pip install "pyro-omics[flows]"``.
     ValueError
         If ``n_transforms`` or ``n_hidden`` is below 1.
 
@@ -41,7 +39,6 @@ class FlowPrior(Prior):
 
     def __init__(self, n_transforms: int = 3, n_hidden: int = 64, n_latent: int | None = None) -> None:
         check_positive(n_transforms=n_transforms, n_hidden=n_hidden)
-        zuko()  # raises where the user creates the prior, rather than in the model
         self.n_transforms, self.n_hidden = n_transforms, n_hidden
         super().__init__(n_latent)
 
@@ -56,4 +53,4 @@ class FlowPrior(Prior):
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
         """The flow, event shape (k,)."""
-        return FlowDistribution(self.flow())
+        return flow_distribution(self.flow)

@@ -16,7 +16,7 @@ def snapshot():
         "pyro.settings": dict(pyro.settings.get()),
         "param store": sorted(pyro.get_param_store().keys()),
         "dtype": torch.get_default_dtype(),
-        "threads": (torch.get_num_threads(), torch.get_num_interop_threads(), numba.get_num_threads()),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads(), numba.config.NUMBA_NUM_THREADS),
         "torch's generator": torch.get_rng_state().tolist(),
         "numpy's generator": str(numpy.random.get_state()),
         "Python's generator": random.getstate(),

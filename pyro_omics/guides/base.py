@@ -45,7 +45,8 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
     """
 
     def __init__(self, model: GuidedModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
-        super().__init__()
+        # A name of its own: pyro.infer.SVI collects the parameters of model and guide by name.
+        super().__init__(type(self).__name__)
         self._model = (model,)
         self._current: tuple[Any, Offsets] | None = None  # the batch that is being sampled, and its offsets
         self._supports: dict[str, tuple[Any, torch.Size]] = {}

@@ -14,10 +14,11 @@ from pyro_omics.batch import RowBatch
 from pyro_omics.guides.gamma_mean_field import GammaMeanField
 from pyro_omics.guides.global_guide import global_guide, start_at
 from pyro_omics.guides.guided_model import ConditionedModel
+from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
 
 
-class Conditional(PyroModule, RecordsArguments):
+class Conditional(FastPyroModule, RecordsArguments):
     r"""A guide over the global latents, with the posterior of the local latents given these and the row's counts.
 
     .. math:: q(f, g_{1..n}) = q(f) \prod_n p(g_n \mid f, x_n)
@@ -44,7 +45,7 @@ class Conditional(PyroModule, RecordsArguments):
     """
 
     def __init__(self, model: ConditionedModel, rest: Callable[[Callable[..., Any]], PyroModule] | None = None) -> None:
-        super().__init__()
+        super().__init__(type(self).__name__)  # as in LocalGuide
         if not hasattr(model, "conditional"):
             raise TypeError(
                 f"{type(model).__name__} has no method conditional(site, batch, latents), which guides.Conditional "

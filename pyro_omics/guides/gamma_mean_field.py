@@ -17,6 +17,7 @@ from torch.distributions import biject_to
 from pyro_omics.batch import RowBatch
 from pyro_omics.distributions import masked
 from pyro_omics.layers.eval_mode import prototype_trace
+from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import PLATE, is_local, latent_sites
 
@@ -24,7 +25,7 @@ SPREAD = 0.1  # initial standard deviation of a Normal factor, as in AutoNormal
 BOUNDS = (-7.0, 30.0)  # of the log of a Gamma's shape: below, its draws underflow to 0 in float32
 
 
-class GammaMeanField(PyroModule, RecordsArguments):
+class GammaMeanField(FastPyroModule, RecordsArguments):
     r"""Mean-field guide: an independent Gamma for each positive entry, and a Normal, mapped to the support, for others.
 
     .. math:: q(f) = \prod_j \mathrm{Gamma}(f_j; \alpha_j, \beta_j)
@@ -45,7 +46,7 @@ class GammaMeanField(PyroModule, RecordsArguments):
     """
 
     def __init__(self, model: Callable[..., Any]) -> None:
-        super().__init__()
+        super().__init__(type(self).__name__)  # as in LocalGuide
         self._program = (model,)
         self.factors = PyroModule[nn.ModuleDict]()
         self._names: dict[str, str] = {}  # site -> key in factors, where dots are not allowed
@@ -103,7 +104,7 @@ class GammaMeanField(PyroModule, RecordsArguments):
         return pyro.plate(PLATE, self._size, subsample=batch.index)
 
 
-class GammaFactor(PyroModule):
+class GammaFactor(FastPyroModule):
     """Independent Gammas, parametrized by the logarithms of shape and mean, which can then change separately.
 
     Parameters
@@ -133,7 +134,7 @@ class GammaFactor(PyroModule):
         self.log_mean.copy_(fn.mean.expand_as(self.log_mean).log())
 
 
-class NormalFactor(PyroModule):
+class NormalFactor(FastPyroModule):
     """Independent Normals, mapped to a support.
 
     Parameters

@@ -14,6 +14,7 @@ from pyro_omics.batch import RowBatch, take_rows
 from pyro_omics.guides.base import LocalGuide, Offsets
 from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.guides.refinement import Refinement
+from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.sites import latent_sites
 
 ROW_STEP = 0.03  # change of a row's location and log scale in a step of the optimizer
@@ -100,7 +101,7 @@ class PerObservation(LocalGuide):
         }
 
 
-class Table(PyroModule):
+class Table(FastPyroModule):
     """A location and a log scale (d,) for each of n rows, stored as offsets from common initial values over ``speed``.
 
     Parameters

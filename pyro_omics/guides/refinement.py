@@ -15,6 +15,7 @@ from pyro_omics.batch import RowBatch, map_tensors
 from pyro_omics.guides.base import LocalGuide, Offsets
 from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.layers.eval_mode import prototype_trace
+from pyro_omics.layers.module import local_parameters
 from pyro_omics.parts.base import check_positive
 from pyro_omics.sites import latent_sites, replayed, row_terms, sample_sites
 
@@ -127,6 +128,7 @@ def _isolated(guide: LocalGuide, batch: RowBatch) -> Iterator[None]:
     modules = [module for part in (guide, guide.model) for module in part.modules() if module.training]
     device = batch.index.device
     with ExitStack() as stack:
+        stack.enter_context(local_parameters(guide, guide.model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))

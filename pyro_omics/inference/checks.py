@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pyro_omics.batch import RowBatch
 from pyro_omics.layers import prototype_trace
-from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.schema import Schema
 from pyro_omics.sites import PLATE, is_local, latent_sites
@@ -41,7 +40,7 @@ def run(side: str, program: PyroModule, batch: RowBatch) -> Trace:
     ValueError
         For a program that keeps parameters outside its modules, or samples two sites of the same name.
     """
-    with local_parameters(program), _parameters_in_modules(side, program), _names_used_once(side, program):
+    with _parameters_in_modules(side, program), _names_used_once(side, program):
         return prototype_trace(program, batch)
 
 

@@ -183,7 +183,7 @@ class SVIModule(pl.LightningModule):
     def forward(self, batch: RowBatch) -> Tensor:
         """The training loss at full KL weight: the negative bound divided by n_obs, plus the model's penalty."""
         with local_parameters(self.model, self.guide), self._record_latents() as latents:
-            loss: Tensor = self.elbo(batch) / self.n_obs
+            loss = self.adapter.loss(self.elbo, batch) / self.n_obs
         penalty = self._penalty(batch, latents)
         return loss if penalty is None else loss + penalty
 
@@ -221,8 +221,7 @@ class SVIModule(pl.LightningModule):
     def _final_loss(self, batch: RowBatch) -> Tensor:
         """The negative bound over the full data after training, with its own keyed noise."""
         with self._running(batch, "end"):
-            loss: Tensor = self.elbo(batch)
-        return loss
+            return self.adapter.loss(self.elbo, batch)
 
     def _training_batches(self) -> Iterator[Any]:
         for batch in self.trainer.train_dataloader:

@@ -22,7 +22,7 @@ BITS = 16  # of torch's generator, for each entry that may be dropped
 class Dropout(nn.Dropout, FastPyroModule):
     """``nn.Dropout`` as a PyroModule, which is faster: Pyro searches a plain module for parameters at each access.
 
-    On the CPU, 16 bits of torch's generator decide on each entry, four entries to a draw: the probability is p to within
+    On the CPU, 16 bits of torch's generator decide on each entry, four entries to a draw: the probability is p within
     2^-17, and the other entries are divided by one minus exactly that. Torch's own takes a draw for each entry, with
     which a training step of TotalVI (4,000 genes, 256 cells, two threads) takes 6% longer.
     """

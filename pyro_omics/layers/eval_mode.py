@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from pyro_omics.batch import RowBatch
+from pyro_omics.layers.module import local_parameters
 
 
 @contextmanager
@@ -56,5 +57,6 @@ def prototype_trace(program: Callable[..., Any], batch: RowBatch) -> Trace:
     mode = eval_mode(program) if isinstance(program, nn.Module) else nullcontext()
     # The batch of a guide that stands alone may be a bare tensor.
     devices = {leaf.device for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.is_cuda}
-    with mode, torch.no_grad(), torch.random.fork_rng(devices=list(devices)), poutine.block():
+    still = torch.random.fork_rng(devices=list(devices))
+    with mode, torch.no_grad(), still, poutine.block(), local_parameters(program):
         return poutine.trace(program).get_trace(batch)

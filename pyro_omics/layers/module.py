@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import pyro
 from pyro.nn import PyroModule
@@ -15,10 +15,6 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import nn
-
-M = TypeVar("M", bound=PyroModule)
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @contextmanager
@@ -53,11 +49,11 @@ def make_local(module: nn.Module) -> None:
             child._pyro_context.param_state = {"params": {}, "constraints": {}}
 
 
-def pyro_method(method: Callable[Concatenate[M, P], T]) -> Callable[Concatenate[M, P], T]:
+def pyro_method(method: Callable[..., Any]) -> Any:
     """`pyro.nn.pyro_method` with `local_parameters`: a method that reads latent or constrained parameters."""
 
     @wraps(method)
-    def run(self: M, *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self: PyroModule, *args: Any, **kwargs: Any) -> Any:
         with local_parameters(self), self._pyro_context:
             return method(self, *args, **kwargs)
 
@@ -74,6 +70,10 @@ class FastPyroModule(PyroModule):
     are read as in `PyroModule`.
     """
 
+    def __init__(self, name: str = "") -> None:
+        super().__init__(name)
+        make_local(self)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module in `local_parameters`."""
         # The modules inside of one that is running need no more.
@@ -86,7 +86,11 @@ class FastPyroModule(PyroModule):
         attributes = self.__dict__
         parameters = attributes.get("_parameters")
         if parameters is not None and name in parameters:
-            return parameters[name] if _no_handler_acts_on_parameters() else super().__getattr__(name)
+            if _no_handler_acts_on_parameters():
+                return parameters[name]
+            if parameters_are_collected():  # of a parameter made in this call, `local_parameters` did not know
+                parameters[name].unconstrained = weakref.ref(parameters[name])
+            return super().__getattr__(name)
         modules = attributes.get("_modules")
         if modules is not None and name in modules:
             module = modules[name]

@@ -60,7 +60,8 @@ def check_model(
         For the first check that fails, with its usual cause.
     """
     stored = set(pyro.get_param_store().keys())
-    with torch.random.fork_rng(devices=[]), pyro.validation_enabled(True):
+    local = pyro.settings.context(module_local_params=True)
+    with torch.random.fork_rng(devices=[]), pyro.validation_enabled(True), local:
         torch.manual_seed(0)
         svi = SVIModule(copy.deepcopy(model), guide=guide, elbo=elbo)  # raises for pairs that do not fit
         batches = _batches(dm)

@@ -14,7 +14,15 @@ import torch
 from helpers import counts, quiet_trainer
 from own_model import PoissonFactors
 from pyro import poutine
-from pyro.infer import JitTrace_ELBO, RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    SVI,
+    JitTrace_ELBO,
+    RenyiELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
 from pyro.nn import PyroModule
 from pyro.optim.clipped_adam import ClippedAdam
@@ -113,14 +121,46 @@ def test_the_store_stays_empty_and_two_models_share_nothing(dm):
     assert all(torch.equal(value, before[name]) for name, value in two.state_dict().items())
 
 
-def test_a_model_of_the_other_setting_is_refused(dm):
-    pyro.settings.set(module_local_params=False)
-    try:
+@pytest.mark.parametrize("setting", [False, True])
+def test_a_model_trains_whatever_the_setting_of_the_session_was_and_is(setting, dm):
+    with pyro.settings.context(module_local_params=setting):
         model = factors(dm)
-    finally:
-        pyro.settings.set(module_local_params=True)
-    with pytest.raises((ValueError, AttributeError), match=r"module_local_params|param_state"):
-        po.SVIModule(model)
+        guide = po.guides.PerObservation(model)
+    with pyro.settings.context(module_local_params=not setting):
+        svi = po.SVIModule(model, guide)
+        before = copy.deepcopy(svi.state_dict())
+        trainer().fit(svi, dm)
+        assert not list(pyro.get_param_store().keys())
+        changed = {name for name, value in svi.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed >= {name for name, _ in svi.named_parameters()}
+
+
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_pyros_svi_trains_every_parameter(local, own, dm):
+    encoder = Halves(7, 3) if own else None  # plain torch modules are not PyroModules, and the guide does not hold them
+    with pyro.settings.context(module_local_params=local):
+        model = scvi(dm, encoder=encoder)
+        guide = po.guides.Amortized(model)
+        svi = SVI(model, guide, pyro.optim.ClippedAdam({"lr": 1e-2}), Trace_ELBO())
+        batch = dm.example_batch()
+        svi.step(batch)
+        before = {name: value.clone() for name, value in model.named_parameters()}
+        assert np.isfinite(svi.step(batch))
+        assert not list(pyro.get_param_store().keys())
+        assert not [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
+
+
+class Halves(torch.nn.Module):
+    """A plain torch encoder."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.linear = torch.nn.Linear(n_in, 2 * n_out)
+
+    def forward(self, x, cov=None):
+        loc, log_scale = self.linear(x).chunk(2, -1)
+        return loc, log_scale.exp()
 
 
 def test_a_model_that_calls_pyro_param_is_refused(dm):

@@ -90,9 +90,23 @@ class BoundAdapter:
             weight of the latent sites in the loss (KL warm-up), in (0, 1].
         """
         with _scale_latents(weight):
-            loss = pair(batch)
+            loss = self.loss(pair, batch)
         with torch.no_grad():
             return loss, self.plain(pair, batch)
+
+    def loss(self, pair: ELBOModule, batch: RowBatch) -> Tensor:
+        """The negative bound over the full data, in nats."""
+        loss: Tensor = pair(batch)
+        return loss
+
+    def _weighted_loss(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor | float]:
+        """The loss with the latent sites at ``weight``, and the loss at weight 1 minus it, at the same draws."""
+        if weight == 1:
+            return self.loss(pair, batch), 0.0
+        with LatentSites() as latents, ScaleLatents(weight):
+            loss = self.loss(pair, batch)
+        with torch.no_grad():
+            return loss, (1 / weight - 1) * latents.kl() / self.bound.num_particles
 
     def plain(self, pair: ELBOModule, batch: RowBatch) -> Tensor:
         """One draw of the ELBO over the full data, in nats, with discrete latents summed out."""
@@ -107,7 +121,7 @@ class TraceELBOAdapter(BoundAdapter):
     def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
         with _scale_latents(weight):
-            loss = pair(batch)
+            loss = self.loss(pair, batch)
         return loss, -(loss.detach() + (1 / weight - 1) * self.bound.kl)
 
 
@@ -119,9 +133,13 @@ class PyroTraceAdapter(BoundAdapter):
 
     def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
-        with CorrectDeltaKL():
-            loss, rest = _weighted_loss(self.bound, pair, batch, weight)
+        loss, rest = self._weighted_loss(pair, batch, weight)
         return loss, -(loss.detach() + rest)
+
+    def loss(self, pair: ELBOModule, batch: RowBatch) -> Tensor:
+        """See `BoundAdapter`; with the density of an autoguide's draws in TraceMeanField_ELBO's KL."""
+        with CorrectDeltaKL():
+            return super().loss(pair, batch)
 
 
 class SummingAdapter(BoundAdapter):
@@ -176,7 +194,7 @@ class RenyiAdapter(SummingAdapter):
 
     def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
-        loss, rest = _weighted_loss(self.bound, pair, batch, weight)
+        loss, rest = self._weighted_loss(pair, batch, weight)
         assert self.bound.plain_loss is not None
         return loss, -(self.bound.plain_loss + rest)
 
@@ -192,7 +210,7 @@ class TraceEnumAdapter(SummingAdapter):
     def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """See `BoundAdapter`."""
         with LatentSites() if weight < 1 else nullcontext() as latents:
-            loss = pair(batch)
+            loss = self.loss(pair, batch)
         elbo = -loss.detach()
         if latents is not None:
             loss = loss - (1 - weight) * latents.kl() / self.bound.num_particles
@@ -237,16 +255,6 @@ def _check_elbo(elbo: ELBO) -> None:
 
 def _scale_latents(weight: float) -> AbstractContextManager[Any]:
     return ScaleLatents(weight) if weight < 1 else nullcontext()
-
-
-def _weighted_loss(bound: ELBO, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor | float]:
-    """The loss with the latent sites at ``weight``, and the loss at weight 1 minus it, at the same draws."""
-    if weight == 1:
-        return pair(batch), 0.0
-    with LatentSites() as latents, ScaleLatents(weight):
-        loss = pair(batch)
-    with torch.no_grad():
-        return loss, (1 / weight - 1) * latents.kl() / bound.num_particles
 
 
 def _nesting(p: Trace, q: Trace) -> int:

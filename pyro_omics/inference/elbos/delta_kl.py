@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import register_kl
 
 
-class DensityDelta(Delta):  # type: ignore[misc]
+class DensityDelta(Delta):
     r"""A Delta that stands for a draw v of a distribution with log-density ``log_density`` there.
 
     .. math:: \mathrm{KL}(q \| p) \approx \log q(v) - \log p(v)

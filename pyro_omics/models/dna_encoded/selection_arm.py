@@ -10,13 +10,14 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_omics.batch import DELBatch
+from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.parts.likelihoods import Likelihood
 from pyro_omics.sizes import DELSizes
 
 START = {"dropout_logits": -2.0}  # initial values of heads; 0 for others
 
 
-class SelectionArm(PyroModule):
+class SelectionArm(FastPyroModule):
     """Likelihood of the counts of one arm (target or control), given their means.
 
     The outputs that the likelihood needs from a decoder, such as gate logits, are one parameter for each sample here.

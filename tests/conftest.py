@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import pyro
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+    pyro.clear_param_store()  # of tests that run Pyro's own programs
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from torch.distributions import Distribution
 
 from pyro_omics.cli import compare, dna_encoded
+from pyro_omics.cli.allowed_classes import allowed_classes, explain_denied, split_allowed
 from pyro_omics.data.module import RowDataModule
 from pyro_omics.evaluation.report import Report
 from pyro_omics.inference.svi_module import SVIModule
@@ -43,7 +44,8 @@ Data, model and guide are classes, chosen by name, with their arguments given he
   --model.optimizer pyro.optim.clipped_adam.ClippedAdam --model.optimizer.lr 4e-3
   --bayesianize decoder                                   make the decoder's weights latent
   --print_config                                          print the whole configuration, and stop
-  --model.model.help pyro_omics.SCVI                      the arguments of a class"""
+  --model.model.help pyro_omics.SCVI                      the arguments of a class
+  --allow mypackage                                       let the configuration name classes of your own package"""
 DEFAULTS = {"data": "pyro_omics.CellDataModule", "model.model": "pyro_omics.SCVI"}
 DESCRIPTION = """Probabilistic models of count data in biology. For a DNA-encoded library, `pyro-omics del COUNTS.csv
 --out FOLDER` goes from a table of counts to a hit list: see `pyro-omics del --help`. `pyro-omics compare A.yaml B.yaml`
@@ -63,6 +65,10 @@ class OmicsParser(LightningArgumentParser):
             if key in defaults:
                 defaults[key].pop("init_args", None)
         return defaults
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Exit with a message; of a class that may not be named, with the mend."""
+        super().error(explain_denied(str(message)), ex)
 
 
 class OmicsCLI(LightningCLI):
@@ -265,7 +271,7 @@ def _shorten(message: str) -> str:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; wrong input exits with the error message alone (JSONARGPARSE_DEBUG=1 for a traceback)."""
-    given = sys.argv[1:] if args is None else args
+    given = list(sys.argv[1:] if args is None else args)
     # As with `python script.py`: the user's own classes are found in the working folder.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -273,12 +279,14 @@ def main(args: list[str] | None = None) -> None:
     for message in ("Checkpoint directory .* exists and is not empty", "The dirpath has changed from"):
         warnings.filterwarnings("ignore", message=message)
     try:
-        if given[:1] == ["del"]:
-            dna_encoded.main(given[1:])
-        elif given[:1] == ["compare"]:
-            compare.main(given[1:], _run_checked)
-        else:
-            _run_lightning(args)
+        packages, given = split_allowed(given)
+        with allowed_classes(packages):
+            if given[:1] == ["del"]:
+                dna_encoded.main(given[1:])
+            elif given[:1] == ["compare"]:
+                compare.main(given[1:], _run_checked)
+            else:
+                _run_lightning(given)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         # Of RuntimeErrors, only those about weights that do not fit are the user's to mend.
         internal = isinstance(error, RuntimeError) and "loading state_dict" not in str(error)

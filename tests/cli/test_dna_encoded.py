@@ -493,5 +493,7 @@ def test_a_model_of_other_data_is_refused(folder, monkeypatch, model, said):
     (folder / "of_genes.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(folder))
     with pytest.raises(SystemExit, match=said):
-        lightning("fit", CONFIGS / "del_count.yaml", "--data.adata=counts.csv", f"--model.model={model}")
+        lightning(
+            "fit", CONFIGS / "del_count.yaml", "--allow=of_genes", "--data.adata=counts.csv", f"--model.model={model}"
+        )
     sys.modules.pop("of_genes", None)

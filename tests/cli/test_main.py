@@ -294,7 +294,7 @@ def test_the_scheduler_can_be_swapped():
     assert group["lr"] == pytest.approx(1e-3 * 0.25)
 
 
-OWN = ["--model.model=my_own_model.PoissonFactors", "--model.kl_warmup_epochs=1"]
+OWN = ["--allow=my_own_model", "--model.model=my_own_model.PoissonFactors", "--model.kl_warmup_epochs=1"]
 MULTIVARIATE = [
     "--model.guide=pyro_omics.guides.Amortized",
     "--model.guide.init_args.rest=pyro.infer.autoguide.AutoMultivariateNormal",
@@ -358,7 +358,7 @@ out: out
 
 def test_everything_can_be_swapped_in_yaml(own_model, folder):
     (folder / "swaps.yaml").write_text(SWAPS_IN_YAML)
-    cli.main(["fit", "--config=swaps.yaml"])
+    cli.main(["fit", "--config=swaps.yaml", "--allow", "my_own_model"])
     svi = loaded_own()
     assert svi.model.n_latent == 3
     assert type(svi.guide.rest).__name__ == "AutoMultivariateNormal"

@@ -523,7 +523,8 @@ def test_files_of_other_data_or_code_are_fitted_again(tmp_path, monkeypatch, cap
         (tmp_path / "own_of_compare.py").write_text(OWN.replace("PRIOR", prior).replace("(RATE", "(0.5"))
         sys.modules.pop("own_of_compare", None)
         importlib.invalidate_caches()
-        cli.main(["compare", *(f"{name}.yaml" for name in names), "--out", "out", "--reference=a"])
+        given = [f"{name}.yaml" for name in names]
+        cli.main(["compare", *given, "--out", "out", "--reference=a", "--allow", "own_of_compare"])
         return pd.read_csv("out/comparison.csv", index_col=0)
 
     first = compared("a", "own")

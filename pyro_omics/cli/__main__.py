@@ -1,0 +1,5 @@
+"""``python -m pyro_omics.cli``: the command ``pyro-omics``."""
+
+from pyro_omics.cli import main
+
+main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -63,6 +64,13 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         # Most autoguides raise on a program without latents.
         if set(sites) - set(model.local_sites):
             self.rest = global_guide(rest or AutoNormal, model)
+        elif rest is not None:
+            warnings.warn(
+                f"rest={getattr(rest, '__name__', rest)} changes nothing: {type(model).__name__} has no global latents, "
+                'only those of each row; bayesianize(model, "decoder") makes weights latent',
+                UserWarning,
+                stacklevel=3,
+            )
 
     @property
     def model(self) -> GuidedModel:

@@ -103,6 +103,9 @@ svi = po.SVIModule(po.SCVI.from_data(dm, n_latent=2))
 quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 pl.Trainer(max_epochs=1, accelerator="cpu", **quiet).fit(svi, dm)
 po.Posterior(svi, dm).latent()
+po.SVIModule(po.SCVI.from_data(dm, n_latent=2, prior=po.priors.FlowPrior()), guide=po.guides.AmortizedFlow)
+import zuko
+assert "arg_constraints" not in vars(zuko.distributions.NormalizingFlow)
 assert pyro.settings.get("module_local_params") is LOCAL
 assert not list(pyro.get_param_store().keys())
 """

@@ -43,6 +43,14 @@ class Schema:
         """Names of the columns of the counts ``batch.x``."""
         raise NotImplementedError
 
+    def __getitem__(self, name: str) -> Any:
+        """A field as a list, or ``"levels"``: axis -> list of names; so earlier versions gave them."""
+        if name == "levels":
+            return {axis: list(names) for axis, names in self.axes.items()}
+        if name not in (known := [field.name for field in fields(self)]):
+            raise KeyError(f"{name!r} is not among the fields {known}")
+        return _to_lists(getattr(self, name))
+
     def names(self, axis: str) -> tuple[str, ...]:
         """Names along an axis.
 

@@ -1,7 +1,7 @@
 """Data: AnnData in, minibatches of tensors out."""
 
 from pyro_omics.data import datasets, simulate
-from pyro_omics.data.anndata_io.reading import from_mudata
+from pyro_omics.data.anndata_io.multimodal import from_mudata
 from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.dna_encoded.fingerprints import add_fingerprints, fingerprints
 from pyro_omics.data.dna_encoded.full_grid import complete_grid

@@ -19,7 +19,7 @@ from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.loaders import BlockLoader, EpochLoader
 from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.splits import EpochSampler, Split, hold_out_all
-from pyro_omics.parts.base import check_positive
+from pyro_omics.parts.base import check_at_least, check_positive
 from pyro_omics.schema import Schema
 
 B = TypeVar("B")
@@ -56,6 +56,7 @@ class RowDataModule(pl.LightningDataModule):
     def __init__(self, batch_size: int, seed: int, num_workers: int) -> None:
         super().__init__()
         check_positive(batch_size=batch_size)
+        check_at_least(0, seed=seed, num_workers=num_workers)
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.blocks: Blocks | None = None
         self._gpu_copy: Any = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, distributed
 from torch.utils.data import DistributedSampler
@@ -30,8 +32,8 @@ class Split(NamedTuple):
         return self.training if split == "training" else self.validation
 
 
-def split_rows(n: int, size: float, indices: Sequence[int] | None, seed: int) -> Split:
-    """Hold out the rows ``indices``, or a share ``size`` of the n rows, drawn with ``seed``.
+def split_rows(n: int, size: float, indices: Iterable[int] | None, seed: int) -> Split:
+    """Hold out the rows ``indices``, in any container, or a share ``size`` of the n rows, drawn with ``seed``.
 
     Raises
     ------
@@ -44,14 +46,14 @@ def split_rows(n: int, size: float, indices: Sequence[int] | None, seed: int) ->
         If a share above 0 holds out no row.
     """
     if indices is None:
-        if not 0 <= size < 1:
-            raise ValueError(f"validation_size must be a share of the rows, in [0, 1); got {size}")
+        if not isinstance(size, Real) or not 0 <= size < 1:
+            raise ValueError(f"validation_size must be a share of the rows, in [0, 1); got {size!r}")
         held_out = np.random.default_rng(seed).permutation(n)[: int(n * size)]
         if size and not len(held_out):
             message = f"validation_size={size} holds out none of {n} rows: pass a larger share, or 0"
             warnings.warn(message, UserWarning, stacklevel=3)
     else:
-        held_out = _checked_positions(np.asarray(indices), n)
+        held_out = _checked_positions(_array(indices), n)
     mask = np.zeros(n, dtype=bool)
     mask[held_out] = True
     training, validation = np.flatnonzero(~mask), np.flatnonzero(mask)
@@ -69,7 +71,20 @@ def hold_out_all(n: int, n_obs: int) -> Split:
     return Split(training=rows[:0], validation=rows, index=rows + n_obs)
 
 
+def _array(indices: Any) -> np.ndarray:
+    """Positions as an array, from a list, set, array (also of pandas or pyarrow) or generator."""
+    if isinstance(indices, str) or not hasattr(indices, "__iter__"):
+        raise ValueError(f"validation_indices must be integer positions of rows; got {indices!r}: pass a list")
+    if hasattr(indices, "to_pylist"):
+        indices = indices.to_pylist()
+    return np.asarray(indices if hasattr(indices, "__array__") else list(indices))
+
+
 def _checked_positions(held_out: np.ndarray, n: int) -> np.ndarray:
+    if held_out.dtype == object and held_out.size and pd.api.types.infer_dtype(held_out) == "integer":
+        held_out = held_out.astype(np.int64)  # pandas' nullable integers
+    if held_out.ndim != 1:
+        raise ValueError(f"validation_indices must be a list of positions; got the shape {held_out.shape}")
     if held_out.size and held_out.dtype.kind not in "iu":
         raise ValueError(
             f"validation_indices must be integer positions of rows; got {held_out.dtype}: of a boolean mask pass "

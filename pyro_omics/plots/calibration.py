@@ -8,7 +8,7 @@ from anndata import AnnData
 from matplotlib.figure import Figure
 from scipy import stats
 
-from pyro_omics.data.anndata_io.reading import dense
+from pyro_omics.data.matrices.containers import dense
 
 COVERAGE = 0.95
 BAND = f"{COVERAGE:.0%} if the predictions had not seen these counts;\nones that have are more central"

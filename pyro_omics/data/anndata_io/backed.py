@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import h5py
+import anndata as ad
 import numpy as np
-import zarr
 from anndata import AnnData
 from anndata.abc import CSCDataset, CSRDataset
 from anndata.io import read_elem
 
-from pyro_omics.data.anndata_io.reading import checked_path
+from pyro_omics.data.anndata_io.loaded import LoadedCounts
+from pyro_omics.data.anndata_io.multimodal import (
+    PROTEINS,
+    check_axis,
+    joined,
+    layer_of,
+    modalities,
+    read_multimodal,
+)
+from pyro_omics.data.anndata_io.reading import is_mudata, read
+from pyro_omics.data.anndata_io.stores import TABLES, checked_path, is_multimodal, is_old, is_zarr, open_store
 from pyro_omics.data.blocks import Blocks
+from pyro_omics.data.matrices.containers import ON_DISK
 from pyro_omics.data.matrices.count_checks import check_layer, check_shape, matrix_of, name_of, raise_not_counts
 from pyro_omics.data.matrices.disk import MatrixFile, StoredMatrix
-
-ON_DISK = (CSRDataset, CSCDataset, h5py.Dataset, zarr.Array)
-TABLES = ("obs", "var", "obsm", "varm", "uns")  # parts that are read into memory
 
 
 class BackedCounts:
@@ -44,7 +50,7 @@ class BackedCounts:
     def __init__(self, node: Any, layer: str | None, others: Mapping[str, Any]) -> None:
         self.layer = layer
         self.source = MatrixFile(node, name_of(layer))
-        self.others = {fix: MatrixFile(other, "") for fix, other in others.items() if _is_stored_by_rows(other)}
+        self.others = {fix: file for fix, other in others.items() if (file := _readable(other)) is not None}
         self._checked: Any = None
 
     def check(self, genes: np.ndarray) -> None:
@@ -59,7 +65,7 @@ class BackedCounts:
         columns = None if genes.all() else np.flatnonzero(genes)
         summary, totals = self.source.summarize(columns)
         if (problem := summary.problem()) is not None:
-            fitting = [fix for fix, other in self.others.items() if other.first_summary().problem() is None]
+            fitting = [fix for fix, other in self.others.items() if _looks_like_counts(other)]
             raise_not_counts(self.layer, problem, fitting[0] if fitting else "")
         self._checked = columns, totals
 
@@ -72,7 +78,33 @@ class BackedCounts:
         return StoredMatrix(self.source, columns, totals if same else None)
 
 
-def open_backed(adata: Any, layer: str | None, backed: bool | Blocks) -> tuple[AnnData, BackedCounts] | None:
+class Opened(NamedTuple):
+    """An AnnData, its counts in memory or on disk, and the key of obsm of the proteins if it was a MuData.
+
+    The AnnData has only its tables where counts are on disk; a MuData's proteins are among them.
+    """
+
+    adata: AnnData
+    counts: LoadedCounts | BackedCounts
+    proteins: str | None = None
+
+
+def open_data(adata: Any, layer: str | None, backed: bool | Blocks) -> Opened:
+    """Open an AnnData, MuData or path of one; ``backed`` leaves the counts at a path on disk.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, TypeError
+        If the path does not exist or holds no AnnData, ``adata`` is of another type, or ``backed`` is given for counts
+        in memory.
+    """
+    if (opened := _open_backed(adata, layer, backed)) is not None:
+        return opened
+    loaded, proteins = read(adata, layer)
+    return Opened(loaded, LoadedCounts(loaded, layer), proteins)
+
+
+def _open_backed(adata: Any, layer: str | None, backed: bool | Blocks) -> Opened | None:
     """The tables of an AnnData and its counts on disk; None if the counts are in memory or are to be read into it.
 
     Raises
@@ -83,17 +115,14 @@ def open_backed(adata: Any, layer: str | None, backed: bool | Blocks) -> tuple[A
     if not isinstance(backed, bool | Blocks):
         raise ValueError(f"backed must be True, False or data.Blocks(size, number); got {backed!r}")
     if isinstance(adata, str | Path) and backed:
-        path = checked_path(adata)
-        if path.suffix == ".h5mu":
-            raise ValueError(
-                f"adata={str(adata)!r} is a MuData, which cannot stay on disk: write its RNA as an AnnData, with the "
-                "proteins in obsm (data.from_mudata(mdata).write_h5ad(path))"
-            )
-        return _open_path(path, layer)
+        return _open_path(checked_path(adata), layer)
+    if is_mudata(adata) and getattr(adata, "isbacked", False):
+        return _open_backed_mudata(adata, layer)
     if not isinstance(adata, AnnData):
         if backed:
             raise ValueError(
-                f"adata must be the path of a .h5ad file or .zarr store, or a backed AnnData, where backed={backed!r}"
+                f"adata must be the path of a .h5ad or .h5mu file or .zarr store, or a backed AnnData or MuData, where "
+                f"backed={backed!r}; got a {type(adata).__name__}"
             )
         return None
     if adata.isbacked:
@@ -102,8 +131,8 @@ def open_backed(adata: Any, layer: str | None, backed: bool | Blocks) -> tuple[A
                 "adata must not be a view of a backed AnnData: pass the whole AnnData (validation_indices and "
                 "gene_mask choose cells and genes), or adata.to_memory()"
             )
-        with _open(Path(adata.filename)) as file:
-            return _tables({name: getattr(adata, name) for name in TABLES}), _backed_counts(file, layer)
+        with open_store(Path(adata.filename)) as file:
+            return Opened(*_with_counts(_tables_of(adata), file, layer))
     if adata.is_view and not backed:
         return None  # X of such a view is read into memory each time
     matrix = matrix_of(adata, layer)
@@ -114,31 +143,61 @@ def open_backed(adata: Any, layer: str | None, backed: bool | Blocks) -> tuple[A
             )
         return None
     node = matrix.group if isinstance(matrix, CSRDataset | CSCDataset) else matrix
-    return _tables({name: getattr(adata, name) for name in TABLES}), BackedCounts(node, layer, {})
+    return Opened(_tables_of(adata), BackedCounts(node, layer, {}))
 
 
-def _open_path(path: Path, layer: str | None) -> tuple[AnnData, BackedCounts]:
+def _open_path(path: Path, layer: str | None) -> Opened:
+    rna, key = None, None
     try:
-        with _open(path) as file:
-            found = _tables({name: read_elem(file[name]) for name in TABLES if name in file})
+        with open_store(path) as file:
+            if is_multimodal(file):
+                tables, rna = read_multimodal(file, layer, with_counts=False)
+                key = PROTEINS if PROTEINS in tables.obsm else None
+            elif is_old(file):
+                tables = _old_tables(path)
+            else:
+                tables = _tables({name: read_elem(file[name]) for name in TABLES if name in file})
     except Exception as error:  # each reader raises errors of its own on files of another format
         raise ValueError(f"adata={str(path)!r} could not be read as an AnnData ({error})") from error
-    with _open(path) as file:
-        return found, _backed_counts(file, layer)
+    with open_store(path) as file:
+        return Opened(*_with_counts(tables, file if rna is None else file["mod"][rna], layer), key)
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    if path.suffix == ".zarr":
-        yield zarr.open_group(str(path), mode="r")
-        return
-    with h5py.File(path, "r") as file:
-        yield file
+def _old_tables(path: Path) -> AnnData:
+    """The tables of an AnnData of a version before 0.7, whose conversion is anndata's."""
+    adata = ad.read_zarr(path) if is_zarr(path) else ad.read_h5ad(path, backed="r")
+    tables = _tables_of(adata)
+    if adata.isbacked:
+        adata.file.close()
+    return tables
+
+
+def _open_backed_mudata(mdata: Any, layer: str | None) -> Opened:
+    check_axis(mdata.axis)
+    rna, protein = modalities(mdata.mod, None, None)
+    table = None if protein is None else mdata.mod[protein]
+    tables = joined(_tables_of(mdata.mod[rna]), mdata.obs, table, protein, layer_of(table, layer))
+    with open_store(Path(mdata.filename)) as file:
+        return Opened(*_with_counts(tables, file["mod"][rna], layer), None if table is None else PROTEINS)
+
+
+def _tables_of(adata: AnnData) -> AnnData:
+    return _tables({name: getattr(adata, name) for name in TABLES})
 
 
 def _tables(parts: dict[str, Any]) -> AnnData:
     """An AnnData of these tables, without counts."""
     return AnnData(obs=parts.pop("obs"), var=parts.pop("var"), **{name: dict(part) for name, part in parts.items()})
+
+
+def _with_counts(tables: AnnData, file: Any, layer: str | None) -> tuple[AnnData, BackedCounts]:
+    counts = _backed_counts(file, layer)
+    if counts.source.shape != tables.shape:
+        raise ValueError(
+            f"{counts.source.name} must have a row for each of the {tables.n_obs} rows of obs and a column for each of "
+            f"the {tables.n_vars} rows of var; got the shape {counts.source.shape}: its file is broken"
+        )
+    return tables, counts
 
 
 def _backed_counts(file: Any, layer: str | None) -> BackedCounts:
@@ -152,5 +211,16 @@ def _backed_counts(file: Any, layer: str | None) -> BackedCounts:
     return BackedCounts(file["X"] if layer is None else layers[layer], layer, others)
 
 
-def _is_stored_by_rows(node: Any) -> bool:
-    return hasattr(node, "dtype") or "csr" in str(dict(node.attrs))
+def _readable(node: Any) -> MatrixFile | None:
+    """The matrix in a file, if it is stored by rows or dense and its pointers are right."""
+    try:
+        return MatrixFile(node, "")
+    except ValueError:
+        return None
+
+
+def _looks_like_counts(matrix: MatrixFile) -> bool:
+    try:
+        return matrix.first_summary().problem() is None
+    except ValueError:
+        return False

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pyro_omics.data.names import check_names, same_but_for_blanks
+
 MANY = 20  # up to so many levels, a small data set may have one for each row; a column with more identifies rows
 
 
@@ -34,8 +36,12 @@ def column(
         If there is no such column, or it has missing values.
     """
     if key not in obs:
-        raise ValueError(f"{argument} must be a column of adata.obs, {list(obs.columns)}; got {key!r}")
+        twins = same_but_for_blanks([key], obs.columns)
+        hint = f": {twins[1]!r} differs in blanks, rename it" if twins else ""
+        raise ValueError(f"{argument} must be a column of adata.obs, {list(obs.columns)}; got {key!r}{hint}")
     values = obs[key]
+    if values.ndim > 1:
+        raise ValueError(f"{argument}={key!r} must be one column of adata.obs; got {values.shape[1]} of this name")
     if missing := int(values.isna().sum()):
         first = obs.index[values.isna()][0]
         raise ValueError(
@@ -51,7 +57,8 @@ def categories(obs: pd.DataFrame, argument: str, key: str) -> list[str]:
     Raises
     ------
     ValueError
-        If the column identifies rows (levels for more than half of them), or two levels have the same text.
+        If the column identifies rows (levels for more than half of them), two levels have the same text or differ only
+        in blanks, or a level is empty.
 
     Warns
     -----
@@ -68,6 +75,7 @@ def categories(obs: pd.DataFrame, argument: str, key: str) -> list[str]:
             f"{argument}={key!r} must have levels that differ as text; got {levels}, of mixed types: use "
             "adata.obs[key].astype(str)"
         )
+    check_names(levels, f"the levels of {argument}={key!r}", "rename one")
     if len(levels) > max(MANY, len(obs) / 2):
         each = "one each" if len(levels) == len(obs) else "nearly one each"
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,21 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-PROTEINS = "protein_counts"
+from pyro_omics.data.anndata_io.multimodal import PROTEINS, from_mudata, layer_of, modalities, read_multimodal
+from pyro_omics.data.anndata_io.stores import checked_path, is_multimodal, is_zarr, open_store
+from pyro_omics.data.matrices.containers import in_memory
+from pyro_omics.data.names import same_but_for_blanks
 
 
-def read(adata: Any) -> tuple[AnnData, str | None]:
+def read(adata: Any, layer: str | None = None) -> tuple[AnnData, str | None]:
     """The AnnData, read from its file if given as a path, and the proteins' key of obsm if made from a MuData.
+
+    Parameters
+    ----------
+    adata
+        AnnData, MuData or path.
+    layer
+        the layer with the counts, which is that of a MuData's proteins too, if they have it.
 
     Raises
     ------
@@ -24,147 +33,66 @@ def read(adata: Any) -> tuple[AnnData, str | None]:
         If the path does not exist or holds no AnnData, or ``adata`` is of another type.
     """
     if isinstance(adata, AnnData):
-        return adata, None
-    if hasattr(adata, "mod") and hasattr(adata, "obs_names"):
-        joined = from_mudata(adata)
-        return joined, PROTEINS if PROTEINS in joined.obsm else None
+        # Tables that are read lazily (anndata.experimental.read_lazy) are no DataFrames.
+        return adata if isinstance(adata.obs, pd.DataFrame) else adata.to_memory(), None
+    if is_mudata(adata):
+        _, protein = modalities(adata.mod, None, None)
+        table = None if protein is None else adata.mod[protein]
+        return _with_key(from_mudata(adata, protein_layer=layer_of(table, layer)))
     if not isinstance(adata, str | Path):
         raise TypeError(
             f"adata must be an AnnData, a MuData or the path of one (.h5ad, .h5mu, .zarr); got a {type(adata).__name__}"
         )
-    return read_path(adata)
+    return read_path(adata, layer)
 
 
-def read_path(adata: str | Path) -> tuple[AnnData, str | None]:
+def is_mudata(adata: Any) -> bool:
+    """Whether this is a MuData; its package may not be installed."""
+    return hasattr(adata, "mod") and hasattr(adata, "obs_names")
+
+
+def read_path(adata: str | Path, layer: str | None = None) -> tuple[AnnData, str | None]:
     """The AnnData at a path, and the proteins' key of obsm if it is a MuData; raises as `read`."""
     path = checked_path(adata)
-    readers = {".h5ad": ad.read_h5ad, ".zarr": ad.read_zarr, ".h5mu": _read_h5mu}
     try:
-        return read(readers[path.suffix](path))
-    except ImportError:
-        raise
+        with open_store(path) as root:
+            if is_multimodal(root):
+                return _with_key(_checked(read_multimodal(root, layer)[0]))
+        return _checked(ad.read_zarr(path) if is_zarr(path) else ad.read_h5ad(path)), None
     except Exception as error:  # each reader raises errors of its own on files of another format
         raise ValueError(f"adata={str(path)!r} could not be read as an AnnData ({error})") from error
 
 
-def checked_path(adata: str | Path) -> Path:
-    """The absolute path of a .h5ad or .h5mu file or .zarr store.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If nothing is at the path, or its suffix is another one.
-    """
-    path = Path(adata).expanduser().absolute()  # the working directory may change before the file is read
-    if not path.exists():
-        raise FileNotFoundError(f"adata={str(path)!r} does not exist: pass the path of a .h5ad file or a .zarr store")
-    if path.suffix not in (".h5ad", ".zarr", ".h5mu"):
-        raise ValueError(
-            f"adata must be the path of a .h5ad or .h5mu file or a .zarr store; got {str(path)!r}: write a file with "
-            "adata.write_h5ad(path)"
-        )
-    return path
-
-
-def _read_h5mu(path: Path) -> Any:
-    try:
-        import mudata
-    except ImportError as error:
-        raise ImportError(f"{path} needs the package mudata: pip install 'pyro-omics[mudata]'") from error
-    return mudata.read_h5mu(path)
-
-
-def from_mudata(mdata: Any, rna: str = "rna", protein: str = "prot") -> AnnData:
-    """Join the RNA and proteins of a MuData in one AnnData, with the proteins in ``obsm["protein_counts"]``.
-
-    Its cells are those of the RNA; proteins are matched by the cells' names. Cells that the protein modality lacks have
-    NaN there, which means "not measured".
-
-    Parameters
-    ----------
-    mdata
-        a ``mudata.MuData``.
-    rna, protein
-        names of its modalities; without the protein modality, the AnnData has no proteins.
-
-    Returns
-    -------
-    A new AnnData, which shares its matrices with the MuData; its obs has the columns of the RNA's obs, then those of
-    ``mdata.obs``.
-
-    Raises
-    ------
-    ValueError
-        If there is no RNA modality of that name, or names of cells, genes or proteins are not unique.
-    """
-    if rna not in mdata.mod:
-        raise ValueError(
-            f"rna must be a modality of the MuData, {list(mdata.mod)}; got {rna!r}: pass the names, "
-            "data.from_mudata(mdata, rna=..., protein=...)"
-        )
-    cells = mdata.mod[rna]
-    check_names(cells)
-    adata = AnnData(cells.X, obs=cells.obs.copy(), var=cells.var.copy(), layers=dict(cells.layers))
-    for name in mdata.obs.columns.difference(adata.obs.columns, sort=False):
-        adata.obs[name] = mdata.obs[name].reindex(adata.obs_names)
-    if protein in mdata.mod:
-        table = mdata.mod[protein]
-        check_names(table)
-        counts = pd.DataFrame(dense(table.X), index=table.obs_names, columns=table.var_names)
-        adata.obsm[PROTEINS] = counts.reindex(adata.obs_names)
+def _checked(adata: AnnData) -> AnnData:
+    """The AnnData, whose sparse matrices can be read: the error is to name the file."""
+    places = {"adata.X": adata.X}
+    places |= {f"adata.layers[{name!r}]": matrix for name, matrix in adata.layers.items()}
+    places |= {f"adata.obsm[{name!r}]": matrix for name, matrix in adata.obsm.items()}
+    for name, matrix in places.items():
+        if sp.issparse(matrix):
+            in_memory(matrix, name)
     return adata
 
 
-def dense(matrix: Any) -> np.ndarray:
-    """A matrix, sparse or dense, as an array."""
-    return matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
+def _with_key(adata: AnnData) -> tuple[AnnData, str | None]:
+    return adata, PROTEINS if PROTEINS in adata.obsm else None
 
 
-def check_keys(one: dict[str, Any], several: dict[str, Any]) -> None:
-    """Raise a ValueError where an argument of one name has several, or one of several names is a text.
-
-    Parameters
-    ----------
-    one
-        arguments that must be None or the name of one column or layer, and their values.
-    several
-        arguments that must be lists of names, and their values.
-    """
-    for argument, key in one.items():
-        if not isinstance(key, str | None):
-            raise ValueError(f"{argument} must be the name of one column or layer; got {key!r}: pass one name")
-    for argument, keys in several.items():
-        if isinstance(keys, str):
-            raise ValueError(f"{argument} must be a list of columns; got the text {keys!r}: pass [{keys!r}]")
-
-
-def check_names(adata: AnnData) -> None:
-    """Raise a ValueError where names of rows or columns are not unique."""
-    for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
-        if not names.is_unique:
-            twice = names[names.duplicated()][0]
-            raise ValueError(
-                f"adata.{axis}_names must be unique, since results are labelled by them; got {twice!r} twice: call "
-                f"adata.{axis}_names_make_unique() first"
-            )
-
-
-def masked_genes(adata: AnnData, gene_mask: str | Sequence[bool] | None) -> np.ndarray:
-    """The genes to model, as booleans (n_vars,).
+def masked_genes(adata: AnnData, gene_mask: Any) -> np.ndarray:
+    """The genes to model, as booleans (n_vars,); a Series is matched by name to adata.var_names.
 
     Raises
     ------
     ValueError
-        If the mask is no column of var, not boolean, of the wrong length, or False for all genes.
+        If the mask is no column of var, not boolean, of the wrong length or of other genes, or False for all genes.
     """
     if gene_mask is None:
         return np.ones(adata.n_vars, dtype=bool)
     if isinstance(gene_mask, str):
         if gene_mask not in adata.var:
             raise ValueError(f"gene_mask must be a column of adata.var, {list(adata.var.columns)}; got {gene_mask!r}")
-        mask = adata.var[gene_mask].to_numpy()
-    else:
-        mask = np.asarray(gene_mask)
+        gene_mask = adata.var[gene_mask]
+    mask = booleans("gene_mask", gene_mask, adata.var_names, "adata.var_names")
     if mask.dtype != bool or mask.shape != (adata.n_vars,):
         raise ValueError(
             f"gene_mask must be {adata.n_vars} booleans, one for each gene; got {mask.dtype} of shape {mask.shape}"
@@ -172,3 +100,59 @@ def masked_genes(adata: AnnData, gene_mask: str | Sequence[bool] | None) -> np.n
     if not mask.any():
         raise ValueError("gene_mask must select at least one gene; got False for all")
     return mask
+
+
+def booleans(argument: str, mask: Any, names: pd.Index, where: str) -> np.ndarray:
+    """A mask as an array: of booleans, if it has booleans in any container; a Series is matched by its index.
+
+    Parameters
+    ----------
+    argument
+        name of the argument, for errors.
+    mask
+        list, array (NumPy, pandas, pyarrow), Series or generator.
+    names
+        names of the axis that the mask is of; a Series that counts its rows from 0 is taken in their order.
+    where
+        what ``names`` are, for errors.
+
+    Raises
+    ------
+    ValueError
+        If a Series has other names, or booleans are missing.
+    """
+    if isinstance(mask, pd.Series) and not mask.index.equals(names):
+        mask = aligned(argument, mask, names, where)
+    if hasattr(mask, "to_pylist"):  # pyarrow
+        mask = mask.to_pylist()
+    elif not hasattr(mask, "__array__") and hasattr(mask, "__iter__"):
+        mask = list(mask)
+    found = np.asarray(mask)
+    if found.dtype == object and found.ndim == 1 and len(found):
+        if pd.isna(found).any():
+            raise ValueError(f"{argument} must have no missing booleans; got {found[pd.isna(found)][0]!r}: fill them")
+        if all(isinstance(value, bool | np.bool_) for value in found):
+            return found.astype(bool)
+    return found
+
+
+def aligned(argument: str, values: pd.Series | pd.DataFrame, names: pd.Index, where: str) -> Any:
+    """A Series or DataFrame in the order of ``names``, by its index; as it is, if that counts rows from 0.
+
+    Raises
+    ------
+    ValueError
+        If the index has not the same names.
+    """
+    index = values.index
+    if index.equals(names) or (isinstance(index, pd.RangeIndex) and index.equals(pd.RangeIndex(len(names)))):
+        return values
+    if not index.is_unique or len(index) != len(names) or not names.isin(index).all():
+        missing = [name for name in names if name not in index][:1]
+        twins = same_but_for_blanks(missing, index)
+        seen = f"got {twins[1]!r} for {twins[0]!r}, which differ in blanks" if twins else f"got {list(index[:3])}"
+        raise ValueError(
+            f"{argument} must have {where} as its index, such as {list(names[:3])}; {seen}: use "
+            f".reindex({where}), or pass an array in that order"
+        )
+    return values.loc[names]

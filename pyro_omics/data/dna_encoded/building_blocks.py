@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_omics.data.anndata_io import obs_columns
 from pyro_omics.data.dna_encoded.full_grid import natural_categorical
+from pyro_omics.data.names import check_names, list_of
 
 
 def synthon_columns(adata: AnnData, keys: Sequence[str] | None) -> tuple[str, ...]:
@@ -23,13 +24,12 @@ def synthon_columns(adata: AnnData, keys: Sequence[str] | None) -> tuple[str, ..
     ValueError
         If a column is missing or given twice, or there are fewer than two.
     """
-    if isinstance(keys, str):
-        raise ValueError(f"synthon_keys must be a list of columns; got the text {keys!r}: pass [{keys!r}, ...]")
     if keys is None:
         keys = [*itertools.takewhile(lambda name: name in adata.obs, string.ascii_uppercase)]
+    keys = list_of("synthon_keys", keys)
     if missing := [key for key in keys if key not in adata.obs]:
         raise ValueError(f"synthon_keys must be columns of adata.obs, {list(adata.obs.columns)}; got {missing}")
-    if len(keys) < 2 or len(set(keys)) < len(keys):
+    if len(keys) < 2:
         raise ValueError(
             f"synthon_keys must be the building-block columns of two cycles or more; got {list(keys)}: pass columns of "
             f"adata.obs, {list(adata.obs.columns)}"
@@ -38,11 +38,20 @@ def synthon_columns(adata: AnnData, keys: Sequence[str] | None) -> tuple[str, ..
 
 
 def levels_of(obs: pd.DataFrame, key: str) -> list[str]:
-    """Names of the building blocks that occur in a cycle: in the order of its categories, else in natural order."""
+    """Names of the building blocks that occur in a cycle: in the order of its categories, else in natural order.
+
+    Raises
+    ------
+    ValueError
+        If names are missing or empty, or two are the same as text, or but for blanks.
+    """
     values = obs_columns.column(obs, "synthon_keys", key, fix="with the building block's name")
     if isinstance(values.dtype, pd.CategoricalDtype):
-        return [str(level) for level in values.cat.remove_unused_categories().cat.categories]
-    return [str(level) for level in natural_categorical(values.astype(str)).categories]
+        levels = [str(level) for level in values.cat.remove_unused_categories().cat.categories]
+    else:
+        levels = [str(level) for level in natural_categorical(values.astype(str)).categories]
+    check_names(levels, f"the building blocks in adata.obs[{key!r}]", "rename one")
+    return levels
 
 
 def codes_of(obs: pd.DataFrame, key: str, levels: list[str]) -> np.ndarray:

@@ -53,6 +53,8 @@ def fingerprints(
         raise ValueError(f"salts must be 'refuse', 'largest' or 'keep'; got {salts!r}")
     if isinstance(smiles, str):
         raise ValueError(f"smiles must be a list of SMILES; got the text {smiles!r}: pass [{smiles!r}]")
+    if not isinstance(smiles, pd.Series):
+        smiles = smiles.to_pylist() if hasattr(smiles, "to_pylist") else list(smiles)
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
     out = np.zeros((len(smiles), n_bits), dtype=np.uint8)
     problems = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import natsort
 import numpy as np
@@ -11,8 +11,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from pyro_omics.data.anndata_io.reading import check_keys
 from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
+from pyro_omics.data.matrices.containers import in_memory
+from pyro_omics.data.names import list_of
 
 SEPARATOR = "-"
 NATURAL = natsort.natsort_keygen()
@@ -50,8 +51,7 @@ def complete_grid(
         If a column does not exist or has missing names, a compound occurs twice, the grid is larger than
         ``max_compounds``, or ``adata`` has layers, obsm or obsp, which added compounds would lack.
     """
-    keys = list(synthon_keys)
-    check_keys({}, {"synthon_keys": synthon_keys})
+    keys = list_of("synthon_keys", synthon_keys)
     for key in keys:
         if key not in adata.obs:
             raise ValueError(f"synthon_keys must be columns of adata.obs, {list(adata.obs.columns)}; got {key!r}")
@@ -91,14 +91,31 @@ def natural_categorical(names: pd.Series) -> pd.Categorical:
     return pd.Categorical.from_codes(rank[codes], categories=pd.Index([str(levels[i]) for i in order], dtype=object))
 
 
-def check_named(obs: pd.DataFrame, keys: Sequence[str], shown_keys: Sequence[str] | None = None) -> None:
-    """Raise a ValueError if a compound lacks the name of a building block; errors show ``shown_keys``."""
+def check_named(
+    obs: pd.DataFrame,
+    keys: Sequence[str],
+    shown_keys: Sequence[str] | None = None,
+    place: Callable[[int], str] = "row {} (counted from 0)".format,
+) -> None:
+    """Raise a ValueError if a compound lacks the name of a building block.
+
+    Parameters
+    ----------
+    obs
+        the table; its index counts rows from 0 where ``place`` is given.
+    keys, shown_keys
+        the columns, and as errors show them.
+    place
+        row -> where it is, for errors.
+    """
     for key, name in zip(keys, shown_keys or keys, strict=True):
         missing = (obs[key].isna() | (obs[key] == "")).to_numpy()
         if missing.any():
+            row = int(missing.argmax())
+            row = int(obs.index[row]) if isinstance(obs.index[row], int | np.integer) else row
             raise ValueError(
-                f"the building-block column {name!r} has {int(missing.sum())} missing names, the first in row "
-                f"{int(missing.argmax())} (counted from 0): fill them in, or leave those compounds out"
+                f"the building-block column {name!r} has {int(missing.sum())} missing names, the first in "
+                f"{place(row)}: fill them in, or leave those compounds out"
             )
 
 
@@ -146,7 +163,7 @@ def _obs(adata: AnnData, blocks: dict[str, pd.Categorical], source: np.ndarray) 
 
 def _rows(matrix: object, position: np.ndarray, size: int) -> sp.csr_matrix:
     """A matrix of ``size`` rows, with the rows of ``matrix`` at ``position`` and the others empty."""
-    rows = sp.csr_matrix(matrix)
+    rows = sp.csr_matrix(in_memory(matrix, "adata.X"))
     lengths = np.zeros(size + 1, dtype=np.int64)
     lengths[position + 1] = np.diff(rows.indptr)
     rows = rows[np.argsort(position)]

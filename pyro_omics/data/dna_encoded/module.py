@@ -19,11 +19,13 @@ from torch import Tensor
 
 from pyro_omics.batch import DELBatch
 from pyro_omics.data.anndata_io import obs_columns
+from pyro_omics.data.anndata_io.loaded import LoadedCounts, element
 from pyro_omics.data.anndata_io.reading import read
 from pyro_omics.data.dna_encoded.building_blocks import check_duplicates, codes_of, levels_of, synthon_columns
-from pyro_omics.data.matrices.count_checks import check_counts, matrix_of
+from pyro_omics.data.matrices.containers import in_memory
 from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.module import RowDataModule, RowTensors, digest
+from pyro_omics.data.names import check_axis_names, check_one_name, list_of, plain
 from pyro_omics.data.splits import split_rows
 from pyro_omics.schema import DELSchema
 from pyro_omics.sizes import DELSizes
@@ -113,9 +115,13 @@ class DELDataModule(RowDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(1024 if batch_size is None else batch_size, seed, num_workers)
+        check_one_name(layer=layer, feature_key=feature_key, pose_key=pose_key, target=target, control=control, pre=pre)
+        yield_keys = None if yield_keys is None else list_of("yield_keys", yield_keys, repeats=True)
         self.adata, self.layer = _read(adata), layer
         self.keys: dict[str, Any] = {"feature_key": feature_key, "pose_key": pose_key, "yield_keys": yield_keys}
-        check_counts(self.adata, layer, rows="compounds", columns="selections")
+        self.counts = LoadedCounts(self.adata, layer, rows="compounds", columns="selections")
+        self.counts.check()
+        check_axis_names(self.adata)
         self.cycles = synthon_columns(self.adata, synthon_keys)
         self.conditions = dict(zip(KINDS, (target, control, pre), strict=True))
         named = _selections_by_kind(self.adata, (target, control, pre), selections)
@@ -186,15 +192,12 @@ class DELDataModule(RowDataModule):
         if self.keys["yield_keys"] is not None:
             fields["yields"] = _yields(obs, self.keys["yield_keys"], schema.cycles)
         widths = [len(names) for names in (schema.targets, schema.controls, schema.pre_selections)]
-        matrix = sp.csr_matrix(matrix_of(self.adata, self.layer))
         position = self.adata.var_names.get_indexer(list(schema.selections))
-        return CompoundTensors(CountMatrix(matrix[:, position]), widths, fields, self.split.index)
+        return CompoundTensors(self.counts.matrix(position), widths, fields, self.split.index)
 
-    def _check_depth(self, schema: DELSchema) -> None:
+    def _check_depth(self, schema: DELSchema, data: CompoundTensors) -> None:
         """Warn if a selection has another depth than it had in the data that a model was trained on."""
-        position = self.adata.var_names.get_indexer(list(schema.selections))
-        totals = np.asarray(matrix_of(self.adata, self.layer)[:, position].sum(axis=0), dtype=float).ravel()
-        fold = totals / self.adata.n_obs / np.asarray(schema.mean_counts)
+        fold = data.totals(self.split.rows("all")).numpy() / self.adata.n_obs / np.asarray(schema.mean_counts)
         worst = int(np.abs(np.log(np.maximum(fold, 1e-9))).argmax())
         if not 1 / MAX_DEPTH_FOLD < fold[worst] < MAX_DEPTH_FOLD:
             warnings.warn(
@@ -210,16 +213,20 @@ class DELDataModule(RowDataModule):
             return None
         if key not in self.adata.obsm:
             raise ValueError(f"{argument} must be a key of adata.obsm, {list(self.adata.obsm)}; got {key!r}")
-        values = self.adata.obsm[key]
+        name = f"adata.obsm[{key!r}] ({argument})"
+        values = in_memory(element(self.adata, lambda adata: adata.obsm[key]), name)
         if sp.issparse(values):
             return CountMatrix(values)
-        array = np.asarray(values)
-        if array.ndim != ndim:
-            raise ValueError(f"{argument}={key!r} must have {ndim} dimensions; got the shape {array.shape}")
-        if not np.isfinite(array).all():
-            n = int((~np.isfinite(array)).sum())
+        if values.dtype.kind not in "iuf":
+            raise ValueError(f"{name} must hold numbers; got {values.dtype}")
+        if values.ndim != ndim:
+            raise ValueError(f"{argument}={key!r} must have {ndim} dimensions; got the shape {values.shape}")
+        if not np.isfinite(values).all():
+            n = int((~np.isfinite(values)).sum())
             raise ValueError(f"{argument}={key!r} must be finite; got {n} values that are not")
-        return torch.from_numpy(np.ascontiguousarray(array))
+        if values.dtype.kind == "u" and values.dtype.itemsize > 1:
+            values = values.astype(np.float32)  # torch does not index wider unsigned integers
+        return torch.from_numpy(np.ascontiguousarray(values))
 
     def aligned(self, schema: DELSchema) -> CompoundTensors:
         """All compounds, with selections and building blocks matched by name to those of another ``schema``.
@@ -245,8 +252,9 @@ class DELDataModule(RowDataModule):
             )
         if schema.known_yields and self.keys["yield_keys"] is None:
             raise ValueError("the model was trained with known yields, and these data have none: pass yield_keys")
-        self._check_depth(schema)
-        return self._tensors(schema)
+        data = self._tensors(schema)
+        self._check_depth(schema, data)
+        return data
 
 
 class CompoundTensors(RowTensors[DELBatch]):
@@ -289,7 +297,7 @@ def _rows(field: Any, at: Tensor, on_device: Tensor) -> Tensor:
 
 
 def _read(adata: Any) -> AnnData:
-    if isinstance(adata, str | Path) and Path(adata).suffix in TABLES:
+    if isinstance(adata, str | Path) and Path(adata).suffix.lower() in TABLES:
         from pyro_omics.data.dna_encoded.tables.reading import read_del
 
         return read_del(adata)
@@ -307,10 +315,11 @@ def _selections_by_kind(
         )
     if unlabelled := list(adata.var_names[adata.var["condition"].isna()]):
         raise ValueError(f'adata.var["condition"] must not be missing; got NaN for the selections {unlabelled}')
-    chosen = list(adata.var_names) if selections is None else list(selections)
+    chosen = list(adata.var_names) if selections is None else list_of("selections", selections, adata.var_names)
     if unknown := [name for name in chosen if name not in adata.var_names]:
         raise ValueError(f"selections must be among adata.var_names, {list(adata.var_names)}; got {unknown}")
     condition = adata.var["condition"].astype(str).loc[chosen]
+    _check_alike(condition, conditions)
     found = dict(zip(KINDS, ([*condition.index[condition == name]] for name in conditions), strict=True))
     others = sorted(set(condition) - set(conditions))
     if others and not found["control"]:
@@ -326,6 +335,17 @@ def _selections_by_kind(
             "pass the one to analyse"
         )
     return found
+
+
+def _check_alike(condition: pd.Series, conditions: tuple[str, str, str]) -> None:
+    """Raise a ValueError for a condition that is one of the ``conditions`` but for blanks and case."""
+    meant = {plain(str(one)).lower(): one for one in conditions}
+    for name, one in condition.items():
+        if one not in conditions and (other := meant.get(plain(one).lower())) is not None:
+            raise ValueError(
+                f"adata.var['condition'] must be written alike; got {one!r} for the selection {name!r}, which differs "
+                f"from {other!r} in blanks or case: write {other!r}"
+            )
 
 
 def _yields(obs: pd.DataFrame, keys: Sequence[str], cycles: Sequence[str]) -> Tensor:

@@ -11,6 +11,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from pyro_omics.data.matrices.containers import in_memory
+from pyro_omics.data.names import list_of
+
 CONDITION = "condition"
 N_COMPOUNDS = "n_compounds"
 
@@ -54,7 +57,7 @@ def synthons(adata: AnnData, keys: str | Sequence[str]) -> tuple[np.ndarray, pd.
     ValueError
         As `aggregate`, for the keys.
     """
-    keys = [keys] if isinstance(keys, str) else list(keys)
+    keys = [keys] if isinstance(keys, str) else list_of("keys", keys)
     if not keys or len(set(keys)) < len(keys) or not set(keys) <= set(adata.obs.columns):
         raise ValueError(f"keys must be distinct columns of adata.obs, {list(adata.obs.columns)}; got {keys!r}")
     blocks = adata.obs[keys]
@@ -138,7 +141,7 @@ def _matrix(adata: AnnData) -> Any:
         raise ValueError("adata.X must hold the counts; got None: set adata.X = adata.layers[...]")
     if adata.isbacked:
         raise ValueError("adata.X must be in memory; got a backed AnnData: pass adata.to_memory()")
-    return adata.X
+    return in_memory(adata.X, "adata.X")
 
 
 def _checked_counts(matrix: Any, name: str) -> Any:

@@ -72,7 +72,7 @@ class CountSummary:
 
 
 def matrix_of(adata: AnnData, layer: str | None) -> Any:
-    """X, or the named layer.
+    """X, or the named layer, in its container.
 
     Raises
     ------
@@ -89,30 +89,6 @@ def check_layer(layer: str | None, has_x: bool, layers: Mapping[str, Any]) -> No
         raise ValueError(f"adata.X is empty: pass the layer with the counts, layer=..., of {list(layers)}")
     if layer is not None and layer not in layers:
         raise ValueError(f"layer must be a key of adata.layers, {list(layers)}; got {layer!r}")
-
-
-def check_counts(adata: AnnData, layer: str | None, rows: str = "cells", columns: str = "genes") -> None:
-    """Check that X or a layer has rows and columns, and holds finite, non-negative integers, not all zero.
-
-    Raises
-    ------
-    ValueError
-        If not; the error names the matrix, a value that is wrong, and a layer that looks like counts if there is one.
-    """
-    matrix = matrix_of(adata, layer)
-    if adata.isbacked:
-        raise ValueError(f"{name_of(layer)} must be in memory; got a backed AnnData: pass adata.to_memory()")
-    check_shape(layer, matrix.shape, rows, columns)
-    problem = _problem(matrix)
-    if problem is None:
-        return
-    places = {f"layer={name!r}": matrix for name, matrix in adata.layers.items() if name != layer}
-    if layer is not None and adata.X is not None:
-        places["layer=None (adata.X)"] = adata.X
-    fitting = [place for place, matrix in places.items() if _problem(matrix) is None]
-    if not fitting and adata.raw is not None and _problem(adata.raw.X) is None:
-        raise_not_counts(layer, problem, "adata.raw looks like counts: pass adata.raw.to_adata()")
-    raise_not_counts(layer, problem, f"This one looks like counts: {fitting[0]}" if fitting else "")
 
 
 def name_of(layer: str | None) -> str:
@@ -133,5 +109,6 @@ def raise_not_counts(layer: str | None, problem: str, fix: str) -> NoReturn:
     raise ValueError(f"{name_of(layer)} does not hold counts: {problem}. {fix}")
 
 
-def _problem(matrix: Any) -> str | None:
+def problem_of(matrix: Any) -> str | None:
+    """Why a matrix in memory (`containers.in_memory`) does not hold counts; None if it does."""
     return CountSummary().add(np.asarray(matrix.data if sp.issparse(matrix) else matrix)).problem()

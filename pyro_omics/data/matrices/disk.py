@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from anndata.io import sparse_dataset
 from torch import Tensor
 
 from pyro_omics.data.blocks import Blocks
+from pyro_omics.data.matrices.containers import MEND, check_indices, check_pointers, native
 from pyro_omics.data.matrices.count_checks import CHUNK, CountSummary
 from pyro_omics.data.matrices.memory import CHUNK_ROWS, CountMatrix, canonical, chunk_starts, digest_of
 
@@ -72,38 +73,66 @@ class MatrixFile:
     Raises
     ------
     ValueError
-        If it is in compressed columns.
+        If it is in compressed columns, or its row pointers are not right. Columns are checked when rows are read.
     """
 
     def __init__(self, node: Any, name: str) -> None:
         self.indptr: np.ndarray | None = None
+        self.name = f"{name} of {_file_of(node)!r}"
         if hasattr(node, "dtype"):
-            self.data = ArrayFile(node)
+            self.data, self.dtype = ArrayFile(node), np.dtype(node.dtype)
             self.shape: tuple[int, int] = tuple(node.shape)
             return
-        dataset = sparse_dataset(node)
-        if dataset.format != "csr":
+        try:
+            dataset = sparse_dataset(node)
+            shape, parts = tuple(dataset.shape), [node[part] for part in ("data", "indices", "indptr")]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.name} is no matrix of anndata ({error!r}): {MEND}") from error
+        by_rows = dataset.format == "csr"
+        indptr = self._try(lambda: np.asarray(parts[2][:]), "its pointers")
+        lines, line = (shape[0], "row") if by_rows else (shape[1], "column")
+        check_pointers(indptr, lines, (parts[0].shape[0], parts[1].shape[0]), self.name, line)
+        if not by_rows:
             raise ValueError(
                 f"{name} must be stored by rows (CSR) or dense to stay on disk; got columns (CSC): write it by rows, "
                 "adata.X = adata.X.tocsr(); adata.write_h5ad(path), or read it into memory (backed=False)"
             )
-        self.shape = tuple(dataset.shape)
-        self.data, self.indices = ArrayFile(node["data"]), ArrayFile(node["indices"])
-        self.indptr = np.asarray(node["indptr"][:]).astype(np.int64)
+        self.shape, self.dtype = shape, np.dtype(parts[0].dtype)
+        self.data, self.indices = ArrayFile(parts[0]), ArrayFile(parts[1])
+        self.indptr = indptr.astype(np.int64)
+        _check_chunks(parts[0], parts[1] if shape[1] > 1 else None, self.name)
 
     def read(self, first: int, end: int) -> sp.csr_matrix:
-        """The rows first .. end - 1, with all columns."""
+        """The rows first .. end - 1, with all columns.
+
+        Raises
+        ------
+        ValueError
+            If columns are out of range, or the file cannot be read there.
+        """
         if self.indptr is None:
-            return sp.csr_matrix(self.data[first:end])
+            return sp.csr_matrix(self.values(first, end))
         at = slice(int(self.indptr[first]), int(self.indptr[end]))
-        parts = (self.data[at], self.indices[at], self.indptr[first : end + 1] - at.start)
-        return sp.csr_matrix(parts, shape=(end - first, self.shape[1]))
+        indptr = self.indptr[first : end + 1] - at.start
+        indices = self._try(lambda: self.indices[at], f"the columns of its rows {first} to {end - 1}")
+        if indices.dtype.kind not in "iu":
+            raise ValueError(f"{self.name}: its columns must be whole numbers; got {indices.dtype}: {MEND}")
+        check_indices(indices, indptr, self.shape[1], self.name, first=first)
+        return sp.csr_matrix((self.values(first, end), indices, indptr), shape=(end - first, self.shape[1]))
 
     def values(self, first: int, end: int) -> np.ndarray:
         """The stored values of the rows first .. end - 1."""
-        if self.indptr is None:
-            return self.data[first:end]
-        return self.data[int(self.indptr[first]) : int(self.indptr[end])]
+        at = slice(first, end)
+        if self.indptr is not None:
+            at = slice(int(self.indptr[first]), int(self.indptr[end]))
+        return native(self._try(lambda: self.data[at], f"the values of its rows {first} to {end - 1}"), self.name)
+
+    def _try(self, read: Callable[[], np.ndarray], what: str) -> np.ndarray:
+        """Read a part of the file; h5py and zarr raise errors of many kinds where it is cut short."""
+        try:
+            return read()
+        except Exception as error:
+            raise ValueError(f"{self.name}: {what} cannot be read ({error}): {MEND}") from error
 
     def row_ranges(self) -> Iterator[tuple[int, int]]:
         """Ranges (first, end) of rows with at most `count_checks.CHUNK` stored values, or of one row."""
@@ -127,13 +156,27 @@ class MatrixFile:
         if columns is not None:
             keep[:] = 0
             keep[columns] = 1
-        summary, totals = CountSummary(), np.empty(self.shape[0])
-        for first, end in self.row_ranges():
+        summary, totals = CountSummary().add(np.empty(0, self.dtype)), np.empty(self.shape[0])
+        for first, end in self.row_ranges() if self.dtype.kind in "biuf" else ():
             rows = self.read(first, end)
             summary.add(rows.data)
-            if rows.data.dtype.kind in "biuf":
-                totals[first:end] = rows.astype(np.float64) @ keep
+            totals[first:end] = rows.astype(np.float64) @ keep
         return summary, torch.from_numpy(totals)
+
+
+def _file_of(node: Any) -> str:
+    """The path of the file or store that a node is in."""
+    if hasattr(node, "file"):  # h5py
+        return str(node.file.filename)
+    return str(getattr(node.store, "root", node.store))
+
+
+def _check_chunks(data: Any, indices: Any, name: str) -> None:
+    """Raise a ValueError where a zarr store lacks chunks of a sparse matrix, which zarr reads as zeros."""
+    for what, array in (("values", data), ("columns", indices)):
+        there = getattr(array, "nchunks_initialized", None)
+        if there is not None and array.shape[0] and there < array.nchunks:
+            raise ValueError(f"{name}: its {what} lack {array.nchunks - there} of {array.nchunks} chunks: {MEND}")
 
 
 class StoredMatrix:

@@ -127,16 +127,17 @@ class RowsOnDevice:
 
 
 def canonical(matrix: Any) -> sp.csr_matrix:
-    """Compressed float32 rows with ascending, distinct columns and no stored zeros, without a copy if possible."""
+    """Compressed float32 rows with ascending, distinct columns and no stored zeros, without a copy if possible.
+
+    Pointers and columns are not checked here, but where a matrix comes in (`containers.in_memory`, `disk.MatrixFile`).
+    """
     csr = sp.csr_matrix(matrix)
-    if csr.nnz and not (csr.indices.min() >= 0 and csr.indices.max() < csr.shape[1]):
-        raise ValueError(
-            f"the columns of a sparse matrix of counts must be from 0 to {csr.shape[1] - 1}; got "
-            f"{csr.indices.min() if csr.indices.min() < 0 else csr.indices.max()}: its file is broken, make it again"
-        )
-    if not csr.has_canonical_format or not csr.data.all():
-        csr = csr.copy()  # its arrays are the AnnData's
+    if not csr.has_canonical_format:
+        # A copy, since the arrays are the AnnData's; in double precision, since sums of small integers would overflow.
+        csr = sp.csr_matrix((csr.data.astype(np.float64), csr.indices.copy(), csr.indptr.copy()), shape=csr.shape)
         csr.sum_duplicates()
+    if not csr.data.all():
+        csr = csr.copy()
         csr.eliminate_zeros()
     parts = (csr.data.astype(np.float32, copy=False), csr.indices, csr.indptr)
     shared = sp.csr_matrix(parts, shape=csr.shape)  # SciPy uses 32-bit indices where they suffice

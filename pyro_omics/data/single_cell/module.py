@@ -15,13 +15,11 @@ from torch import Tensor
 
 from pyro_omics.batch import CellBatch
 from pyro_omics.data.anndata_io import obs_columns
-from pyro_omics.data.anndata_io.backed import BackedCounts, open_backed
-from pyro_omics.data.anndata_io.reading import check_keys, check_names, masked_genes, read
+from pyro_omics.data.anndata_io.backed import BackedCounts, open_data
+from pyro_omics.data.anndata_io.reading import masked_genes
 from pyro_omics.data.blocks import Blocks
-from pyro_omics.data.matrices.count_checks import check_counts, matrix_of
-from pyro_omics.data.matrices.disk import StoredMatrix
-from pyro_omics.data.matrices.memory import CountMatrix
 from pyro_omics.data.module import RowDataModule, RowTensors, digest
+from pyro_omics.data.names import check_axis_names, check_one_name, list_of, same_but_for_blanks
 from pyro_omics.data.single_cell.proteins import ProteinTable, check_training_proteins, initial_background
 from pyro_omics.data.splits import split_rows
 from pyro_omics.schema import CellSchema
@@ -34,10 +32,10 @@ class CellDataModule(RowDataModule):
     Parameters
     ----------
     adata
-        AnnData, MuData with the modalities "rna" and "prot" (`data.from_mudata` for others), or the path of a .h5ad or
-        .h5mu file or a .zarr store.
+        AnnData, MuData with the modalities "rna" and "prot" (or as `data.from_mudata` knows them, which takes others
+        too), or the path of a .h5ad or .h5mu file or a .zarr store.
     layer
-        the layer with the counts; None for X.
+        the layer with the counts; None for X. Of a MuData's proteins too, if they have a layer of this name.
     batch_key
         column of obs: the batch.
     label_key
@@ -49,13 +47,15 @@ class CellDataModule(RowDataModule):
     size_factor_key
         column of obs: a known library size, in counts, for `library_sizes.SizeFactor`.
     gene_mask
-        the genes to model: a boolean column of var (``"highly_variable"``), or booleans (n_vars,).
+        the genes to model: a boolean column of var (``"highly_variable"``), or booleans (n_vars,); a Series is matched
+        by name.
     protein_obsm_key
         entry of obsm with protein counts, a DataFrame or a matrix (n, t), for `TotalVI`. NaN means not measured, as do
         zeros in all cells of a batch. Not needed for a MuData with a protein modality.
     protein_mask
-        which protein counts were measured: booleans (n, t) (a DataFrame is matched by name), the name of an entry of
-        obsm with such booleans, or the name of a boolean column of obs, for all proteins of a cell.
+        which protein counts were measured: booleans (n, t) or (n,) (a DataFrame or Series is matched by name), the name
+        of an entry of obsm with such booleans, or the name of a boolean column of obs, for all proteins of a cell.
+        Masked entries of the counts are not measured either.
     batch_size
         rows in a minibatch.
     validation_size
@@ -115,49 +115,40 @@ class CellDataModule(RowDataModule):
         backed: bool | Blocks = False,
     ) -> None:
         super().__init__(batch_size, seed, num_workers)
-        check_keys(
-            {
-                "layer": layer,
-                "batch_key": batch_key,
-                "label_key": label_key,
-                "size_factor_key": size_factor_key,
-                "protein_obsm_key": protein_obsm_key,
-            },
-            {"categorical_keys": categorical_keys, "continuous_keys": continuous_keys},
+        check_one_name(
+            layer=layer,
+            batch_key=batch_key,
+            label_key=label_key,
+            size_factor_key=size_factor_key,
+            protein_obsm_key=protein_obsm_key,
         )
-        on_disk = open_backed(adata, layer, backed)
-        self.backed_counts: BackedCounts | None = None
-        mudata_proteins: str | None = None
-        if on_disk is None:
-            self.adata, mudata_proteins = read(adata)
-        else:
-            self.adata, self.backed_counts = on_disk
+        self.adata, self.counts, mudata_proteins = open_data(adata, layer, backed)
+        if isinstance(self.counts, BackedCounts):
             self.blocks = backed if isinstance(backed, Blocks) else Blocks()
-        self.proteins = ProteinTable.read(self.adata, protein_obsm_key or mudata_proteins, protein_mask)
         self.layer = layer
+        check_axis_names(self.adata)
+        self.proteins = ProteinTable.read(self.adata, protein_obsm_key or mudata_proteins, protein_mask)
+        categorical = tuple(list_of("categorical_keys", categorical_keys, self.adata.obs.columns))
+        continuous = tuple(list_of("continuous_keys", continuous_keys, self.adata.obs.columns))
         self.keys: dict[str, Any] = {
             "batch_key": batch_key,
             "label_key": label_key,
-            "categorical_keys": tuple(categorical_keys),
-            "continuous_keys": tuple(continuous_keys),
+            "categorical_keys": categorical,
+            "continuous_keys": continuous,
             "size_factor_key": size_factor_key,
         }
-        check_names(self.adata)
         genes = masked_genes(self.adata, gene_mask)
-        if self.backed_counts is None:
-            check_counts(self.adata, layer)
-        else:
-            self.backed_counts.check(genes)
+        self.counts.check(genes)
         self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
         self.n_obs = len(self.split.training)
         self.schema = CellSchema(
             training_digest=digest(self.adata.obs_names[self.split.training.numpy()]),
-            genes=tuple(self.adata.var_names[genes]),
+            genes=tuple(map(str, self.adata.var_names[genes])),
             batches=self._levels("batch_key", batch_key),
             labels=self._levels("label_key", label_key),
-            categorical=tuple(categorical_keys),
-            categories=tuple(self._levels("categorical_keys", key) for key in categorical_keys),
-            continuous=tuple(continuous_keys),
+            categorical=categorical,
+            categories=tuple(self._levels("categorical_keys", key) for key in categorical),
+            continuous=continuous,
             proteins=() if self.proteins is None else tuple(self.proteins.names),
         )
         self.data = self._tensors(self.schema)
@@ -235,9 +226,9 @@ class CellDataModule(RowDataModule):
                 f"size_factor_key={size_factor!r} must be library sizes, above 0; got values of 0 or below"
             )
         fields["y"], fields["measured"] = self._protein_tensors(schema, fields["batch"])
-        position = self.adata.var_names.get_indexer(list(schema.genes))
+        position = self.adata.var_names.astype(str).get_indexer(list(schema.genes))
         whole = len(position) == self.adata.n_vars and (np.diff(position) == 1).all()
-        return CellTensors(self._counts(None if whole else position), fields, self.split.index)
+        return CellTensors(self.counts.matrix(None if whole else position), fields, self.split.index)
 
     def _codes(self, argument: str, key: str | None, levels: tuple[str, ...]) -> Tensor | None:
         """Codes (n,) of a covariate's levels; None for a single level."""
@@ -259,13 +250,6 @@ class CellDataModule(RowDataModule):
         panels = dict(zip(schema.batches, schema.panels, strict=True)) if schema.panels else {}
         return table.tensors(list(schema.proteins), codes, schema.batches, panels)
 
-    def _counts(self, position: np.ndarray | None) -> CountMatrix | StoredMatrix:
-        """The counts of the genes at these positions; of all genes for None."""
-        if self.backed_counts is not None:
-            return self.backed_counts.matrix(position)
-        matrix = matrix_of(self.adata, self.layer)
-        return CountMatrix(matrix if position is None else matrix[:, position])
-
     def aligned(self, schema: CellSchema) -> CellTensors:
         """All rows, with genes and levels matched by name to those of another ``schema``, in its order.
 
@@ -274,11 +258,14 @@ class CellDataModule(RowDataModule):
         ValueError
             If genes or covariates of the schema are missing here, or levels occur that are not in the schema.
         """
-        missing = sorted(set(schema.genes) - set(self.adata.var_names))
+        missing = sorted(set(schema.genes) - set(map(str, self.adata.var_names)))
         if missing:
+            twins = same_but_for_blanks(missing, self.adata.var_names)
+            seen = f" ({twins[0]!r} is {twins[1]!r} here, which differs in blanks)" if twins else ""
             raise ValueError(
                 f"{len(missing)} of the model's {len(schema.genes)} genes are not in adata.var_names, such as "
-                f"{missing[:3]}: these data have another annotation, or were filtered; pass data with all its genes"
+                f"{missing[:3]}{seen}: these data have another annotation, or were filtered; pass data with all its "
+                "genes"
             )
         self._check_covariate("batch", "batch_key", schema.batches, self.keys["batch_key"] is not None)
         self._check_covariate("label", "label_key", schema.labels, self.keys["label_key"] is not None)

@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from torch import Tensor
 
-from pyro_omics.data.anndata_io.reading import dense
+from pyro_omics.data.anndata_io.loaded import element
+from pyro_omics.data.anndata_io.reading import aligned, booleans
+from pyro_omics.data.matrices.containers import dense
+from pyro_omics.data.names import check_names, same_but_for_blanks
 
 MAX_MIXTURE_CELLS = 2000  # a background's mixture is fitted to at most so many cells
 MIN_MIXTURE_CELLS = 20  # fewer cells are described by one Normal, without a mixture
@@ -53,17 +57,16 @@ class ProteinTable:
         obsm = _tables(adata)
         if key not in obsm:
             raise ValueError(f"protein_obsm_key must be a key of adata.obsm, {list(obsm)}; got {key!r}")
-        table = obsm[key]
+        table, name = element(adata, lambda adata: adata.obsm[key]), f"adata.obsm[{key!r}]"
         names = _names(table, key)
         if isinstance(table, pd.DataFrame):
             _check_rows(table, adata.obs_names, key)
             _check_numeric(table, key)
-            table = table.to_numpy(dtype=np.float32, na_value=np.nan)
-        raw = dense(table)
-        if raw.dtype.kind not in "biuf":
-            raise ValueError(f"protein_obsm_key={key!r} must hold numbers; got {raw.dtype}")
+        raw = dense(table, name, masked="nan")
+        if raw.dtype.kind not in "iuf":
+            raise ValueError(f"protein_obsm_key={key!r}: {name} must hold numbers; got {raw.dtype}")
+        _check_counts(raw, names, key)
         counts = np.array(raw, dtype=np.float32)
-        _check_counts(counts, names, key)
         if mask is not None:
             counts[~_mask(adata, mask, names)] = np.nan
         return cls(names, counts)
@@ -99,6 +102,12 @@ class ProteinTable:
             raise ValueError(
                 f"the data must have some of the model's proteins, such as {names[:3]}; got {self.names[:3]}: rename "
                 "the columns"
+            )
+        missing = [name for name, at in zip(names, position, strict=True) if at < 0]
+        if twins := same_but_for_blanks(missing, self.names):
+            raise ValueError(
+                f"the model's protein {twins[0]!r} is {twins[1]!r} in these data, which differs in blanks: rename the "
+                "column"
             )
         counts = np.where(position >= 0, self.counts[:, position], np.nan)
         if code is not None:
@@ -145,19 +154,15 @@ def _tables(adata: AnnData) -> Any:
 
 def _names(table: Any, key: str) -> list[str]:
     if isinstance(table, pd.DataFrame):
-        names = [str(name) for name in table.columns]
+        names = list(table.columns)
     elif getattr(table, "ndim", 0) == 2:
         names = [f"protein{i}" for i in range(table.shape[1])]
     else:
         raise ValueError(f"protein_obsm_key={key!r} must hold a DataFrame or a matrix; got a {type(table).__name__}")
     if not names:
         raise ValueError(f"protein_obsm_key={key!r} must have a column for each protein; got none")
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(
-            f"protein_obsm_key={key!r} must have distinct columns; got {twice[:3]} more than once: rename them"
-        )
-    return names
+    check_names(names, f"the columns of adata.obsm[{key!r}] (protein_obsm_key)", "rename one")
+    return [str(name) for name in names]
 
 
 def _check_rows(table: pd.DataFrame, obs_names: pd.Index, key: str) -> None:
@@ -191,8 +196,8 @@ def _check_counts(counts: np.ndarray, names: list[str], key: str) -> None:
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
             raise ValueError(
-                f"protein_obsm_key={key!r} does not hold counts: {int(wrong.sum())} values are {what}, such as "
-                f"{counts[row, column]:g} of {names[column]!r} in row {row}. Pass the raw counts, before any "
+                f"adata.obsm[{key!r}] (protein_obsm_key) does not hold counts: {int(wrong.sum())} values are {what}, "
+                f"such as {counts[row, column]:g} of {names[column]!r} in row {row}. Pass the raw counts, before any "
                 "normalisation, with NaN where not measured"
             )
 
@@ -210,10 +215,8 @@ def _mask(adata: AnnData, mask: Any, names: list[str]) -> np.ndarray:
                 f"protein_mask must be a key of adata.obsm, {list(adata.obsm)}, or a column of adata.obs, "
                 f"{list(adata.obs.columns)}; got {mask!r}"
             )
-    if isinstance(found, pd.DataFrame | pd.Series) and not found.index.equals(adata.obs_names):
-        raise ValueError(
-            "protein_mask must have its rows in the order of adata.obs_names: use protein_mask.loc[adata.obs_names]"
-        )
+    if isinstance(found, pd.DataFrame | pd.Series):
+        found = aligned("protein_mask", found, adata.obs_names, "adata.obs_names")
     if isinstance(found, pd.DataFrame):
         if missing := sorted(set(names) - set(map(str, found.columns))):
             raise ValueError(
@@ -221,7 +224,9 @@ def _mask(adata: AnnData, mask: Any, names: list[str]) -> np.ndarray:
                 f"{list(found.columns)}"
             )
         found = found.rename(columns=str)[names]
-    found = np.asarray(found)
+        if all(map(pd.api.types.is_bool_dtype, found.dtypes)) and not found.isna().any(axis=None):
+            found = found.to_numpy(dtype=bool)
+    found = _booleans(found, adata.obs_names)
     if found.shape == shape[:1]:
         found = np.repeat(found[:, None], shape[1], 1)
     if found.dtype != bool or found.shape != shape:
@@ -230,6 +235,16 @@ def _mask(adata: AnnData, mask: Any, names: list[str]) -> np.ndarray:
             f"{found.dtype} of shape {found.shape}"
         )
     return found
+
+
+def _booleans(mask: Any, names: pd.Index) -> np.ndarray:
+    if sp.issparse(mask):
+        return mask.toarray()
+    if hasattr(mask, "__dask_graph__"):
+        mask = mask.compute()
+    if isinstance(mask, np.ma.MaskedArray) and np.ma.getmaskarray(mask).any():
+        raise ValueError("protein_mask must have no masked entries of its own: fill them")
+    return booleans("protein_mask", mask, names, "adata.obs_names")
 
 
 def _zero_batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import Any, ClassVar
 
 import pyro
@@ -204,8 +205,11 @@ class SCVI(CountModel):
 
     def _library_size(self, batch: CellBatch, latents: dict[str, Tensor], library_size: float | None) -> Tensor | float:
         """``library_size``, or each cell's own library size (n, 1) if that is None."""
-        if library_size is not None and library_size <= 0:
-            raise ValueError(f"library_size must be a number of counts, above 0; got {library_size}")
         if library_size is not None:
-            return library_size
+            if not isinstance(library_size, Real) or not library_size > 0:
+                raise ValueError(
+                    "library_size must be a number of counts, above 0, or None for each cell's own; got "
+                    f"{library_size!r}"
+                )
+            return float(library_size)
         return latents["library"] if "library" in latents else self.library(batch)

@@ -114,8 +114,9 @@ class TotalVI(SCVI):
         if sizes.n_proteins < 1:
             raise ValueError(
                 "TotalVI needs protein counts, and the data have none: name them, "
-                "CellDataModule(adata, protein_obsm_key=...) or, for a MuData, data.from_mudata(mdata, protein=...); "
-                "or use SCVI"
+                "CellDataModule(adata, protein_obsm_key=...) or, for a MuData whose proteins have another name than "
+                "'prot' or 'protein', CellDataModule(data.from_mudata(mdata, protein=...), "
+                "protein_obsm_key='protein_counts'); or use SCVI"
             )
         rna["likelihood"] = NegativeBinomial() if likelihood is None else likelihood
         super().__init__(sizes, n_latent=n_latent, n_hidden=n_hidden, n_layers=n_layers, dropout=dropout, **rna)

@@ -477,7 +477,7 @@ def test_what_cannot_be_backed_is_refused(path, tmp_path):
     with pytest.raises(ValueError, match="could not be read as an AnnData"):
         CellDataModule(tmp_path / "bytes.h5ad", backed=True)
     (tmp_path / "cells.h5mu").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="is a MuData, which cannot stay on disk"):
+    with pytest.raises(ValueError, match=r"cells.h5mu' could not be read as an AnnData"):
         CellDataModule(tmp_path / "cells.h5mu", backed=True)
     for name in ("size", "number"):
         with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1.* 0$"):

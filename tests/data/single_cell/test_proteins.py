@@ -64,19 +64,22 @@ def test_stored_in_any_way(stored):
     [
         (
             changed(3, 1, -2),
-            r"'y' does not hold counts: 1 values are negative, such as -2 of 'B' in row 3",
+            r"adata.obsm\['y'\] \(protein_.*\) does not hold counts: 1 values are negative, such as -2 of 'B' in row 3",
         ),
         (changed(7, 0, 2.5), r"1 values are non-integer, such as 2.5 of 'A' in row 7.*raw counts"),
         (changed(0, 2, np.inf), r"1 values are infinite, such as inf of 'C' in row 0"),
         (changed(0, 2, 2.0**25), r"values are above 2\^24"),
         (table().assign(D="high"), r"must hold numbers; got object in the column 'D'"),
-        (table()[["A", "B", "A"]], r"must have distinct columns; got \['A'\] more than once: rename them"),
+        (
+            table()[["A", "B", "A"]],
+            r"the columns of adata.obsm\['y'\] \(protein_obsm_key\) must be unique; got 'A' twice: rename",
+        ),
         (table()[[]], r"must have a column for each protein; got none"),
         (table().assign(B=7.0), r"the proteins \['B'\] have the same count .*zero variance.*leave them out"),
         (table().assign(B=0.0), r"the proteins \['B'\] have the same count .*zero variance"),
         (table().assign(B=np.nan), r"the proteins \['B'\] were measured in no training cell"),
         (table() * np.nan, r"no training cell has any protein measured: use SCVI"),
-        (table().to_numpy().astype(str), r"'y' must hold numbers; got <U\d+"),
+        (table().to_numpy().astype(str), r"adata.obsm\['y'\] must hold numbers; got <U\d+"),
     ],
 )
 def test_wrong_counts_are_refused(y, message):
@@ -187,12 +190,17 @@ def test_cells_that_a_modality_lacks_were_not_measured():
 
 
 def test_modalities_of_other_names():
-    mdata = multimodal(rna="gex", protein="adt")
-    with pytest.raises(ValueError, match=r"rna must be a modality of the MuData, \['gex', 'adt'\]; got 'rna'"):
+    mdata = multimodal(rna="transcripts", protein="epitopes")
+    with pytest.raises(
+        ValueError, match=r"rna must be a modality .*, \['transcripts', 'epitopes'\]; got 'rna'.*rna=..."
+    ):
         po.CellDataModule(mdata)
-    adata = po.data.from_mudata(mdata, rna="gex", protein="adt")
+    adata = po.data.from_mudata(mdata, rna="transcripts", protein="epitopes")
     pd.testing.assert_frame_equal(adata.obsm["protein_counts"], table(), check_dtype=False)
-    assert "protein_counts" not in po.data.from_mudata(mdata, rna="gex", protein="none").obsm
+    assert po.CellDataModule(adata, protein_obsm_key="protein_counts").sizes.n_proteins == 3
+    assert "protein_counts" not in po.data.from_mudata(mdata, rna="transcripts").obsm
+    with pytest.raises(ValueError, match=r"protein must be a modality of the MuData, \[.*\]; got 'prot'"):
+        po.data.from_mudata(mdata, rna="transcripts", protein="prot")
 
 
 def test_mudata_from_counts_to_its_obsm():

@@ -2,44 +2,64 @@
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Callable
+import abc
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pyro_omics.data.dna_encoded.tables.text import Form, form_of, line_of
+from pyro_omics.data.dna_encoded.tables.written_numbers import as_numbers
+from pyro_omics.data.names import plain
+
 HEAD = 1000  # number of rows from which the columns are recognised
 TEXT = (".csv", ".tsv", ".txt")
 # Missing values in columns of numbers; a name may be "NA".
-EMPTY = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"]
-
-Load = Callable[[tuple[list[str], list[str]] | None], pd.DataFrame]
+EMPTY = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "#N/A"]
 
 
-def open_table(source: Any) -> Load:
-    """A function that reads a table: for None its first rows, for (text, numbers) all rows of these lists of columns.
+class Table(abc.ABC):
+    """A table that is read in two steps: its first rows, by which columns are recognised, then chosen columns."""
+
+    @abc.abstractmethod
+    def head(self) -> pd.DataFrame:
+        """The first rows, of all columns."""
+
+    @abc.abstractmethod
+    def read(self, text: list[str], numbers: list[str]) -> pd.DataFrame:
+        """All rows of these columns of text and of numbers; the index counts the rows of the table from 0."""
+
+    def place(self, row: int) -> str:
+        """Where a row of the table is, for errors."""
+        return f"row {row} (counted from 0)"
+
+
+def open_table(source: Any) -> Table:
+    """The table in a file, DataFrame, or table of pyarrow or polars.
 
     Raises
     ------
     FileNotFoundError, ImportError, TypeError, ValueError
         If there is no such file, pandas has no engine for it, or it is not a table.
     """
+    if hasattr(source, "to_pandas"):
+        source = source.to_pandas()
     if isinstance(source, pd.DataFrame):
-        return _frame_loader(source)
+        return FrameTable(source)
     if not isinstance(source, str | Path):
         raise TypeError(f"path_or_frame must be a path or a DataFrame; got a {type(source).__name__}")
     path = Path(source).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"path_or_frame={str(path)!r} is not a file")
-    if path.suffix == ".parquet":
-        return _frame_loader(_parquet(path))
-    if Path(path.name.removesuffix(".gz")).suffix not in TEXT:
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return FrameTable(_parquet(path))
+    if Path(name.removesuffix(".gz")).suffix not in TEXT:
         raise ValueError(
             f"path_or_frame must be a {', '.join(TEXT)} file (also .gz), a .parquet file or a DataFrame; "
             f"got {str(path)!r}"
         )
-    return _text_loader(path)
+    return TextTable(path)
 
 
 def _parquet(path: Path) -> pd.DataFrame:
@@ -51,50 +71,116 @@ def _parquet(path: Path) -> pd.DataFrame:
         raise ValueError(f"path_or_frame={str(path)!r} could not be read as a table ({error})") from error
 
 
-def _frame_loader(frame: pd.DataFrame) -> Load:
-    """Loader of a DataFrame, with its index as columns; an index of text without a name holds the compounds' names."""
-    frame = frame.set_axis(frame.columns.map(str), axis=1)
-    index = frame.index
-    if list(index.names) != [None]:
-        frame = frame.reset_index([name for name in index.names if name is not None and name not in frame])
-    elif pd.api.types.infer_dtype(index) == "string" and "compound_id" not in frame:
-        frame = frame.rename_axis("compound_id").reset_index()
-    _check_header(list(frame.columns))
-    return lambda wanted: frame.head(HEAD) if wanted is None else frame
+class FrameTable(Table):
+    """A DataFrame, with its index as columns; an index of text without a name holds the compounds' names.
+
+    Parameters
+    ----------
+    frame
+        the DataFrame; columns of any type, also nullable or of pyarrow.
+    """
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        frame = frame.set_axis([plain(str(name)) for name in frame.columns], axis=1)
+        index = frame.index
+        if list(index.names) != [None]:
+            frame = frame.reset_index([name for name in index.names if name is not None and name not in frame])
+        elif pd.api.types.infer_dtype(index) == "string" and "compound_id" not in frame:
+            frame = frame.rename_axis("compound_id").reset_index()
+        _check_header(list(frame.columns))
+        frame = frame.reset_index(drop=True)
+        self.frame = pd.DataFrame({name: _numpy_column(frame[name]) for name in frame}, index=frame.index)
+
+    def head(self) -> pd.DataFrame:
+        """The first rows."""
+        return self.frame.head(HEAD)
+
+    def read(self, text: list[str], numbers: list[str]) -> pd.DataFrame:
+        """All rows."""
+        return self.frame
 
 
-def _text_loader(path: Path) -> Load:
-    """Loader of a text file, in which building blocks, names and SMILES stay text, such as "001" or "NA"."""
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            line = file.readline()
-        separator = max("\t,;", key=line.count)
-        header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"path_or_frame={str(path)!r} could not be read as a table ({error})") from error
-    _check_header([name for name in header if name])
+def _numpy_column(values: pd.Series) -> pd.Series:
+    """A column in types of NumPy, or a Categorical: those of pyarrow lack operations."""
+    if isinstance(values.dtype, pd.CategoricalDtype) or not pd.api.types.is_extension_array_dtype(values.dtype):
+        return values
+    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
+        if values.isna().any():
+            return pd.Series(values.to_numpy(dtype=float, na_value=float("nan")), values.index)
+        return pd.Series(values.to_numpy(), values.index).infer_objects()
+    return values.astype(object).where(values.notna(), None)
 
-    def load(wanted: tuple[list[str], list[str]] | None) -> pd.DataFrame:
-        if wanted is None:
-            head = pd.read_csv(path, sep=separator, nrows=HEAD)
-            if not isinstance(head.index, pd.RangeIndex):  # pandas shifted the columns
-                raise ValueError(
-                    f"path_or_frame={str(path)!r}: its rows have more fields than its header has names: add the name "
-                    "of the column of row names, or leave it out (in R: write.table(..., row.names = FALSE))"
-                )
-            return head
-        text, numbers = wanted
-        return pd.read_csv(
-            path,
-            sep=separator,
-            usecols=[*text, *numbers],
-            dtype=dict.fromkeys(text, str),
-            keep_default_na=False,
-            na_values={**{name: [""] for name in text}, **dict.fromkeys(numbers, EMPTY)},
-            low_memory=False,  # else a column that is parsed in chunks may get several types
-        )
 
-    return load
+class TextTable(Table):
+    """A text file, in which building blocks, names and SMILES stay text, such as "001" or "NA".
+
+    Parameters
+    ----------
+    path
+        the file.
+
+    Raises
+    ------
+    ValueError
+        If it is no table, or has broken lines.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.form: Form = form_of(path)
+        except (OSError, EOFError, UnicodeError, ValueError) as error:
+            raise ValueError(f"path_or_frame={str(path)!r} could not be read as a table ({error})") from error
+        _check_header([name for name in self.form.names[: self.form.n_named] if name])
+
+    def head(self) -> pd.DataFrame:
+        """The first rows; columns in which numbers are written as spreadsheets do are numbers."""
+        head = self._read(nrows=HEAD)
+        for name in head:
+            if head[name].dtype == object:
+                head[name] = as_numbers(head[name])
+        return head
+
+    def read(self, text: list[str], numbers: list[str]) -> pd.DataFrame:
+        """All rows that are not blank; counts that are not plain whole numbers stay text."""
+        missing = {**{name: [""] for name in text}, **dict.fromkeys(numbers, EMPTY)}
+
+        def load(columns: list[str], as_text: list[str]) -> pd.DataFrame:
+            return self._read(
+                usecols=columns,
+                dtype=dict.fromkeys(as_text, str),
+                keep_default_na=False,
+                na_values={name: missing[name] for name in columns},
+                low_memory=False,  # else a column that is parsed in chunks may get several types
+            )
+
+        table = load([*text, *numbers], text)
+        if written := [name for name in numbers if not pd.api.types.is_integer_dtype(table[name].dtype)]:
+            table[written] = load(written, written)[written]
+        return table.dropna(how="all")
+
+    def _read(self, **options: Any) -> pd.DataFrame:
+        form = self.form
+        try:
+            return pd.read_csv(
+                self.path,
+                sep=form.separator,
+                encoding=form.encoding,
+                skiprows=form.header,
+                header=None,
+                names=list(form.names),
+                index_col=False,
+                compression="gzip" if self.path.suffix.lower() == ".gz" else None,
+                **options,
+            )
+        except pd.errors.EmptyDataError:
+            return pd.DataFrame(columns=options.get("usecols", list(form.names)))
+        except (pd.errors.ParserError, UnicodeError, EOFError) as error:
+            raise ValueError(f"path_or_frame={str(self.path)!r} could not be read as a table ({error})") from error
+
+    def place(self, row: int) -> str:
+        """Where a row is, for errors."""
+        return f"row {row} (counted from 0; line {line_of(self.path, self.form, row)} of {self.path.name!r})"
 
 
 def _check_header(names: list[str]) -> None:

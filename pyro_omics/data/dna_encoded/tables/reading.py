@@ -9,14 +9,13 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from pyro_omics.data.anndata_io.reading import check_keys
 from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError, ArgumentWarning
 from pyro_omics.data.dna_encoded.full_grid import (
     SEPARATOR,
@@ -26,9 +25,11 @@ from pyro_omics.data.dna_encoded.full_grid import (
     natural_categorical,
 )
 from pyro_omics.data.dna_encoded.tables.conditions import conditions_example, listed
-from pyro_omics.data.dna_encoded.tables.files import open_table
+from pyro_omics.data.dna_encoded.tables.files import Table, open_table
 from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS, LayoutName
 from pyro_omics.data.dna_encoded.tables.recognition import Columns, recognise
+from pyro_omics.data.dna_encoded.tables.written_numbers import numbers_in
+from pyro_omics.data.names import check_names, list_of, plain
 
 LARGEST = 2**24  # above it, float32 skips integers
 INCOMPLETE, COMPLETE = Argument("complete", False), Argument("complete", True)
@@ -69,7 +70,8 @@ def read_del(
     Parameters
     ----------
     path_or_frame
-        a .csv, .tsv or .txt file (comma, semicolon or tab; also .gz), a .parquet file, or a DataFrame.
+        a .csv, .tsv or .txt file (comma, semicolon or tab; also .gz), a .parquet file, or a DataFrame, also of pyarrow
+        or polars. Above the header of a text file may stand Excel's ``sep=;``, comments (#), blank lines and titles.
     layout
         name of the table's layout; None to recognise it by the columns.
     conditions
@@ -98,7 +100,8 @@ def read_del(
         If the file does not exist, is Parquet and pandas has no engine for it, or the argument is not a table.
     ValueError
         If no layout or several fit; if conditions are unknown or of columns that do not exist; if counts are not whole,
-        non-negative numbers; if a compound occurs twice or lacks the name of a building block.
+        non-negative numbers, or may be read in two ways ("2.000"); if a line has a field too many or a quote that is
+        not closed; if a compound occurs twice or lacks the name of a building block, or names differ only in blanks.
 
     Warns
     -----
@@ -111,13 +114,14 @@ def read_del(
     for argument, value, allowed in (("layout", layout, (None, *LAYOUTS)), ("counts", counts, ("umi", "raw"))):
         if value not in allowed:
             raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
-    check_keys({}, {"synthon_keys": synthon_keys})
-    load = open_table(path_or_frame)
-    columns = recognise(load(None), layout, conditions, synthon_keys, counts)
+    if synthon_keys is not None:
+        synthon_keys = [plain(str(key)) for key in list_of("synthon_keys", synthon_keys)]
+    table = open_table(path_or_frame)
+    columns = recognise(table.head(), layout, _checked_conditions(conditions), synthon_keys, counts)
     _warn_about_reads(columns.counts(), counts)
     for warning in _recognition_warnings(columns, has_synthon_keys=synthon_keys is not None):
         warnings.warn(warning, stacklevel=2)
-    adata = _adata(load((columns.text(), columns.counts())), columns)
+    adata = _adata(table, columns)
     if complete is None:
         complete = _omits_zeros(adata, list(columns.synthons))
         if complete and adata.X.sum(1).min() > 1:
@@ -179,21 +183,34 @@ def _recognition_warnings(columns: Columns, has_synthon_keys: bool) -> Iterator[
         )
 
 
-def _adata(table: pd.DataFrame, columns: Columns) -> AnnData:
+def _checked_conditions(conditions: Any) -> dict[str, str]:
+    """``conditions``, also given as a Series, as a dictionary of texts."""
+    if conditions is None:
+        return {}
+    if not isinstance(conditions, Mapping | pd.Series):
+        raise ValueError(
+            f"conditions must map columns to conditions; got a {type(conditions).__name__}: pass "
+            "{'target_1': 'target', ...}"
+        )
+    return {plain(str(column)): condition for column, condition in conditions.items()}
+
+
+def _adata(source: Table, columns: Columns) -> AnnData:
     """The AnnData of a table, with rows in the table's order."""
+    table, names = source.read(columns.text(), columns.counts()), columns.counts()
     if table.empty:
         raise ValueError("the table must have rows; got none")
-    names = columns.counts()
-    matrix = sp.csr_matrix(np.stack([_counts(table[name], name) for name in names], axis=1))
+    matrix = sp.csr_matrix(np.stack([_counts(table[name], name, source) for name in names], axis=1))
     obs = pd.DataFrame({key: _text(table[name]) for key, name in columns.synthons.items()}, index=table.index)
-    check_named(obs, list(columns.synthons), list(columns.synthons.values()))
-    for key in columns.synthons:
+    check_named(obs, list(columns.synthons), list(columns.synthons.values()), source.place)
+    for key, name in columns.synthons.items():
         obs[key] = natural_categorical(obs[key])
+        check_names(obs[key].cat.categories, f"the building blocks in the column {name!r}", "rename one")
     if columns.synthons:
         check_distinct(obs, list(columns.synthons), _how_to_sum(list(columns.synthons.values()), names))
-    obs.index = _ids(table, obs, columns, names)
+    obs.index = _ids(table, obs, columns, names, source)
     if columns.smiles is not None:
-        obs["smiles"] = table[columns.smiles].to_numpy()
+        obs["smiles"] = _text(table[columns.smiles]).to_numpy()
     var = pd.DataFrame(
         {
             "condition": [one.condition for one in columns.selections],
@@ -204,7 +221,7 @@ def _adata(table: pd.DataFrame, columns: Columns) -> AnnData:
     return AnnData(matrix, obs=obs, var=var)
 
 
-def _counts(values: pd.Series, name: str) -> np.ndarray:
+def _counts(values: pd.Series, name: str, source: Table) -> np.ndarray:
     """A column of counts as float32 (n,).
 
     Raises
@@ -212,7 +229,7 @@ def _counts(values: pd.Series, name: str) -> np.ndarray:
     ValueError
         If a value is not a count; the error names the column, the first such row and its value.
     """
-    x = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    x, unclear = numbers_in(values)
     missing = values.isna().to_numpy()
     wrong = {
         "not a number": np.isnan(x) & ~missing,
@@ -221,6 +238,7 @@ def _counts(values: pd.Series, name: str) -> np.ndarray:
         "negative": x < 0,
         "a fraction": x != np.floor(x),
         f"above 2^24 = {LARGEST:,}, where float32 skips integers": x > LARGEST,
+        "not a plain whole number (its points or commas may be decimals or thousands, or it was rounded)": unclear,
     }
     for problem, rows in wrong.items():
         if rows.any():
@@ -228,27 +246,27 @@ def _counts(values: pd.Series, name: str) -> np.ndarray:
             value = values.tolist()[row]
             fix = "fill in 0 where nothing was seen" if problem == "missing" else "pass counts, as they were sequenced"
             raise ValueError(
-                f"counts of {name!r}: row {row} (counted from 0) has {value!r}, which is {problem}; "
+                f"counts of {name!r}: {source.place(int(values.index[row]))} has {value!r}, which is {problem}; "
                 f"{int(rows.sum())} such rows: {fix}"
             )
     return x.astype(np.float32)
 
 
 def _text(values: pd.Series) -> pd.Series:
-    """Names as text; missing ones stay missing, and floats that are whole numbers are written without a fraction."""
+    """Names as text without blanks at their ends; missing ones stay missing, whole floats have no fraction."""
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
-    return values.astype(object).where(values.notna(), None).map(str, na_action="ignore")
+    return values.astype(object).where(values.notna(), None).map(lambda name: str(name).strip(), na_action="ignore")
 
 
-def _ids(table: pd.DataFrame, obs: pd.DataFrame, columns: Columns, counts: list[str]) -> pd.Index:
+def _ids(table: pd.DataFrame, obs: pd.DataFrame, columns: Columns, counts: list[str], read: Table) -> pd.Index:
     """The compounds' names, which must be distinct."""
     source = columns.id or (None if columns.synthons else columns.smiles)
     if source is not None:
         names = _text(table[source])
         if names.isna().any():
-            row = int(names.isna().to_numpy().argmax())
-            raise ValueError(f"the column {source!r} must name every compound; got none in row {row} (counted from 0)")
+            row = int(names.index[int(names.isna().to_numpy().argmax())])
+            raise ValueError(f"the column {source!r} must name every compound; got none in {read.place(row)}")
     elif columns.synthons:
         parts = [obs[key].astype(object) for key in columns.synthons]
         names = functools.reduce(lambda left, right: left + SEPARATOR + right, parts)

@@ -84,7 +84,7 @@ STRUCTURES = (r"(?i:smiles)_([A-Za-z])",)  # structures of building blocks, used
 def recognise(
     head: pd.DataFrame,
     layout: str | None,
-    conditions: Mapping[str, str] | None,
+    conditions: Mapping[str, str],
     synthon_keys: Sequence[str] | None,
     counts: str,
 ) -> Columns:
@@ -96,7 +96,6 @@ def recognise(
         If no layout fits, several fit, or a column that an argument names does not exist.
     """
     names = [str(name) for name in head.columns]
-    conditions = dict(conditions or {})
     # A column "target" that is not numeric may hold the names of proteins.
     is_number = pd.api.types.is_numeric_dtype
     free = [name for name in names if not re.fullmatch(f"(?i:{CONDITION_ALONE})", name) or is_number(head[name])]

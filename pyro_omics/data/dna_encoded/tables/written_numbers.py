@@ -1,0 +1,53 @@
+"""Counts as spreadsheets write them: "12", "12.0", "1e+05", "1 234"; not "2.000", which may be 2 or 2000."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+# Blanks and apostrophes group digits in several countries, and are never decimal marks.
+GROUPED = re.compile(r"\+?\d{1,3}(?:[\s'\u2019]\d{3})+")
+# Points and commas do either: three digits after them may be thousands or decimals.
+EITHER = re.compile(r"[1-9]\d{0,2}(?:[.,]\d{3})+")
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+ROUNDED = re.compile(r"[+-]?\d+[.,](\d+)[eE]\+?(\d+)")
+
+
+def numbers_in(texts: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers (n,) in texts, NaN where there are none, and booleans (n,), True where a text has two readings.
+
+    Two readings have texts such as "2.000" or "1,234", unless all texts of the column have the same number of decimals
+    and these are zeros, and numbers in scientific notation with fewer digits than their power of ten, such as
+    "1.23E+05", which a spreadsheet has rounded.
+    """
+    values = texts.map(lambda text: text.strip() if isinstance(text, str) else text, na_action="ignore")
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    is_text = values.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
+    unclear = np.zeros(len(values), dtype=bool)
+    written = values[is_text]
+    fixed = not written.empty and bool(written.map(lambda text: re.fullmatch(r"\d+[.]0{3}", text) is not None).all())
+    for at in np.flatnonzero(is_text):
+        text = values.iloc[at]
+        if text.isascii() and text.isdigit():
+            continue
+        if GROUPED.fullmatch(text):
+            numbers[at] = float(re.sub(r"[\s'\u2019]", "", text))
+        elif EITHER.fullmatch(text) and not fixed:
+            unclear[at] = True
+            numbers[at] = float(re.sub("[.,]", "", text))
+        elif DECIMAL_COMMA.fullmatch(text):
+            numbers[at] = float(text.replace(",", "."))
+        elif (match := ROUNDED.fullmatch(text)) and len(match[1]) < int(match[2]):
+            unclear[at] = True
+    return numbers, unclear
+
+
+def as_numbers(texts: pd.Series) -> pd.Series:
+    """The column with numbers for texts, if all that are not missing are numbers; else as it is."""
+    known = texts.dropna()
+    if known.empty or not known.map(lambda value: isinstance(value, str)).all():
+        return texts
+    numbers, _ = numbers_in(texts)
+    return texts if np.isnan(numbers[texts.notna().to_numpy()]).any() else pd.Series(numbers, texts.index)

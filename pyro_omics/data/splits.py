@@ -81,7 +81,7 @@ def _array(indices: Any) -> np.ndarray:
 
 
 def _checked_positions(held_out: np.ndarray, n: int) -> np.ndarray:
-    if held_out.dtype == object and held_out.size and pd.api.types.infer_dtype(held_out) == "integer":
+    if held_out.dtype == object and held_out.size and pd.api.types.infer_dtype(held_out, skipna=False) == "integer":
         held_out = held_out.astype(np.int64)  # pandas' nullable integers
     if held_out.ndim != 1:
         raise ValueError(f"validation_indices must be a list of positions; got the shape {held_out.shape}")

@@ -21,7 +21,7 @@ from pyro_omics.data.anndata_io.multimodal import (
     modalities,
     read_multimodal,
 )
-from pyro_omics.data.anndata_io.reading import is_mudata, read
+from pyro_omics.data.anndata_io.reading import check_sparse, check_stored, is_mudata, read
 from pyro_omics.data.anndata_io.stores import TABLES, checked_path, is_multimodal, is_old, is_zarr, open_store
 from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.matrices.containers import ON_DISK
@@ -153,10 +153,11 @@ def _open_path(path: Path, layer: str | None) -> Opened:
             if is_multimodal(file):
                 tables, rna = read_multimodal(file, layer, with_counts=False)
                 key = PROTEINS if PROTEINS in tables.obsm else None
-            elif is_old(file):
-                tables = _old_tables(path)
             else:
-                tables = _tables({name: read_elem(file[name]) for name in TABLES if name in file})
+                check_stored(file, layer)
+                found = {} if is_old(file) else {name: read_elem(file[name]) for name in TABLES if name in file}
+                tables = _tables(found) if found else _old_tables(path)
+        check_sparse(tables, layer)
     except Exception as error:  # each reader raises errors of its own on files of another format
         raise ValueError(f"adata={str(path)!r} could not be read as an AnnData ({error})") from error
     with open_store(path) as file:
@@ -187,6 +188,8 @@ def _tables_of(adata: AnnData) -> AnnData:
 
 def _tables(parts: dict[str, Any]) -> AnnData:
     """An AnnData of these tables, without counts."""
+    if lacking := [name for name in ("obs", "var") if name not in parts]:
+        raise ValueError(f"it has no {' and no '.join(lacking)}")
     return AnnData(obs=parts.pop("obs"), var=parts.pop("var"), **{name: dict(part) for name, part in parts.items()})
 
 

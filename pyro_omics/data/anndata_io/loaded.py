@@ -6,10 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from anndata import AnnData
 
 from pyro_omics.data.matrices.containers import in_memory
-from pyro_omics.data.matrices.count_checks import check_shape, matrix_of, name_of, problem_of, raise_not_counts
+from pyro_omics.data.matrices.count_checks import (
+    check_layer,
+    check_shape,
+    matrix_of,
+    name_of,
+    problem_of,
+    raise_not_counts,
+)
 from pyro_omics.data.matrices.memory import CountMatrix
 
 
@@ -39,10 +47,12 @@ class LoadedCounts:
             If not; the error names the matrix, a value that is wrong, and a layer that looks like counts if there is
             one.
         """
-        matrix = matrix_of(self.adata, self.layer)
         if self.adata.isbacked:
             raise ValueError(f"{name_of(self.layer)} must be in memory; got a backed AnnData: pass adata.to_memory()")
-        check_shape(self.layer, matrix.shape, self.rows, self.columns)
+        viewed = _viewed(self.adata)
+        whole = self.adata if viewed is None else viewed  # X of a view is cut out each time
+        check_layer(self.layer, whole.X is not None, whole.layers)
+        check_shape(self.layer, self.adata.shape, self.rows, self.columns)
         self._checked = self._read()
         if (problem := problem_of(self._checked)) is not None:
             raise_not_counts(self.layer, problem, self._what_looks_like_counts())
@@ -55,8 +65,8 @@ class LoadedCounts:
         return CountMatrix(found if columns is None else found[:, columns])
 
     def _read(self) -> Any:
-        found = element(self.adata, lambda adata: matrix_of(adata, self.layer), has_columns=True)
-        return in_memory(found, name_of(self.layer))
+        name = name_of(self.layer)
+        return in_memory(element(self.adata, lambda adata: matrix_of(adata, self.layer), name, has_columns=True), name)
 
     def _what_looks_like_counts(self) -> str:
         adata = self.adata
@@ -71,8 +81,10 @@ class LoadedCounts:
         return ""
 
 
-def element(adata: AnnData, get: Callable[[AnnData], Any], has_columns: bool = False) -> Any:
-    """An element of an AnnData, ``get(adata)``; a masked array keeps its mask, which AnnData drops in views.
+def element(adata: AnnData, get: Callable[[AnnData], Any], name: str, has_columns: bool = False) -> Any:
+    """An element of an AnnData, ``get(adata)``.
+
+    In views, a masked array keeps its mask, which AnnData drops, and a sparse matrix is checked before it is cut.
 
     Parameters
     ----------
@@ -80,14 +92,29 @@ def element(adata: AnnData, get: Callable[[AnnData], Any], has_columns: bool = F
         the AnnData.
     get
         returns the element.
+    name
+        name of the element, for errors.
     has_columns
         whether the element's second axis is var, as of X and layers.
+
+    Raises
+    ------
+    ValueError
+        If the matrix of which this is a view cannot be read (`in_memory`).
     """
-    whole = getattr(adata, "_adata_ref", None) if getattr(adata, "is_view", False) else None
-    if whole is None or not isinstance(found := get(whole), np.ma.MaskedArray):
+    whole = _viewed(adata)
+    found = None if whole is None else get(whole)
+    if sp.issparse(found):
+        found = in_memory(found, name)
+    elif not isinstance(found, np.ma.MaskedArray):
         return get(adata)
     found = found[adata._oidx]
     return found[:, adata._vidx] if has_columns else found
+
+
+def _viewed(adata: AnnData) -> AnnData | None:
+    """The AnnData that this is a view of; None if it is no view."""
+    return getattr(adata, "_adata_ref", None) if getattr(adata, "is_view", False) else None
 
 
 def _is_counts(matrix: Any) -> bool:

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
+from anndata.io import read_elem, sparse_dataset
 
 from pyro_omics.data.anndata_io.multimodal import PROTEINS, from_mudata, layer_of, modalities, read_multimodal
-from pyro_omics.data.anndata_io.stores import checked_path, is_multimodal, is_zarr, open_store
-from pyro_omics.data.matrices.containers import in_memory
+from pyro_omics.data.anndata_io.stores import TABLES, checked_path, is_multimodal, is_zarr, open_store
+from pyro_omics.data.matrices.containers import check_chunks, in_memory
+from pyro_omics.data.matrices.count_checks import name_of
 from pyro_omics.data.names import same_but_for_blanks
 
 
@@ -57,21 +59,54 @@ def read_path(adata: str | Path, layer: str | None = None) -> tuple[AnnData, str
     try:
         with open_store(path) as root:
             if is_multimodal(root):
-                return _with_key(_checked(read_multimodal(root, layer)[0]))
-        return _checked(ad.read_zarr(path) if is_zarr(path) else ad.read_h5ad(path)), None
+                found, key = _with_key(read_multimodal(root, layer)[0])
+            else:
+                check_stored(root, layer)
+                found, key = _read_anndata(path, root), None
+        check_sparse(found, layer)
+        return found, key
     except Exception as error:  # each reader raises errors of its own on files of another format
         raise ValueError(f"adata={str(path)!r} could not be read as an AnnData ({error})") from error
 
 
-def _checked(adata: AnnData) -> AnnData:
-    """The AnnData, whose sparse matrices can be read: the error is to name the file."""
-    places = {"adata.X": adata.X}
-    places |= {f"adata.layers[{name!r}]": matrix for name, matrix in adata.layers.items()}
-    places |= {f"adata.obsm[{name!r}]": matrix for name, matrix in adata.obsm.items()}
+def _read_anndata(path: Path, root: Any) -> AnnData:
+    try:
+        return ad.read_zarr(path) if is_zarr(path) else ad.read_h5ad(path)
+    except Exception as error:
+        if "scipy.sparse does not support" not in str(error):
+            raise
+    # Of a type that SciPy does not have, such as float16, in which anndata does not read a sparse matrix.
+    layers = root.get("layers", {})
+    return AnnData(
+        X=_read_matrix(root["X"], "adata.X") if "X" in root else None,
+        layers={name: _read_matrix(layers[name], f"adata.layers[{name!r}]") for name in layers},
+        **{name: read_elem(root[name]) for name in TABLES if name in root},
+    )
+
+
+def _read_matrix(node: Any, name: str) -> Any:
+    return in_memory(node if hasattr(node, "dtype") else sparse_dataset(node), name)
+
+
+def check_stored(root: Any, layer: str | None) -> None:
+    """Raise a ValueError where the counts in a store, X or a layer, or a matrix of obsm lack chunks."""
+    nodes = {"adata.X": root["X"]} if layer is None and "X" in root else {}
+    if layer is not None and "layers" in root and layer in root["layers"]:
+        nodes[f"adata.layers[{layer!r}]"] = root["layers"][layer]
+    if "obsm" in root and not hasattr(root["obsm"], "dtype"):
+        nodes |= {f"adata.obsm[{name!r}]": root["obsm"][name] for name in root["obsm"]}
+    for name, node in nodes.items():
+        check_chunks(node, name)
+
+
+def check_sparse(adata: AnnData, layer: str | None) -> None:
+    """Raise a ValueError if the counts, X or a layer, or a matrix of obsm is sparse and broken."""
+    places = {f"adata.obsm[{name!r}]": matrix for name, matrix in adata.obsm.items()}
+    if layer is None or layer in adata.layers:
+        places[name_of(layer)] = adata.X if layer is None else adata.layers[layer]
     for name, matrix in places.items():
         if sp.issparse(matrix):
             in_memory(matrix, name)
-    return adata
 
 
 def _with_key(adata: AnnData) -> tuple[AnnData, str | None]:

@@ -214,7 +214,7 @@ class DELDataModule(RowDataModule):
         if key not in self.adata.obsm:
             raise ValueError(f"{argument} must be a key of adata.obsm, {list(self.adata.obsm)}; got {key!r}")
         name = f"adata.obsm[{key!r}] ({argument})"
-        values = in_memory(element(self.adata, lambda adata: adata.obsm[key]), name)
+        values = in_memory(element(self.adata, lambda adata: adata.obsm[key], name), name, counts=False)
         if sp.issparse(values):
             return CountMatrix(values)
         if values.dtype.kind not in "iuf":
@@ -313,7 +313,8 @@ def _selections_by_kind(
             'adata.var must have a column "condition": set adata.var["condition"] = ["target", "control", ...] for the '
             f"selections {list(adata.var_names)[:10]}"
         )
-    if unlabelled := list(adata.var_names[adata.var["condition"].isna()]):
+    lacking = adata.var["condition"].isna() | (adata.var["condition"].astype(str).str.strip() == "")
+    if unlabelled := list(adata.var_names[lacking]):
         raise ValueError(f'adata.var["condition"] must not be missing; got NaN for the selections {unlabelled}')
     chosen = list(adata.var_names) if selections is None else list_of("selections", selections, adata.var_names)
     if unknown := [name for name in chosen if name not in adata.var_names]:

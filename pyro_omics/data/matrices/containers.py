@@ -16,7 +16,9 @@ MEND = "its file is broken or cut short; make it again from its source"
 EXACT_HALF = 2**11  # above it, float16 skips integers
 
 
-def in_memory(matrix: Any, name: str, masked: Literal["refuse", "nan"] = "refuse") -> np.ndarray | sp.spmatrix:
+def in_memory(
+    matrix: Any, name: str, masked: Literal["refuse", "nan"] = "refuse", counts: bool = True
+) -> np.ndarray | sp.spmatrix:
     """A matrix in any container that AnnData takes, as an array or a compressed SciPy matrix, without a copy if it can.
 
     Numbers have the machine's byte order, and types that SciPy does not know are widened: float16 to float32, longer
@@ -32,12 +34,14 @@ def in_memory(matrix: Any, name: str, masked: Literal["refuse", "nan"] = "refuse
         name of the matrix, for errors: ``adata.X``.
     masked
         what becomes of masked entries: ``"nan"`` makes them NaN; ``"refuse"`` raises an error.
+    counts
+        whether these are counts, of which float16 skips those above 2048.
 
     Raises
     ------
     ValueError
-        If the container is another one, entries are masked, float16 numbers are so large that they were rounded, or
-        pointers or columns are out of range.
+        If the container is another one, entries are masked, counts in float16 were rounded, or pointers or columns are
+        out of range.
     """
     matrix = _loaded(matrix, name)
     if isinstance(matrix, pd.DataFrame):
@@ -45,14 +49,14 @@ def in_memory(matrix: Any, name: str, masked: Literal["refuse", "nan"] = "refuse
     if isinstance(matrix, np.ma.MaskedArray):
         matrix = _unmasked(matrix, name, masked)
     if sp.issparse(matrix):
-        return _compressed(matrix, name)
+        return _compressed(matrix, name, counts)
     try:
         array = np.asarray(matrix)
     except Exception as error:  # arrays of other packages raise errors of their own
         raise ValueError(_wrong_container(matrix, name)) from error
     if array.dtype == object and not isinstance(matrix, np.ndarray | list | tuple):
         raise ValueError(_wrong_container(matrix, name))
-    return native(array, name)
+    return native(array, name, counts)
 
 
 def dense(matrix: Any, name: str = "the matrix", masked: Literal["refuse", "nan"] = "refuse") -> np.ndarray:
@@ -61,17 +65,17 @@ def dense(matrix: Any, name: str = "the matrix", masked: Literal["refuse", "nan"
     return found.toarray() if sp.issparse(found) else found
 
 
-def native(values: np.ndarray, name: str) -> np.ndarray:
+def native(values: np.ndarray, name: str, counts: bool = True) -> np.ndarray:
     """Numbers in the machine's byte order, of a type that SciPy and torch know; other types are left as they are.
 
     Raises
     ------
     ValueError
-        For float16 numbers above 2048, which were rounded.
+        For ``counts`` above 2048 in float16, which were rounded.
     """
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind == "f" and size == 2:
-        if (np.abs(values) > EXACT_HALF).any():
+        if counts and (np.abs(values[np.isfinite(values)]) > EXACT_HALF).any():
             raise ValueError(
                 f"{name} has float16 values above {EXACT_HALF}, where float16 skips integers: write the counts as "
                 "float32 or integers, from where they were not yet rounded"
@@ -95,7 +99,9 @@ def frame_values(frame: pd.DataFrame) -> np.ndarray:
     return values
 
 
-def compressed(parts: tuple[Any, Any, Any], shape: tuple[int, int], name: str, columns: bool = False) -> Any:
+def compressed(
+    parts: tuple[Any, Any, Any], shape: tuple[int, int], name: str, columns: bool = False, counts: bool = True
+) -> Any:
     """A CSR matrix, or CSC with ``columns``, of these values, indices and pointers, which are checked.
 
     Parameters
@@ -108,6 +114,8 @@ def compressed(parts: tuple[Any, Any, Any], shape: tuple[int, int], name: str, c
         name of the matrix, for errors.
     columns
         whether pointers are of columns.
+    counts
+        as in `in_memory`.
 
     Raises
     ------
@@ -121,7 +129,7 @@ def compressed(parts: tuple[Any, Any, Any], shape: tuple[int, int], name: str, c
     check_indices(indices, indptr, across, name, "column" if columns else "row")
     make = sp.csc_matrix if columns else sp.csr_matrix
     # A new object, since flags of the given one may be out of date, such as that its indices are sorted.
-    return make((native(data, name), indices, _integers(indptr, name)), shape=shape)
+    return make((native(data, name, counts), indices, _integers(indptr, name)), shape=shape)
 
 
 def check_pointers(indptr: np.ndarray, lines: int, stored: tuple[int, int], name: str, line: str = "row") -> None:
@@ -161,6 +169,18 @@ def check_indices(
     _raise(name, f"its {other}s must be from 0 to {across - 1}; got {indices[at]} in {line} {number}")
 
 
+def check_chunks(node: Any, name: str) -> None:
+    """Raise a ValueError where a zarr store lacks chunks of a sparse matrix, which zarr reads as zeros."""
+    if not isinstance(node, zarr.Group) or "indptr" not in node:
+        return
+    for part, what in (("data", "values"), ("indices", "indices")):
+        array = node[part]
+        lacking = array.nchunks - array.nchunks_initialized if array.shape[0] else 0
+        # Of one column, or one row, all indices are zeros, which zarr need not write.
+        if lacking > 0 and not (part == "indices" and 1 in tuple(node.attrs.get("shape", ()))):
+            raise ValueError(f"{name}: its {what} lack {lacking} of {array.nchunks} chunks: {MEND}")
+
+
 def _raise(name: str, problem: str) -> NoReturn:
     raise ValueError(f"{name} cannot be read: {problem}. {MEND[0].upper()}{MEND[1:]}")
 
@@ -189,14 +209,14 @@ def _unmasked(matrix: np.ma.MaskedArray, name: str, masked: str) -> np.ndarray:
     if masked == "refuse":
         at = tuple(np.argwhere(mask)[0].tolist())
         raise ValueError(
-            f"{name} has {int(mask.sum())} masked entries, the first at {at}, and these counts cannot be missing: fill "
-            "them with what was counted (.filled(0) where nothing was), or leave those rows or columns out"
+            f"{name} has {int(mask.sum())} masked entries, the first at {at}, and these cannot be missing: fill them "
+            "with what was measured (.filled(0) where nothing was), or leave those rows or columns out"
         )
     # Not .filled(nan): what is below the mask may be of any type.
     return np.where(mask, np.nan, np.ma.getdata(matrix).astype(np.float64))
 
 
-def _compressed(matrix: Any, name: str) -> Any:
+def _compressed(matrix: Any, name: str, counts: bool) -> Any:
     if matrix.format == "coo":
         for axis, (indices, length) in enumerate(zip((matrix.row, matrix.col), matrix.shape, strict=True)):
             if len(indices) and not (indices.min() >= 0 and indices.max() < length):
@@ -208,7 +228,7 @@ def _compressed(matrix: Any, name: str) -> Any:
     if matrix.format not in ("csr", "csc"):
         matrix = matrix.astype(np.float64).tocsr()
     parts = matrix.data, matrix.indices, matrix.indptr
-    return compressed(parts, matrix.shape, name, columns=matrix.format == "csc")
+    return compressed(parts, matrix.shape, name, matrix.format == "csc", counts)
 
 
 def _wrong_container(matrix: Any, name: str) -> str:

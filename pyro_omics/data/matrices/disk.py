@@ -17,7 +17,7 @@ from anndata.io import sparse_dataset
 from torch import Tensor
 
 from pyro_omics.data.blocks import Blocks
-from pyro_omics.data.matrices.containers import MEND, check_indices, check_pointers, native
+from pyro_omics.data.matrices.containers import MEND, check_chunks, check_indices, check_pointers, native
 from pyro_omics.data.matrices.count_checks import CHUNK, CountSummary
 from pyro_omics.data.matrices.memory import CHUNK_ROWS, CountMatrix, canonical, chunk_starts, digest_of
 
@@ -86,8 +86,10 @@ class MatrixFile:
         try:
             dataset = sparse_dataset(node)
             shape, parts = tuple(dataset.shape), [node[part] for part in ("data", "indices", "indptr")]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{self.name} is no matrix of anndata ({error!r}): {MEND}") from error
+        if any(len(part.shape) != 1 for part in parts):
+            raise ValueError(f"{self.name}: its data, indices and indptr must have one dimension: {MEND}")
         by_rows = dataset.format == "csr"
         indptr = self._try(lambda: np.asarray(parts[2][:]), "its pointers")
         lines, line = (shape[0], "row") if by_rows else (shape[1], "column")
@@ -100,7 +102,7 @@ class MatrixFile:
         self.shape, self.dtype = shape, np.dtype(parts[0].dtype)
         self.data, self.indices = ArrayFile(parts[0]), ArrayFile(parts[1])
         self.indptr = indptr.astype(np.int64)
-        _check_chunks(parts[0], parts[1] if shape[1] > 1 else None, self.name)
+        check_chunks(node, self.name)
 
     def read(self, first: int, end: int) -> sp.csr_matrix:
         """The rows first .. end - 1, with all columns.
@@ -169,14 +171,6 @@ def _file_of(node: Any) -> str:
     if hasattr(node, "file"):  # h5py
         return str(node.file.filename)
     return str(getattr(node.store, "root", node.store))
-
-
-def _check_chunks(data: Any, indices: Any, name: str) -> None:
-    """Raise a ValueError where a zarr store lacks chunks of a sparse matrix, which zarr reads as zeros."""
-    for what, array in (("values", data), ("columns", indices)):
-        there = getattr(array, "nchunks_initialized", None)
-        if there is not None and array.shape[0] and there < array.nchunks:
-            raise ValueError(f"{name}: its {what} lack {array.nchunks - there} of {array.nchunks} chunks: {MEND}")
 
 
 class StoredMatrix:

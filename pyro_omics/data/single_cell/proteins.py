@@ -57,7 +57,8 @@ class ProteinTable:
         obsm = _tables(adata)
         if key not in obsm:
             raise ValueError(f"protein_obsm_key must be a key of adata.obsm, {list(obsm)}; got {key!r}")
-        table, name = element(adata, lambda adata: adata.obsm[key]), f"adata.obsm[{key!r}]"
+        name = f"adata.obsm[{key!r}]"
+        table = element(adata, lambda adata: adata.obsm[key], name)
         names = _names(table, key)
         if isinstance(table, pd.DataFrame):
             _check_rows(table, adata.obs_names, key)

@@ -131,7 +131,7 @@ class TextTable(Table):
             self.form: Form = form_of(path)
         except (OSError, EOFError, UnicodeError, ValueError) as error:
             raise ValueError(f"path_or_frame={str(path)!r} could not be read as a table ({error})") from error
-        _check_header([name for name in self.form.names[: self.form.n_named] if name])
+        _check_header(list(self.form.names))
 
     def head(self) -> pd.DataFrame:
         """The first rows; columns in which numbers are written as spreadsheets do are numbers."""
@@ -161,26 +161,33 @@ class TextTable(Table):
 
     def _read(self, **options: Any) -> pd.DataFrame:
         form = self.form
+        wanted = options.pop("usecols", list(form.names))
+        # Fields that all rows lack are not read; nor are blank ones beyond the names.
+        names = [*form.names, *(f"beyond {i}" for i in range(form.width - len(form.names)))][: form.width]
         try:
-            return pd.read_csv(
+            found = pd.read_csv(
                 self.path,
                 sep=form.separator,
                 encoding=form.encoding,
                 skiprows=form.header,
                 header=None,
-                names=list(form.names),
+                names=names,
+                usecols=[name for name in wanted if name in names],
                 index_col=False,
                 compression="gzip" if self.path.suffix.lower() == ".gz" else None,
                 **options,
             )
         except pd.errors.EmptyDataError:
-            return pd.DataFrame(columns=options.get("usecols", list(form.names)))
+            return pd.DataFrame(columns=wanted)
         except (pd.errors.ParserError, UnicodeError, EOFError) as error:
             raise ValueError(f"path_or_frame={str(self.path)!r} could not be read as a table ({error})") from error
+        return found.reindex(columns=wanted)
 
     def place(self, row: int) -> str:
         """Where a row is, for errors."""
-        return f"row {row} (counted from 0; line {line_of(self.path, self.form, row)} of {self.path.name!r})"
+        (line, n), columns = line_of(self.path, self.form, row), len(self.form.names)
+        short = f", which has {n} fields for {columns} columns: complete it" if n < columns else ""
+        return f"row {row} (counted from 0; line {line} of {self.path.name!r}{short})"
 
 
 def _check_header(names: list[str]) -> None:

@@ -32,6 +32,7 @@ from pyro_omics.data.dna_encoded.tables.written_numbers import numbers_in
 from pyro_omics.data.names import check_names, list_of, plain
 
 LARGEST = 2**24  # above it, float32 skips integers
+UNCLEAR = "not a plain whole number: its points or commas may be of decimals or thousands, or it was rounded"
 INCOMPLETE, COMPLETE = Argument("complete", False), Argument("complete", True)
 FILTERED = ArgumentWarning(
     "the table looks filtered: each of its compounds has two counts or more, as after a threshold. Compounds below the "
@@ -114,6 +115,8 @@ def read_del(
     for argument, value, allowed in (("layout", layout, (None, *LAYOUTS)), ("counts", counts, ("umi", "raw"))):
         if value not in allowed:
             raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+    if not isinstance(complete, bool | None):
+        raise ValueError(f"complete must be True, False or None; got {complete!r}")
     if synthon_keys is not None:
         synthon_keys = [plain(str(key)) for key in list_of("synthon_keys", synthon_keys)]
     table = open_table(path_or_frame)
@@ -231,6 +234,10 @@ def _counts(values: pd.Series, name: str, source: Table) -> np.ndarray:
     """
     x, unclear = numbers_in(values)
     missing = values.isna().to_numpy()
+    fixes = {
+        "missing": "fill in 0 where nothing was seen",
+        UNCLEAR: "write plain whole numbers, such as 2000",
+    }
     wrong = {
         "not a number": np.isnan(x) & ~missing,
         "missing": missing,
@@ -238,13 +245,13 @@ def _counts(values: pd.Series, name: str, source: Table) -> np.ndarray:
         "negative": x < 0,
         "a fraction": x != np.floor(x),
         f"above 2^24 = {LARGEST:,}, where float32 skips integers": x > LARGEST,
-        "not a plain whole number (its points or commas may be decimals or thousands, or it was rounded)": unclear,
+        UNCLEAR: unclear,
     }
     for problem, rows in wrong.items():
         if rows.any():
             row = int(rows.argmax())
             value = values.tolist()[row]
-            fix = "fill in 0 where nothing was seen" if problem == "missing" else "pass counts, as they were sequenced"
+            fix = fixes.get(problem, "pass counts, as they were sequenced")
             raise ValueError(
                 f"counts of {name!r}: {source.place(int(values.index[row]))} has {value!r}, which is {problem}; "
                 f"{int(rows.sum())} such rows: {fix}"

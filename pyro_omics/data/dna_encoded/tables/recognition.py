@@ -211,7 +211,7 @@ def _count_like(head: pd.DataFrame, taken: set[str]) -> list[str]:
 def _are_whole(values: pd.Series) -> bool:
     if values.empty or pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
         return False
-    return bool((values >= 0).all() and (values % 1 == 0).all())
+    return values.dtype.kind != "c" and bool((values >= 0).all() and (values % 1 == 0).all())
 
 
 def _is_text(values: pd.Series) -> bool:

@@ -40,16 +40,16 @@ class Form:
     header
         number of lines up to the header's end.
     names
-        names of the columns; as pandas calls them where the header has none.
-    n_named
-        number of columns up to the last that the header names.
+        names of the columns up to the last that the header names; as pandas calls them where it has none.
+    width
+        largest number of fields in a row, of which those beyond the named columns are blank; 0 without rows.
     """
 
     encoding: str
     separator: str
     header: int
     names: tuple[str, ...]
-    n_named: int
+    width: int = 0
 
 
 def form_of(path: Path) -> Form:
@@ -76,15 +76,15 @@ def form_of(path: Path) -> Form:
     header, fields = _header(lines, separator, above, usual)
     names = [plain(field) for field in fields]
     names[0] = names[0].removeprefix("#").strip()
-    n_named = max(i + 1 for i, name in enumerate(names) if name)
-    form = Form(encoding, separator, header, tuple(names), n_named)
-    if usual == n_named + 1 and len(names) == n_named:
+    while names and not names[-1]:
+        names.pop()
+    if usual == len(fields) + 1 == len(names) + 1:
         raise ValueError(
             "its rows have more fields than its header has names: add the name of the column of row names, or leave it "
             "out (in R: write.table(..., row.names = FALSE))"
         )
-    names += [""] * (max(_widths(path, form)) - len(names))
-    return replace(form, names=tuple(name or UNNAMED.format(i) for i, name in enumerate(names)))
+    form = Form(encoding, separator, header, tuple(name or UNNAMED.format(i) for i, name in enumerate(names)))
+    return replace(form, width=max(_widths(path, form), default=0))
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -97,12 +97,10 @@ def open_text(path: Path, encoding: str) -> IO[str]:
     return io.TextIOWrapper(open_bytes(path), encoding=encoding, newline=None)
 
 
-def line_of(path: Path, form: Form, record: int) -> int:
-    """The line of the file, counted from 1, in which a record begins; records are counted from 0 after the header."""
-    for line, found, _ in _records(path, form):
-        if found == record:
-            return line
-    return form.header + 1 + record
+def line_of(path: Path, form: Form, record: int) -> tuple[int, int]:
+    """The line of the file, from 1, in which a record begins, and its number of fields; records are counted from 0."""
+    line, _, fields = next(itertools.islice(_records(path, form), record, None))
+    return line, len(fields)
 
 
 def _encoding(path: Path) -> str:
@@ -197,7 +195,6 @@ def _widths(path: Path, form: Form) -> Iterator[int]:
 
 def _widths_of_lines(path: Path, form: Form) -> Iterator[int]:
     """The same without quotes, by counting separators: seconds for gigabytes."""
-    yield form.n_named
     separator, line, rest = ord(form.separator), 0, b""
     with open_bytes(path) as file:
         while (chunk := file.read(CHUNK)) or rest:
@@ -213,23 +210,22 @@ def _widths_of_lines(path: Path, form: Form) -> Iterator[int]:
             codes = np.frombuffer(block, dtype=np.uint8)
             ends = np.append(np.flatnonzero(codes == 10), [] if block.endswith(b"\n") else [len(codes)]).astype(int)
             fields = np.diff(np.searchsorted(np.flatnonzero(codes == separator), ends), prepend=0) + 1
-            for i in np.flatnonzero(fields > form.n_named):
-                if line + i >= form.header:
+            above = max(form.header - line, 0)
+            for i in np.flatnonzero(fields > len(form.names)):
+                if i >= above:
                     text = block[0 if i == 0 else ends[i - 1] + 1 : ends[i]].decode(form.encoding, "replace")
                     _check_width(text.rstrip("\r").split(form.separator), form, line + int(i) + 1)
-                    yield int(fields[i])
+            yield int(fields[above:].max(initial=0))
             line += len(ends)
 
 
 def _widths_of_records(path: Path, form: Form) -> Iterator[int]:
-    yield form.n_named
     for line, _, fields in _records(path, form):
         for field in fields:
             if "\n" in field and form.separator in field:
                 _raise(line, f'a quote (") is opened and not closed, at {field[:20]!r}: take it out, or close it')
-        if len(fields) > form.n_named:
-            _check_width(fields, form, line)
-            yield len(fields)
+        _check_width(fields, form, line)
+        yield len(fields)
 
 
 def _records(path: Path, form: Form) -> Iterator[tuple[int, int, list[str]]]:
@@ -253,10 +249,10 @@ def _records(path: Path, form: Form) -> Iterator[tuple[int, int, list[str]]]:
 
 
 def _check_width(fields: list[str], form: Form, line: int) -> None:
-    if any(field.strip() for field in fields[form.n_named :]):
+    if any(field.strip() for field in fields[len(form.names) :]):
         _raise(
             line,
-            f"it has {len(fields)} fields for {form.n_named} named columns: take out a separator "
+            f"it has {len(fields)} fields for {len(form.names)} named columns: take out a separator "
             f"({form.separator!r}) too many, put the field that contains it in quotes, or name the column",
         )
 

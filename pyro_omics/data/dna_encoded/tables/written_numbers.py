@@ -22,6 +22,8 @@ def numbers_in(texts: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     and these are zeros, and numbers in scientific notation with fewer digits than their power of ten, such as
     "1.23E+05", which a spreadsheet has rounded.
     """
+    if texts.dtype.kind in "mMc":  # dates and complex numbers
+        return np.full(len(texts), np.nan), np.zeros(len(texts), dtype=bool)
     values = texts.map(lambda text: text.strip() if isinstance(text, str) else text, na_action="ignore")
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     is_text = values.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)

@@ -174,10 +174,11 @@ def check_chunks(node: Any, name: str) -> None:
     if not isinstance(node, zarr.Group) or "indptr" not in node:
         return
     for part, what in (("data", "values"), ("indices", "indices")):
-        array = node[part]
+        array: Any = node[part]
         lacking = array.nchunks - array.nchunks_initialized if array.shape[0] else 0
         # Of one column, or one row, all indices are zeros, which zarr need not write.
-        if lacking > 0 and not (part == "indices" and 1 in tuple(node.attrs.get("shape", ()))):
+        shape: Any = node.attrs.get("shape", ())
+        if lacking > 0 and not (part == "indices" and 1 in tuple(shape)):
             raise ValueError(f"{name}: its {what} lack {lacking} of {array.nchunks} chunks: {MEND}")
 
 

@@ -263,7 +263,10 @@ def _text(values: pd.Series) -> pd.Series:
     """Names as text without blanks at their ends; missing ones stay missing, whole floats have no fraction."""
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
-    return values.astype(object).where(values.notna(), None).map(lambda name: str(name).strip(), na_action="ignore")
+    codes, levels = pd.factorize(values.astype(object))
+    # The last entry is for the code -1, "missing".
+    text = np.array([*(str(level).strip() for level in levels), None], dtype=object)
+    return pd.Series(text[codes], index=values.index)
 
 
 def _ids(table: pd.DataFrame, obs: pd.DataFrame, columns: Columns, counts: list[str], read: Table) -> pd.Index:

@@ -22,12 +22,14 @@ def numbers_in(texts: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     and these are zeros, and numbers in scientific notation with fewer digits than their power of ten, such as
     "1.23E+05", which a spreadsheet has rounded.
     """
+    unclear = np.zeros(len(texts), dtype=bool)
+    if texts.dtype.kind in "biuf":
+        return texts.to_numpy(np.float64), unclear
     if texts.dtype.kind in "mMc":  # dates and complex numbers
-        return np.full(len(texts), np.nan), np.zeros(len(texts), dtype=bool)
+        return np.full(len(texts), np.nan), unclear
     values = texts.map(lambda text: text.strip() if isinstance(text, str) else text, na_action="ignore")
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     is_text = values.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
-    unclear = np.zeros(len(values), dtype=bool)
     written = values[is_text]
     fixed = not written.empty and bool(written.map(lambda text: re.fullmatch(r"\d+[.]0{3}", text) is not None).all())
     for at in np.flatnonzero(is_text):

@@ -184,7 +184,9 @@ def _as_mapping(conditions: Mapping[str, str] | str | None) -> Mapping[str, str]
 
 
 def _as_list(keys: Sequence[str] | str | None) -> list[str] | None:
-    return keys.split(",") if isinstance(keys, str) else None if keys is None else list(keys)
+    if isinstance(keys, str):
+        return [key.strip() for key in keys.split(",")]
+    return None if keys is None else list(keys)
 
 
 def _read_data(table: str, reading: dict[str, Any], synthon_keys: list[str] | None, seed: int) -> DELDataModule:
@@ -192,7 +194,7 @@ def _read_data(table: str, reading: dict[str, Any], synthon_keys: list[str] | No
 
 
 def _read_table(table: str, reading: dict[str, Any], synthon_keys: list[str] | None) -> AnnData:
-    if Path(table).suffix not in ANNDATA:
+    if Path(table).suffix.lower() not in ANNDATA:
         return read_del(table, synthon_keys=synthon_keys, **reading)
     for argument, value in reading.items():
         if value not in (None, "umi"):

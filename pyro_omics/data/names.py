@@ -105,7 +105,7 @@ def list_of(argument: str, names: Any, order: Iterable[str] | None = None, repea
         For a text, for what is no list of names, and for names that are missing or given twice.
     """
     if isinstance(names, str | bytes):
-        raise ValueError(f"{argument} must be a list of columns; got the text {names!r}: pass [{names!r}]")
+        raise ValueError(f"{argument} must be a list of names; got the text {names!r}: pass [{names!r}]")
     if isinstance(names, pd.DataFrame | dict) or not hasattr(names, "__iter__") or getattr(names, "ndim", 1) != 1:
         raise ValueError(f"{argument} must be a list of names; got a {type(names).__name__}, {names!r}")
     if isinstance(names, set | frozenset):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from pyro_omics.data.names import list_of
 from pyro_omics.schema import Schema
 
 
@@ -56,14 +57,13 @@ class AxisLabels:
         Raises
         ------
         ValueError
-            For a string instead of a list, and for unknown names.
+            For what is no list of names, and for unknown names.
         """
         known = pd.Index(self.names(axis))
         if wanted is None:
             return np.arange(len(known))
-        if isinstance(wanted, str):
-            raise ValueError(f"{axis} must be a list of names; got the string {wanted!r}: pass [{wanted!r}]")
-        position = known.get_indexer(pd.Index(wanted))
+        wanted = list_of(axis, wanted, self.names(axis), repeats=True)
+        position = known.get_indexer(pd.Index(wanted, dtype=object))
         if (position < 0).any():
             unknown = [name for name, at in zip(wanted, position, strict=True) if at < 0]
             raise ValueError(f"{axis} must be names that the model has; got {unknown[:5]}")

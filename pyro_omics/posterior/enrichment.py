@@ -16,6 +16,7 @@ from scipy import stats
 
 from pyro_omics import baselines
 from pyro_omics.data.dna_encoded.module import DELDataModule
+from pyro_omics.data.names import list_of
 from pyro_omics.inference.draws import drawing
 from pyro_omics.posterior.rows import PosteriorRows, check_draws
 from pyro_omics.posterior.synthon_sums import INTERVAL, SynthonSums
@@ -164,11 +165,8 @@ class EnrichmentTables(PosteriorRows):
         """
         self._check_model("synthons")
         cycles = list(self._library.cycles)
-        if isinstance(keys, str):
-            raise ValueError(f"keys must be a list of cycles; got the string {keys!r}: pass [{keys!r}]")
+        keys = list_of("keys", keys, cycles)
         groups = [tuple(keys)] if keys else [(cycle,) for cycle in cycles]
-        if len(set(keys)) < len(keys):
-            raise ValueError(f"keys must be different cycles of {cycles}; got {list(keys)}")
         if unknown := [key for group in groups for key in group if key not in cycles]:
             raise ValueError(f"keys must be among the cycles {cycles}; got {unknown}")
         check_draws("num_samples", num_samples)

@@ -14,6 +14,7 @@ from anndata import AnnData
 from pyro import poutine
 from torch import Tensor
 
+from pyro_omics.data.names import list_of
 from pyro_omics.inference.draws import drawing
 from pyro_omics.posterior.axis_labels import dimension
 from pyro_omics.posterior.enrichment import EnrichmentTables
@@ -353,8 +354,9 @@ class Posterior(LikelihoodScores, EnrichmentTables):
         if transform_batch is None:
             return [None]
         levels = self.labels.names("batch")
-        several = isinstance(transform_batch, Sequence) and not isinstance(transform_batch, str)
-        wanted = [str(name) for name in (transform_batch if several else [transform_batch])]
+        several = hasattr(transform_batch, "__iter__") and not isinstance(transform_batch, str)
+        names = list_of("transform_batch", transform_batch, levels, repeats=True) if several else [transform_batch]
+        wanted = [str(name) for name in names]
         if not wanted or not set(wanted) <= set(levels):
             unknown = [name for name in wanted if name not in levels]
             raise ValueError(f"transform_batch must be among the batches {levels}; got {unknown}")

@@ -194,7 +194,7 @@ def test_bad_input_is_refused(adata, what, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"synthon_keys": "ABC"}, "synthon_keys must be a list of columns; got the text 'ABC'"),
+        ({"synthon_keys": "ABC"}, "synthon_keys must be a list of names; got the text 'ABC'"),
         ({"synthon_keys": ["A", "Z"]}, r"synthon_keys must be columns of adata.obs, .*; got \['Z'\]"),
         ({"selections": ["t1", "t9"]}, r"selections must be among adata.var_names, .*; got \['t9'\]"),
         ({"feature_key": "fp"}, "feature_key must be a key of adata.obsm, .*; got 'fp'"),

@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from anndata.io import read_elem
 
+from pyro_omics.data.anndata_io.loaded import element
 from pyro_omics.data.anndata_io.stores import TABLES
 from pyro_omics.data.matrices.containers import dense
 from pyro_omics.data.matrices.count_checks import CountSummary
@@ -55,7 +56,11 @@ def from_mudata(
     rna, protein = modalities(mdata.mod, rna, protein)
     cells = mdata.mod[rna]
     adata = AnnData(
-        cells.X, obs=cells.obs.copy(), var=cells.var.copy(), layers=dict(cells.layers), obsm=dict(cells.obsm)
+        _layer(cells, None, "adata.X"),
+        obs=cells.obs.copy(),
+        var=cells.var.copy(),
+        layers={name: _layer(cells, name, f"adata.layers[{name!r}]") for name in cells.layers},
+        obsm=dict(cells.obsm),
     )
     return joined(adata, mdata.obs, None if protein is None else mdata.mod[protein], protein, protein_layer)
 
@@ -197,13 +202,13 @@ def _protein_counts(table: AnnData, protein: str | None, layer: str | None) -> n
     """Counts of the proteins, (n, t), NaN where masked."""
     if layer is not None and layer not in table.layers:
         raise ValueError(f"protein_layer must be a layer of {protein!r}, {list(table.layers)}; got {layer!r}")
-    places = {None: table.X, **table.layers}
-    if places[layer] is None:
-        raise ValueError(f"mdata.mod[{protein!r}].X is empty: pass protein_layer, of {list(table.layers)}")
     name = f"mdata.mod[{protein!r}].{'X' if layer is None else f'layers[{layer!r}]'}"
-    counts = dense(places.pop(layer), name, masked="nan")
+    found = _layer(table, layer, name)
+    if found is None:
+        raise ValueError(f"{name} is empty: pass protein_layer, of {list(table.layers)}")
+    counts = dense(found, name, masked="nan")
     if problem := _problem(counts):
-        fitting = [repr(other) for other, matrix in places.items() if matrix is not None and _fits(matrix)]
+        fitting = [repr(other) for other in table.layers if other != layer and _fits(table.layers[other])]
         fix = "Pass the raw counts, before any normalisation"
         if fitting:
             fix = (
@@ -212,6 +217,10 @@ def _protein_counts(table: AnnData, protein: str | None, layer: str | None) -> n
             )
         raise ValueError(f"{name} does not hold counts: {problem}. {fix}")
     return counts
+
+
+def _layer(adata: AnnData, layer: str | None, name: str) -> Any:
+    return element(adata, lambda one: one.X if layer is None else one.layers[layer], name, has_columns=True)
 
 
 def _problem(counts: np.ndarray) -> str | None:

@@ -200,7 +200,17 @@ def _loaded(matrix: Any, name: str) -> Any:
         return compressed((data, indices, indptr), tuple(matrix.shape), name, columns=matrix.format == "csc")
     if isinstance(matrix, ON_DISK):
         return np.asarray(matrix[...])
-    return matrix.compute() if hasattr(matrix, "__dask_graph__") else matrix
+    if not hasattr(matrix, "__dask_graph__"):
+        return matrix
+    try:
+        found = matrix.compute()
+    except Exception as error:  # of whatever its chunks are made by
+        raise ValueError(
+            f"{name} is a dask array that cannot be computed ({error}): pass it in memory, adata.to_memory()"
+        ) from error
+    if isinstance(found, np.ndarray) and found.dtype.kind == "O":  # chunks that NumPy could not join
+        raise ValueError(f"{name} is a dask array of chunks that are no arrays: pass adata.to_memory()")
+    return found
 
 
 def _unmasked(matrix: np.ma.MaskedArray, name: str, masked: str) -> np.ndarray:

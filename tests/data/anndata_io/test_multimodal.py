@@ -138,8 +138,13 @@ def test_masked_proteins_were_not_measured():
     mask = Y == 6
     mdata = multimodal()
     mdata.mod["prot"].X = np.ma.masked_array(np.where(mask, 9999, Y), mask)
-    batch = po.CellDataModule(mdata).data[range(N)]
-    assert np.array_equal(batch.measured, ~mask) and np.array_equal(batch.y, np.where(mask, 0, Y))
+    for one in (mdata, mdata[: N // 2]):
+        batch, at = po.CellDataModule(one).data[range(one.n_obs)], slice(one.n_obs)
+        assert np.array_equal(batch.measured, ~mask[at]) and np.array_equal(batch.y, np.where(mask, 0, Y)[at])
+    mdata.mod["rna"].X = np.ma.masked_array(X, X == 1)
+    for one in (mdata, mdata[: N // 2]):
+        with pytest.raises(ValueError, match=r"adata.X has \d+ masked entries"):
+            po.CellDataModule(one)
 
 
 @pytest.mark.parametrize("form", FORMS)

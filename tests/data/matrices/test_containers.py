@@ -107,6 +107,17 @@ def test_lazy_arrays_are_computed(form):
     assert np.array_equal(dense(Lazy(form(X)), "adata.X"), X)
 
 
+def test_lazy_arrays_that_cannot_be_computed_are_refused():
+    class Failing(Lazy):
+        def compute(self):
+            raise TypeError("no way to join the chunks")
+
+    with pytest.raises(ValueError, match=r"adata.X is a dask array that cannot be computed \(no way.*to_memory"):
+        in_memory(Failing(X), "adata.X")
+    with pytest.raises(ValueError, match=r"adata.X is a dask array of chunks that are no arrays.*to_memory"):
+        in_memory(Lazy(np.array([sp.csr_matrix(X), None])), "adata.X")
+
+
 def test_matrices_of_files_are_read(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as group:
         for name, matrix in (("dense", X), ("csr", sp.csr_matrix(X)), ("csc", sp.csc_matrix(X))):

@@ -116,8 +116,8 @@ def list_of(argument: str, names: Any, order: Iterable[str] | None = None, repea
     found = names.to_pylist() if hasattr(names, "to_pylist") else list(names)
     found = [str(name) if isinstance(name, np.str_) else name for name in found]
     for name in found:
-        if isinstance(name, bool | np.bool_ | list | dict | np.ndarray) or pd.isna(name):
+        if isinstance(name, bool | np.bool_ | list | tuple | dict | np.ndarray) or pd.isna(name):
             raise ValueError(f"{argument} must be a list of names; got {name!r} among them")
-    if not repeats and (twice := [name for i, name in enumerate(found) if name in found[:i]]):
-        raise ValueError(f"{argument} must have each name once; got {twice[0]!r} twice")
+    if not repeats:
+        check_names(found, argument, "drop one", "must have each name once")
     return found

@@ -119,6 +119,13 @@ def test_conditions_that_are_hardly_others(condition):
         po.DELDataModule(adata)
 
 
+def test_two_columns_of_conditions_are_refused():
+    adata = screen()
+    adata.var = pd.concat([adata.var, adata.var], axis=1)
+    with pytest.raises(ValueError, match=r'adata.var must have one column "condition"; got several'):
+        po.DELDataModule(adata)
+
+
 def test_columns_of_one_name_and_of_another_blank():
     adata = cells(donor=np.resize(["d1", "d2"], N))
     adata.obs = adata.obs.rename(columns={"donor": "donor "})
@@ -187,6 +194,8 @@ def test_sets_where_order_does_not_matter():
         (["donor", np.nan], "must be a list of names; got nan among them"),
         ([True, False], "must be a list of names; got True among them"),
         (["donor", "donor"], "must have each name once; got 'donor' twice"),
+        (["donor", "donor "], "must differ in more than blanks; got 'donor' and 'donor '"),
+        ([("donor",)], r"must be a list of names; got \('donor',\) among them"),
     ],
 )
 def test_what_is_no_list_of_names(names, message):

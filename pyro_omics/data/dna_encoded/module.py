@@ -313,6 +313,8 @@ def _selections_by_kind(
             'adata.var must have a column "condition": set adata.var["condition"] = ["target", "control", ...] for the '
             f"selections {list(adata.var_names)[:10]}"
         )
+    if adata.var["condition"].ndim > 1:
+        raise ValueError('adata.var must have one column "condition"; got several: drop all but one')
     lacking = adata.var["condition"].isna() | (adata.var["condition"].astype(str).str.strip() == "")
     if unlabelled := list(adata.var_names[lacking]):
         raise ValueError(f'adata.var["condition"] must not be missing; got NaN for the selections {unlabelled}')

@@ -28,7 +28,7 @@ from pyro_omics.data.dna_encoded.tables.conditions import conditions_example, li
 from pyro_omics.data.dna_encoded.tables.files import Table, open_table
 from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS, LayoutName
 from pyro_omics.data.dna_encoded.tables.recognition import Columns, recognise
-from pyro_omics.data.dna_encoded.tables.written_numbers import numbers_in
+from pyro_omics.data.dna_encoded.tables.written_numbers import as_written, numbers_in
 from pyro_omics.data.names import check_names, list_of, plain
 
 LARGEST = 2**24  # above it, float32 skips integers
@@ -265,7 +265,7 @@ def _text(values: pd.Series) -> pd.Series:
         values = values.astype("Int64")
     codes, levels = pd.factorize(values.astype(object))
     # The last entry is for the code -1, "missing".
-    text = np.array([*(str(level).strip() for level in levels), None], dtype=object)
+    text = np.array([*(as_written(str(level)) for level in levels), None], dtype=object)
     return pd.Series(text[codes], index=values.index)
 
 

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,9 +21,10 @@ from pyro_omics.data.names import plain
 
 SAMPLE = 2**16  # number of characters from which the form of a table is recognised
 CHUNK = 2**24  # number of bytes that are scanned at once
-SEPARATORS = "\t;,"
+SEPARATORS = ",;\t"
 SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[\s,;]*', re.IGNORECASE)  # Excel's
 UNNAMED = "Unnamed: {}"  # pandas' name for a column without one
+IN_QUOTES = "put fields that contain the separator in quotes"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 csv.field_size_limit(2**24)
 
@@ -128,12 +130,16 @@ def _separator(lines: list[str]) -> tuple[str, int]:
         if line.strip():
             break
 
-    def score(separator: str) -> float:
-        widths = Counter(map(len, _fields(lines[-100:], separator)))
-        width, number = widths.most_common(1)[0] if widths else (1, 0)
-        return width * number if width > 1 else 0
+    def rank(separator: str) -> tuple[float, int]:
+        """Number of lines that would stand above the header, and less the number of columns."""
+        usual = _usual_width(lines, separator)
+        try:
+            header, _ = _header(lines, separator, 0, usual)
+        except ValueError:
+            return math.inf, -usual
+        return (sum(bool(line.strip()) for line in lines[: header - 1]), -usual) if usual > 1 else (math.inf, 0)
 
-    return max(SEPARATORS[::-1], key=score), 0
+    return min(SEPARATORS, key=rank), 0
 
 
 def _fields(lines: list[str], separator: str) -> list[list[str]]:
@@ -161,6 +167,7 @@ def _header(lines: list[str], separator: str, above: int, usual: int) -> tuple[i
     the header if data follow.
     """
     hashed: Any = None
+    short: Any = None
     for i, line in enumerate(lines[above:], above):
         fields = next(csv.reader([line], delimiter=separator), [])
         filled = sum(bool(field.strip()) for field in fields)
@@ -169,7 +176,13 @@ def _header(lines: list[str], separator: str, above: int, usual: int) -> tuple[i
         elif filled >= usual or (
             filled == usual - 1 and filled and _may_lack_a_name(fields, lines[i + 1 :], separator)
         ):
-            return hashed if hashed is not None and _has_numbers(fields) else (i + 1, fields)
+            if not _has_numbers(fields):
+                return i + 1, fields
+            if short is not None and hashed is None:
+                _raise(short[0], f"its {short[1]} fields look like a header, and most lines have {usual}: {IN_QUOTES}")
+            return hashed or (i + 1, fields)
+        elif filled > 1 and not _has_numbers(fields):
+            short = i + 1, filled
     if hashed is not None:
         return hashed
     raise ValueError(f"no line has the names of {usual} columns: what stands above the header must have fewer fields")

@@ -27,7 +27,7 @@ def numbers_in(texts: pd.Series) -> tuple[np.ndarray, np.ndarray]:
         return texts.to_numpy(np.float64), unclear
     if texts.dtype.kind in "mMc":  # dates and complex numbers
         return np.full(len(texts), np.nan), unclear
-    values = texts.map(lambda text: text.strip() if isinstance(text, str) else text, na_action="ignore")
+    values = texts.map(lambda text: as_written(text) if isinstance(text, str) else text, na_action="ignore")
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     is_text = values.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
     written = values[is_text]
@@ -46,6 +46,12 @@ def numbers_in(texts: pd.Series) -> tuple[np.ndarray, np.ndarray]:
         elif (match := ROUNDED.fullmatch(text)) and len(match[1]) < int(match[2]):
             unclear[at] = True
     return numbers, unclear
+
+
+def as_written(text: str) -> str:
+    """A field without blanks at its ends, and of ``="001"``, which spreadsheets write to keep a text, the text."""
+    text = text.strip()
+    return text[2:-1].strip() if text.startswith('="') and text.endswith('"') and len(text) > 2 else text
 
 
 def as_numbers(texts: pd.Series) -> pd.Series:

@@ -78,6 +78,10 @@ FORMS = {
     "three decimals": table(rows=[[*row[:2], f"{row[2]}.000", *row[3:]] for row in ROWS]),
     "decimal commas": table(";", rows=[[*row[:2], *(f"{field},0" for field in row[2:])] for row in ROWS]),
     "notes over lines": table(rows=[[*row, '"see\nbelow"'] for row in ROWS], head=[*HEAD, "notes"]),
+    "semicolons and commas": table(";", rows=[[*row, "2,3,4,5,6,7-x"] for row in ROWS], head=[*HEAD, "name"]),
+    "tabs and commas": table("\t", rows=[[*row, "2,3,4,5,6,7-x"] for row in ROWS], head=[*HEAD, "name"]),
+    "commas and semicolons": table(rows=[[*row, "a;b;c;d;e;f;g"] for row in ROWS], head=[*HEAD, "name"]),
+    "texts that stay texts": table(rows=[[f'="{row[0]}"', *row[1:2], f'="{row[2]}"', *row[3:]] for row in ROWS]),
     "no notes": table(head=[*HEAD, "notes"]),
     "some notes": table(rows=[[*row, "good"] if i < 3 else row for i, row in enumerate(ROWS)], head=[*HEAD, "notes"]),
 }
@@ -158,6 +162,12 @@ def test_names_twice_in_the_header(tmp_path):
         read(tmp_path, table(head=["A", "B", "target_1", "target_1 ", "control_1"]))
     with pytest.raises(ValueError, match="distinct columns; got several called 'A'"):
         read(tmp_path, table(head=["A", "A ", "target_1", "target_2", "control_1"]))
+
+
+def test_a_header_shorter_than_all_rows(tmp_path):
+    content = table(rows=[[*row, "2", "3", "di"] for row in ROWS], head=[*HEAD, "name"])
+    with pytest.raises(ValueError, match=r"line 1: its 6 fields look like a header, and most lines have 8.*in quotes"):
+        read(tmp_path, content)
 
 
 @pytest.mark.parametrize(("name", "other"), [("A1\u200b", "A1"), ("A  1", "A 1")])

@@ -157,3 +157,10 @@ def test_lists_become_tuples_and_a_schema_does_not_change():
     assert schema.genes == ("a", "b") and schema.categories == (("x",),)
     with pytest.raises(FrozenInstanceError):
         schema.genes = ()
+
+
+def test_fields_are_read_as_from_the_dictionaries_of_earlier_versions():
+    assert CELLS["genes"] == ["CD3D", "LYZ", "MS4A1"] and CELLS["panels"] == [["CD3", "CD19"], ["CD3"]]
+    assert CELLS["levels"]["batch"] == ["d2", "d10"] and LIBRARY["levels"]["B"] == ["x", "y"]
+    with pytest.raises(KeyError, match="'gene' is not among the fields"):
+        CELLS["gene"]

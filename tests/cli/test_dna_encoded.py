@@ -306,7 +306,8 @@ def test_counts_that_are_none_are_named(refused, folder):
     frame = small(cycles=(2, 2))
     frame["target_2"] = -1
     frame.to_csv("wrong.csv", index=False)
-    assert "counts of 'target_2': row 0 (counted from 0) has -1, which is negative" in refused(table="wrong.csv")
+    said = refused(table="wrong.csv")
+    assert "counts of 'target_2': row 0 (counted from 0; line 2 of 'wrong.csv') has -1, which is negative" in said
 
 
 def test_a_table_whose_selections_are_unknown_is_asked_about(refused):

@@ -720,6 +720,15 @@ def test_intervals_do_not_depend_on_how_many_rows_are_held_at_once(post, monkeyp
     assert list(pieces.mean.index) == list(whole.mean.index)
 
 
+@pytest.mark.parametrize("container", [pd.Index, np.array, pd.Series, pd.Categorical, tuple, iter])
+def test_names_are_taken_in_every_container(post, container):
+    genes, batches = ["gene7", "gene2"], ["d3", "d1"]
+    truth = post.normalized_expression(genes=genes, transform_batch=batches, num_samples=2)
+    found = post.normalized_expression(genes=container(genes), transform_batch=container(batches), num_samples=2)
+    assert found.equals(truth) and list(found.columns) == genes
+    assert list(post.predictive(num_samples=1, genes=container(genes)).gene) == genes
+
+
 # Precision ------------------------------------------------------------------------------------------------------------
 
 

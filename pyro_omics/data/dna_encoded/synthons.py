@@ -57,7 +57,7 @@ def synthons(adata: AnnData, keys: str | Sequence[str]) -> tuple[np.ndarray, pd.
     ValueError
         As `aggregate`, for the keys.
     """
-    keys = [keys] if isinstance(keys, str) else list_of("keys", keys)
+    keys = [keys] if isinstance(keys, str) else list_of("keys", keys, repeats=True)
     if not keys or len(set(keys)) < len(keys) or not set(keys) <= set(adata.obs.columns):
         raise ValueError(f"keys must be distinct columns of adata.obs, {list(adata.obs.columns)}; got {keys!r}")
     blocks = adata.obs[keys]

@@ -4,6 +4,7 @@ The decoder and the densities are written out here in float64 from the model's p
 """
 
 import math
+import re
 from functools import partial
 
 import pytest
@@ -249,3 +250,15 @@ def test_encoder():
         h = (h * w[f"hidden.norm.{i}.weight"] + w[f"hidden.norm.{i}.bias"]).clamp(min=0)
     assert_equal(loc, h @ w["loc.weight"].T + w["loc.bias"])
     assert_equal(scale, (torch.exp(h @ w["log_var.weight"].T + w["log_var.bias"]) + 1e-4) ** 0.5)
+
+
+@pytest.mark.parametrize("size", ["latent", 0, -1.0, float("nan"), [100.0]])
+def test_a_library_size_is_a_number(size):
+    model, batch, latents = model_with().eval(), cells(), {"z": latent()}
+    message = (
+        rf"library_size must be a number of counts, above 0, or None for each cell's own; got {re.escape(repr(size))}"
+    )
+    for query in (model.normalized_expression, model.denoised_samples):
+        with pytest.raises(ValueError, match=message):
+            query(batch, latents, size)
+    torch.testing.assert_close(model.normalized_expression(batch, latents, 50).sum(1), torch.full((N,), 50.0))

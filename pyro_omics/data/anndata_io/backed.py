@@ -1,4 +1,4 @@
-"""AnnData whose counts stay on disk: its tables in memory, and its counts as a `StoredMatrix`."""
+"""Opening of data: AnnData and MuData in memory, and those whose counts stay on disk as a `StoredMatrix`."""
 
 from __future__ import annotations
 

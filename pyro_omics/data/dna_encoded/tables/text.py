@@ -20,13 +20,13 @@ import numpy as np
 from pyro_omics.data.names import plain
 
 SAMPLE = 2**16  # number of characters from which the form of a table is recognised
+MIN_LINES = 20  # number of lines in it, if the file has so many
 CHUNK = 2**24  # number of bytes that are scanned at once
 SEPARATORS = ",;\t"
 SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[\s,;]*', re.IGNORECASE)  # Excel's
 UNNAMED = "Unnamed: {}"  # pandas' name for a column without one
 IN_QUOTES = "put fields that contain the separator in quotes"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
-csv.field_size_limit(2**24)
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,7 @@ def form_of(path: Path) -> Form:
         If the file is no text, is empty, or has a line with a field too many or a quote that is not closed.
     """
     encoding = _encoding(path)
-    with open_text(path, encoding) as file:
-        sample = file.read(SAMPLE)
-    lines = sample.split("\n")
-    if len(sample) == SAMPLE and len(lines) > 1:
-        lines.pop()  # cut off
+    sample, lines = _sample(path, encoding)
     if "\0" in sample or not any(line.strip() for line in lines):
         raise ValueError("it is empty" if not sample.strip() else "it is no text")
     separator, above = _separator(lines)
@@ -120,6 +116,17 @@ def _encoding(path: Path) -> str:
         except UnicodeDecodeError:
             return "cp1252"
     return "utf-8-sig"
+
+
+def _sample(path: Path, encoding: str) -> tuple[str, list[str]]:
+    """The first part of a file, with several lines, and its whole lines."""
+    with open_text(path, encoding) as file:
+        sample = more = file.read(SAMPLE)
+        while more and sample.count("\n") < MIN_LINES:
+            sample += (more := file.read(SAMPLE))
+        ends = not file.read(1)
+    lines = sample.split("\n")
+    return sample, lines if ends else lines[:-1]
 
 
 def _separator(lines: list[str]) -> tuple[str, int]:

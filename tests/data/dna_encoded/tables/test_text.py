@@ -123,6 +123,12 @@ def test_lines_are_checked_in_chunks(tmp_path, monkeypatch, chunk):
         read(tmp_path, with_line(9, 'A1,B3,"41,4,2'))
 
 
+def test_lines_longer_than_the_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "SAMPLE", 16)
+    for form in ("commas", "title", "sep", "quoted", "no end of line"):
+        assert same(read(tmp_path, FORMS[form])), form
+
+
 # Broken lines ---------------------------------------------------------------------------------------------------------
 
 BROKEN = {

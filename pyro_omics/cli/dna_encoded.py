@@ -159,9 +159,9 @@ def _check_options(fdr: float, threshold: float, max_epochs: int) -> None:
 def _paths(out: str, table: str) -> tuple[Path, dict[str, Path]]:
     """The folder of the results, and the paths of the tables, by name; neither is created here."""
     path = Path(out).expanduser()
-    folder = path.with_suffix("") if path.suffix == ".csv" else path
+    folder = path.with_suffix("") if path.suffix.lower() == ".csv" else path
     paths = {name: folder / f"{name}.csv" for name in ("hits", "compounds", "synthons", "disynthons")}
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         paths["hits"] = path
     if Path(table).resolve() in (place.resolve() for place in paths.values()):
         raise ValueError(f"out must not replace the table {table!r}; got {out!r}: pass another path")

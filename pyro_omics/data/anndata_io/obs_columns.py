@@ -122,7 +122,7 @@ def numbers(obs: pd.DataFrame, argument: str, keys: Iterable[str]) -> np.ndarray
     parts = []
     for key in keys:
         values = column(obs, argument, key, fix="with numbers")
-        if not pd.api.types.is_numeric_dtype(values):
+        if not pd.api.types.is_numeric_dtype(values) or values.dtype.kind == "c":
             raise ValueError(f"{argument}={key!r} must be numeric; got {values.dtype}: pass it in categorical_keys")
         array = values.to_numpy(np.float32)
         if not np.isfinite(array).all():

@@ -170,7 +170,7 @@ def _file_of(node: Any) -> str:
     """The path of the file or store that a node is in."""
     if hasattr(node, "file"):  # h5py
         return str(node.file.filename)
-    return str(getattr(node.store, "root", node.store))
+    return str(getattr(node.store, "root", getattr(node.store, "path", node.store)))
 
 
 class StoredMatrix:

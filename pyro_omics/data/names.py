@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -82,7 +83,9 @@ def check_one_name(**keys: Any) -> None:
     """Raise a ValueError where an argument is neither None nor one name."""
     for argument, key in keys.items():
         if not isinstance(key, str | None):
-            raise ValueError(f"{argument} must be the name of one column or layer; got {key!r}: pass one name")
+            raise ValueError(
+                f"{argument} must be the name of one column or layer; got {reprlib.repr(key)}: pass one name"
+            )
 
 
 def list_of(argument: str, names: Any, order: Iterable[str] | None = None, repeats: bool = False) -> list[Any]:
@@ -107,7 +110,7 @@ def list_of(argument: str, names: Any, order: Iterable[str] | None = None, repea
     if isinstance(names, str | bytes):
         raise ValueError(f"{argument} must be a list of names; got the text {names!r}: pass [{names!r}]")
     if isinstance(names, pd.DataFrame | dict) or not hasattr(names, "__iter__") or getattr(names, "ndim", 1) != 1:
-        raise ValueError(f"{argument} must be a list of names; got a {type(names).__name__}, {names!r}")
+        raise ValueError(f"{argument} must be a list of names; got a {type(names).__name__}, {reprlib.repr(names)}")
     if isinstance(names, set | frozenset):
         if order is None:
             raise ValueError(f"{argument} must be in order, and a set has none; got {names!r}: pass a list")

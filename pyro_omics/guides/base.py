@@ -66,8 +66,8 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
             self.rest = global_guide(rest or AutoNormal, model)
         elif rest is not None:
             warnings.warn(
-                f"rest={getattr(rest, '__name__', rest)} changes nothing: {type(model).__name__} has no global latents, "
-                'only those of each row; bayesianize(model, "decoder") makes weights latent',
+                f"rest={getattr(rest, '__name__', rest)} changes nothing: {type(model).__name__} has no global latents. "
+                'bayesianize(model, "decoder") makes weights latent',
                 UserWarning,
                 stacklevel=3,
             )

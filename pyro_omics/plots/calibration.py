@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 import xarray as xr
 from anndata import AnnData
 from matplotlib.figure import Figure
 from scipy import stats
 
-from pyro_omics.data.matrices.containers import dense
+from pyro_omics.data.anndata_io.loaded import LoadedCounts
 
 COVERAGE = 0.95
 BAND = f"{COVERAGE:.0%} if the predictions had not seen these counts;\nones that have are more central"
 
 
-def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: int = 0) -> Figure:
+def calibration(
+    observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: int = 0, layer: str | None = None
+) -> Figure:
     r"""Histogram of the randomised probability integral transform of counts, one line for each selection.
 
     .. math:: u_{nr} = \frac{\#\{s : x^s_{nr} < x_{nr}\} + v_{nr} \, (\#\{s : x^s_{nr} = x_{nr}\} + 1)}{S + 1},
@@ -34,7 +37,7 @@ def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: in
     Parameters
     ----------
     observed
-        AnnData with the counts in X.
+        AnnData with the counts, in X or in ``layer``.
     draws
         predictive draws of these counts, (sample, obs, selection), as ``Posterior.predictive()`` returns them; they are
         matched to ``observed`` by name. For a model with several sites pass one, ``Posterior.predictive()["x"]``.
@@ -42,13 +45,16 @@ def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: in
         number of bars.
     seed
         seed of v.
+    layer
+        the layer with the counts; None for X.
 
     Raises
     ------
     TypeError
         For draws that are not a DataArray.
     ValueError
-        For draws without those dimensions or names, and for names that are not in ``observed``.
+        Where X, or the layer, does not hold counts; for draws without those dimensions or names, and for names that are
+        not in ``observed``.
 
     Source: Czado, Gneiting and Held 2009, Biometrics 65, 1254 (randomised transform of counts); Talts et al. 2018,
     arXiv:1804.06788 (ranks among draws).
@@ -59,7 +65,7 @@ def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: in
         )
     if bins < 2:
         raise ValueError(f"bins must be a number of bars, 2 or more; got {bins}")
-    names, x_nr = _observed(observed, draws)
+    names, x_nr = _observed(observed, draws, layer)
     rng = np.random.default_rng(seed)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -75,7 +81,7 @@ def calibration(observed: AnnData, draws: xr.DataArray, bins: int = 20, seed: in
     return figure
 
 
-def _observed(observed: AnnData, draws: xr.DataArray) -> tuple[list[str], np.ndarray]:
+def _observed(observed: AnnData, draws: xr.DataArray, layer: str | None) -> tuple[list[str], np.ndarray]:
     """The names of the selections drawn, and their counts (n, r)."""
     if draws.ndim != 3 or draws.dims[:2] != ("sample", "obs"):
         raise ValueError(f"draws must have the dimensions (sample, obs, selection); got {draws.dims}")
@@ -89,7 +95,10 @@ def _observed(observed: AnnData, draws: xr.DataArray) -> tuple[list[str], np.nda
                 f"draws must have names that are in observed; got {str(names[unknown][0])!r}: pass the predicted data"
             )
     at = observed.obs_names.get_indexer(rows), observed.var_names.get_indexer(columns)
-    return [str(name) for name in columns], dense(observed.X[at[0]][:, at[1]])
+    counts = LoadedCounts(observed, layer, "rows", "columns")
+    counts.check()
+    found = counts.matrix(at[1]).rows(torch.from_numpy(at[0]))
+    return [str(name) for name in columns], found.numpy()
 
 
 def _transform(x_n: np.ndarray, draws_sn: np.ndarray, rng: np.random.Generator) -> np.ndarray:

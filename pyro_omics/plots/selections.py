@@ -18,7 +18,11 @@ HIT = "tab:red"
 
 
 def target_against_control(
-    adata: AnnData, table: pd.DataFrame, target: str = "target", control: str = "control"
+    adata: AnnData,
+    table: pd.DataFrame,
+    target: str = "target",
+    control: str = "control",
+    layer: str | None = None,
 ) -> Figure:
     """Counts of each compound in the target selections against those in the controls, with the hits marked.
 
@@ -32,11 +36,13 @@ def target_against_control(
     Parameters
     ----------
     adata
-        counts (n, selections) in X, and ``var["condition"]``.
+        counts (n, selections) in X or in ``layer``, and ``var["condition"]``.
     table
         the compounds to mark, in its index, such as ``Posterior.hits()``; may be empty.
     target, control
         conditions of the selections.
+    layer
+        the layer with the counts; None for X.
 
     Raises
     ------
@@ -44,11 +50,11 @@ def target_against_control(
         Where X does not hold counts, no selection is a target, or the table has compounds that are not in ``adata``.
     """
     rows = positions(adata, table)
-    counts = pooled_counts(adata, "target", target)
+    counts = pooled_counts(adata, "target", target, layer)
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
     if (adata.var["condition"].astype(str) == control).any():
-        against = pooled_counts(adata, "control", control)
+        against = pooled_counts(adata, "control", control, layer)
         _draw_against(figure, axes, against, counts, rows)
         axes.set_xlabel(f"counts, {control} (multiples of the mean)")
     else:
@@ -60,7 +66,7 @@ def target_against_control(
     return figure
 
 
-def replicate_agreement(adata: AnnData, condition: str = "target") -> Figure:
+def replicate_agreement(adata: AnnData, condition: str = "target", layer: str | None = None) -> Figure:
     """Log counts of every pair of replicates of a condition, with their correlation.
 
     The axes are log(1 + count), natural; r is Pearson's correlation of these over all compounds. Compounds with the
@@ -71,9 +77,11 @@ def replicate_agreement(adata: AnnData, condition: str = "target") -> Figure:
     Parameters
     ----------
     adata
-        counts (n, selections) in X, and ``var["condition"]``.
+        counts (n, selections) in X or in ``layer``, and ``var["condition"]``.
     condition
         condition whose selections are compared.
+    layer
+        the layer with the counts; None for X.
 
     Returns
     -------
@@ -84,11 +92,11 @@ def replicate_agreement(adata: AnnData, condition: str = "target") -> Figure:
     ValueError
         Where X does not hold counts, no selection has the condition, or one has no counts.
     """
-    pooled_counts(adata, "condition", condition)  # raises for wrong conditions
+    pooled_counts(adata, "condition", condition, layer)  # raises for wrong conditions
     names = list(adata.var_names[adata.var["condition"].astype(str) == condition])
     if len(names) == 1:
         return message(f"Only one selection is {condition!r} ({names[0]}):\nthere is no replicate to compare it with.")
-    logs = {name: np.log1p(pooled_counts(adata[:, [name]], "condition", condition)) for name in names}
+    logs = {name: np.log1p(pooled_counts(adata[:, [name]], "condition", condition, layer)) for name in names}
     size = 1 + 2.6 * (len(names) - 1)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     panels = figure.subplots(len(names) - 1, len(names) - 1, squeeze=False)

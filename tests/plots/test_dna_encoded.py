@@ -300,6 +300,28 @@ def band(figure):
     return box.y0, box.y1
 
 
+def test_plots_of_counts_take_a_layer_and_refuse_what_is_none():
+    adata, draws = poisson()
+    adata.var["condition"] = "target"
+    none = pd.DataFrame({"log_enrichment": []}, index=adata.obs_names[:0])
+    by_x = drawn(plots.calibration(adata, draws))
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = np.log1p(adata.X)
+    logged = r"adata.X does not hold counts.*layer='counts'"
+    with pytest.raises(ValueError, match=logged):
+        plots.calibration(adata, draws)
+    assert (heights(drawn(plots.calibration(adata, draws, layer="counts")), "t1") == heights(by_x, "t1")).all()
+    for plot in (
+        lambda **at: plots.replicate_agreement(adata, **at),
+        partial(plots.target_against_control, adata, none),
+    ):
+        with pytest.raises(ValueError, match="must hold counts|not counts|counts"):
+            plot()
+        drawn(plot(layer="counts"))
+        with pytest.raises(ValueError, match="layer must be a key of adata.layers"):
+            plot(layer="raw")
+
+
 def test_the_ranks_of_calibrated_counts_are_uniform():
     adata, draws = poisson()
     figure = drawn(plots.calibration(adata, draws))

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from pyro_omics.data.matrices.containers import in_memory
+from pyro_omics.data.matrices.count_checks import matrix_of, name_of
 from pyro_omics.data.names import list_of
 
 CONDITION = "condition"
@@ -77,17 +78,19 @@ def synthons(adata: AnnData, keys: str | Sequence[str]) -> tuple[np.ndarray, pd.
     return code, table
 
 
-def pooled_counts(adata: AnnData, argument: str, condition: str) -> np.ndarray:
+def pooled_counts(adata: AnnData, argument: str, condition: str, layer: str | None = None) -> np.ndarray:
     """Counts (n,) in double precision, summed over the selections of a condition.
 
     Parameters
     ----------
     adata
-        counts (n, selections) in X, and the conditions in var.
+        counts (n, selections) in X or in ``layer``, and the conditions in var.
     argument
         name of the argument that ``condition`` was passed as, for errors.
     condition
         the condition.
+    layer
+        the layer with the counts; None for X.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def pooled_counts(adata: AnnData, argument: str, condition: str) -> np.ndarray:
             f"{argument} must be a condition in adata.var[{CONDITION!r}], {[*conditions.unique()]}; got {condition!r}"
         )
     name = f"the selections of {argument}={condition!r}"
-    counts = np.asarray(_checked_counts(_matrix(adata)[:, chosen], name).sum(axis=1)).ravel()
+    counts = np.asarray(_checked_counts(_matrix(adata, layer)[:, chosen], name).sum(axis=1)).ravel()
     if not counts.any():
         raise ValueError(f"{name} have no counts at all, and so no rates: leave them out, or check how they were read")
     return counts
@@ -136,12 +139,13 @@ def positive_values(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _matrix(adata: AnnData) -> Any:
-    if adata.X is None:
+def _matrix(adata: AnnData, layer: str | None = None) -> Any:
+    name = name_of(layer)
+    if adata.X is None and layer is None:
         raise ValueError("adata.X must hold the counts; got None: set adata.X = adata.layers[...]")
     if adata.isbacked:
-        raise ValueError("adata.X must be in memory; got a backed AnnData: pass adata.to_memory()")
-    return in_memory(adata.X, "adata.X")
+        raise ValueError(f"{name} must be in memory; got a backed AnnData: pass adata.to_memory()")
+    return in_memory(matrix_of(adata, layer), name)
 
 
 def _checked_counts(matrix: Any, name: str) -> Any:

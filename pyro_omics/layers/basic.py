@@ -8,12 +8,21 @@ from torch.nn import functional
 
 from pyro_omics.kernels import sparse_product
 from pyro_omics.kernels.dispatch import can_use_kernel
+from pyro_omics.layers.global_values import beside_rows, row_product
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
 
 
 class Linear(nn.Linear, FastPyroModule):
     """``nn.Linear`` as a PyroModule, so that its weights can become latent."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., n, n_in) to (..., n, n_out)."""
+        weight, bias = self.weight, self.bias
+        if weight.ndim == 2 and (bias is None or bias.ndim == 1):
+            return functional.linear(x, weight, bias)
+        out = row_product(x, weight.transpose(-1, -2))
+        return out if bias is None else out + beside_rows(bias, 1)
 
 
 BITS = 16  # of torch's generator, for each entry that may be dropped
@@ -38,11 +47,12 @@ class Dropout(nn.Dropout, FastPyroModule):
 
 
 class BatchNorm(nn.BatchNorm1d, FastPyroModule):
-    """Batch normalisation over all leading dimensions, with momentum 0.01 and eps 1e-3 as in scvi-tools.
+    """Batch normalisation of rows, with momentum 0.01 and eps 1e-3 as in scvi-tools.
 
     ``nn.BatchNorm1d`` takes the second dimension as the features, which is silently wrong for (particles, n, h) when
-    n = h. A single row has no variance: it is normalised with the running statistics. (The class does not derive from
-    ``PyroModule[nn.BatchNorm1d]``, because copies and pickles of a subclass of that are of the parent class.)
+    n = h. Here each particle is normalised by itself, as if one were run after the other. A single row has no variance:
+    it is normalised with the running statistics. (The class does not derive from ``PyroModule[nn.BatchNorm1d]``,
+    because copies and pickles of a subclass of that are of the parent class.)
     """
 
     def __init__(self, n_features: int) -> None:
@@ -50,14 +60,26 @@ class BatchNorm(nn.BatchNorm1d, FastPyroModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (..., n, h)."""
-        flat = x.reshape(-1, x.shape[-1])
-        if self.training and len(flat) == 1:
-            out = functional.batch_norm(
-                flat, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-            )
+        weight, bias = self.weight, self.bias
+        if x.ndim == 2 and weight.ndim == bias.ndim == 1:
+            return self._normalised(x, weight, bias)
+        if self.training:
+            particles = x.reshape(-1, *x.shape[-2:]).unbind()
+            out = torch.stack([self._normalised(rows) for rows in particles]).reshape(x.shape)
         else:
-            out = super().forward(flat)
-        return out.reshape(x.shape)
+            out = self._normalised(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+        return out * beside_rows(weight, 1) + beside_rows(bias, 1)
+
+    def _normalised(self, rows: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Rows (n, h) normalised, by their own statistics in training."""
+        by_rows = self.training and len(rows) > 1
+        if by_rows:
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+        momentum = self.momentum or 0.0
+        return functional.batch_norm(
+            rows, self.running_mean, self.running_var, weight, bias, by_rows, momentum, self.eps
+        )
 
 
 class LayerNorm(nn.LayerNorm, FastPyroModule):
@@ -65,6 +87,14 @@ class LayerNorm(nn.LayerNorm, FastPyroModule):
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (..., n, h)."""
+        weight, bias = self.weight, self.bias
+        if weight.ndim == bias.ndim == 1:
+            return functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+        out = functional.layer_norm(x, self.normalized_shape, eps=self.eps)
+        return out * beside_rows(weight, 1) + beside_rows(bias, 1)
 
 
 class SparseLinear(FastPyroModule, RecordsArguments):
@@ -85,5 +115,7 @@ class SparseLinear(FastPyroModule, RecordsArguments):
         self.bias = nn.Parameter(dense.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., n_in) to (..., n_out)."""
-        return sparse_product.product(x, self.weight) + self.bias
+        """Map (..., n, n_in) to (..., n, n_out)."""
+        weight = self.weight
+        out = sparse_product.product(x, weight) if weight.ndim == 2 else row_product(x, weight)
+        return out + beside_rows(self.bias, 1)

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_omics.layers.global_values import at_entries
 from pyro_omics.parts.base import Part
 from pyro_omics.sizes import Sizes
 
@@ -185,5 +186,7 @@ class CellBackground(Background):
 
 
 def _entries(table_bt: Tensor, codes_nt: Tensor) -> Tensor:
-    """The table's value (n, t) for each entry's batch and protein; a table with one row applies to all batches."""
-    return table_bt.expand_as(codes_nt) if len(table_bt) == 1 else table_bt.gather(0, codes_nt)
+    """The table's value (..., n, t) for each entry's batch and protein; a table with one row applies to all batches."""
+    if table_bt.ndim == 2 and len(table_bt) == 1:
+        return table_bt.expand_as(codes_nt)
+    return at_entries(table_bt, codes_nt if table_bt.shape[-2] > 1 else torch.zeros_like(codes_nt))

@@ -773,7 +773,7 @@ def test_provenance_passes_through(name, asked):
     assert get_provenance(found) == {f"p{i}" for i in range(len(values))}
     assert asked == []
     torch.testing.assert_close(detach_provenance(found), of_rows(name, values, x))
-    weight = ProvenanceTensor(torch.randn(G, 2), frozenset({"w"}))
+    weight = ProvenanceTensor(torch.randn(G, 2, dtype=x.dtype), frozenset({"w"}))
     assert get_provenance(sparse_product.product(x, weight)) == {"w"}
     assert get_provenance(dense_rows.log1p(x, ProvenanceTensor(torch.ones(len(x), 1), frozenset({"s"})))) == {"s"}
 

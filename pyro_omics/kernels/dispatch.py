@@ -80,7 +80,7 @@ def is_abstract(value: Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._functorch.is_functorch_wrapped_tensor(value)
+        or torch._C._functorch.is_legacy_batchedtensor(value)  # of `torch.autograd.grad(is_grads_batched=True)`
         or torch._C._len_torch_dispatch_stack() > 0
         or value.is_meta
         or isinstance(value, FakeTensor)

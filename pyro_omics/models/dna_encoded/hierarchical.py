@@ -208,11 +208,7 @@ class HierarchicalDEL(CountModel):
     def pre_counts(self, batch: DELBatch, latents: Latents) -> TorchDistribution:
         """The distribution of the counts from before the selection, (n, r)."""
         mean = latents["pre_depth"] * self.abundance(batch, latents).unsqueeze(-1)
-        return NegativeBinomial(mean, self._kappa().unsqueeze(-1)).to_event(1)
-
-    def _kappa(self) -> Tensor:
-        """The inverse dispersion of the counts from before the selection, ()."""
-        return beside_rows(self.log_kappa, 0).exp()
+        return NegativeBinomial(mean, beside_rows(self.log_kappa, 0).exp().unsqueeze(-1)).to_event(1)
 
     def control_counts(self, batch: DELBatch, latents: Latents) -> TorchDistribution:
         """The distribution of the counts of the control selections, (..., n, r)."""
@@ -241,7 +237,7 @@ class HierarchicalDEL(CountModel):
         e_n = self.abundance(batch, latents)
         if batch.pre is None:
             return e_n
-        kappa = self._kappa()
+        kappa = beside_rows(self.log_kappa, 0).exp()
         return e_n * (kappa + batch.pre.sum(-1)) / (kappa + latents["pre_depth"].sum(-1) * e_n)
 
     def yields(self, batch: DELBatch, latents: Latents) -> list[Tensor]:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch
+from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, at_entries, log_normalised
 from pyro_omics.layers.module import pyro_method
 from pyro_omics.models.single_cell.scvi import SCVI
 from pyro_omics.parts.base import check_heads, check_part, check_unowned

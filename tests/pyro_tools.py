@@ -5,7 +5,9 @@ A use takes a `Case` and asserts. ``TOOLS`` names them as the table does.
 
 import copy
 import importlib.util
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -32,7 +34,7 @@ from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoGuideList, A
 from pyro.infer.importance import psis_diagnostic, vectorized_importance_weights
 from pyro.infer.inspect import generate_graph_specification, get_dependencies, get_model_relations
 from pyro.infer.reparam import LocScaleReparam
-from pyro.nn import PyroModule
+from pyro.nn import PyroModule, PyroParam
 from torch.distributions import biject_to
 from torch.testing import assert_close
 
@@ -49,6 +51,7 @@ class Case:
     original: Any  # never run: Pyro does not attach a module that has run to another
     batch: Any
     whole: Any
+    make_guide: Any = None  # the model's own by default
     model: Any = field(init=False)
     latent: dict[str, Any] = field(init=False)  # name -> site of a trace
     summed: list[str] = field(init=False)  # names of the discrete latents that no guide samples
@@ -68,9 +71,10 @@ class Case:
         return poutine.block(self.model, hide=self.summed) if self.summed else self.model
 
     def guide(self):
-        """The model's own, with its lazy parameters made."""
+        """A guide with its lazy parameters made."""
+        make = self.make_guide or self.model.default_guide()
         with self.model.reuse_trace(self.model.example_trace(self.batch)):
-            guide = self.model.default_guide()(self.model).eval()
+            guide = make(self.model).eval()
         self.model.eval()  # the encoders are new
         guide(self.batch)
         return guide
@@ -120,6 +124,21 @@ def svi(make):
     return use
 
 
+def package_guide(name):
+    """A guide of the package in SVI, with particles at once and in Predictive."""
+    kind = getattr(po.guides, name)
+    if "n_steps" in inspect.signature(kind).parameters:
+        kind = partial(kind, n_steps=2)
+
+    def use(case):
+        case.make_guide = kind
+        particles(case)
+        predictive(True)(case)
+        trained(case, case.guide(), case.bound())
+
+    return use
+
+
 # Guides ---------------------------------------------------------------------------------------------------------------
 
 
@@ -136,11 +155,11 @@ def joint_autoguide(case):
 
 
 def guide_list(case):
-    guide, local = AutoGuideList(case.program), list(case.model.local_sites)
+    guide, local = AutoGuideList(case.program, create_plates=case.model.plate), list(case.model.local_sites)
     if case.globals:
         guide.append(AutoNormal(poutine.block(case.program, hide=local)))
     if local:
-        guide.append(AutoDelta(poutine.block(case.program, expose=local), create_plates=case.model.plate))
+        guide.append(AutoDelta(poutine.block(case.program, expose=local)))
     trained(case, guide, case.bound())
 
 
@@ -163,7 +182,7 @@ class Easy(EasyGuide):
 def easy_guide(case):
     guide = Easy(case.program)
     guide.n_obs, guide.local_sites = case.model.n_obs, case.model.local_sites
-    guide.loc = torch.nn.Parameter(torch.tensor(0.1))
+    guide.loc = PyroParam(torch.tensor(0.1))
     trained(case, guide, case.bound())
 
 
@@ -330,19 +349,19 @@ def reparam(case):
 
 
 def learned_reparam(case):
-    """With a share that is learned, a ``pyro.param`` of the handler; the model is then as it was."""
+    """With a share that is learned, a ``pyro.param`` of the handler; the model by itself stays as it was."""
     name = next(name for name, site in case.latent.items() if _has_location(site["fn"]))
     program = poutine.reparam(case.model, config={name: LocScaleReparam()})
-    before = set(pyro.get_param_store().keys())
-    try:
+    share = f"{name}_centered"
+    with poutine.trace(param_only=True) as collected:
         trace = poutine.trace(program).get_trace(case.batch)
-    except NotImplementedError:
-        for _ in range(2):
-            assert poutine.trace(case.model).get_trace(case.batch).log_prob_sum().isfinite()
-        copy.deepcopy(case.model)(case.batch)
-        assert set(pyro.get_param_store().keys()) == before
-        raise
-    assert trace.nodes[f"{name}_centered"]["type"] == "param"
+    assert f"{name}_decentered" in trace.nodes and list(pyro.get_param_store().keys()) == [share]
+    assert all(site["value"].unconstrained().requires_grad for site in collected.trace.nodes.values())
+    trace.log_prob_sum().backward()
+    assert pyro.param(share).unconstrained().grad is not None
+    alone = poutine.trace(case.model).get_trace(case.batch)
+    assert share not in alone.nodes and alone.nodes[name]["type"] == "sample" and not alone.nodes[name]["is_observed"]
+    assert po.SVIModule(copy.deepcopy(case.model)).plain_elbo(case.batch).isfinite()
 
 
 def _has_location(fn):
@@ -360,11 +379,11 @@ def bayesianised(case):
     name = part.get(type(case.model).__name__, "decoder")
     if not any(path.startswith(f"{name}.") for path, _ in case.model.named_parameters()):
         name = next(path for path, _ in case.model.named_parameters() if not path.startswith("encoders."))
-    model = po.bayesianize(case.model, name, prior=dist.Normal(0.0, 0.3))
+    model = po.bayesianize(case.original, name, prior=dist.Normal(0.0, 0.3))
+    if model.default_guide() is po.guides.Conditional:  # which takes parameters as numbers
+        model.default_guide = lambda: po.guides.Amortized
     made = Case(model, case.batch, case.whole)
     assert set(made.globals) > set(case.globals)
-    if type(model).__name__ == "HierarchicalDEL":  # its own guide takes parameters as numbers
-        model.default_guide = lambda: po.guides.Amortized
     particles(made)
     given_draws(made)
     arviz(made)
@@ -389,7 +408,7 @@ class StudyGuide(PyroModule):
     def __init__(self, guide):
         super().__init__()
         self.cells = guide
-        self.loc = torch.nn.Parameter(torch.tensor(0.0))
+        self.loc = PyroParam(torch.tensor(0.0))  # under module_local_params=True, Pyro's SVI takes no plain parameter
 
     def forward(self, batch):
         pyro.sample("effect", dist.Normal(self.loc, 1.0))
@@ -403,10 +422,8 @@ def composition(case):
     trace = poutine.trace(poutine.replay(study, trace=alone)).get_trace(case.batch)
     own = sum(trace.nodes[name]["fn"].log_prob(trace.nodes[name]["value"]) for name in ("effect", "seen"))
     assert_close(trace.log_prob_sum() - own, 0.5 * alone.log_prob_sum(), rtol=1e-4, atol=1e-2)
-    case.model = study.cells
-    guide = StudyGuide(case.guide())
     case.model = study
-    trained(case, guide, case.bound())
+    trained(case, StudyGuide(study.cells.default_guide()(study.cells)), case.bound())
 
 
 def discrete(case):
@@ -439,31 +456,104 @@ def relations(case):
 
 
 TOOLS = {
-    "SVI with the model's guide, Trace_ELBO": svi(Trace_ELBO),
-    "TraceMeanField_ELBO": svi(TraceMeanField_ELBO),
-    "TraceEnum_ELBO": svi(partial(TraceEnum_ELBO, max_plate_nesting=1)),
-    "elbos.TraceELBO": svi(po.elbos.TraceELBO),
-    "elbos.RenyiELBO": svi(partial(po.elbos.RenyiELBO, 0.5)),
-    "elbos.ImportanceWeightedELBO": svi(po.elbos.ImportanceWeightedELBO),
-    "vectorize_particles=True": particles,
-    "AutoNormal of minibatches": autoguide(AutoNormal),
-    "AutoDelta of minibatches": autoguide(AutoDelta),
-    "AutoDiagonalNormal": joint_autoguide,
-    "AutoGuideList": guide_list,
-    "EasyGuide": easy_guide,
-    "NUTS": nuts,
-    "SVGD": svgd,
-    "Predictive with a guide": predictive(False),
-    "Predictive with a guide, parallel": predictive(True),
-    "Predictive of draws": given_draws,
-    "ArviZ's log_likelihood": arviz,
-    "psis_diagnostic": psis,
-    "trace, replay, condition, do, block, scale, mask, uncondition, seed": handlers,
-    "lift": lift,
-    "reparam, LocScaleReparam(0.5)": reparam,
-    "reparam, LocScaleReparam()": learned_reparam,
-    "PyroSample (bayesianize)": bayesianised,
-    "as a part of a larger model": composition,
-    "infer_discrete": discrete,
-    "render_model, get_dependencies": relations,
+    "`SVI`, the model's guide, `Trace_ELBO`": svi(Trace_ELBO),
+    "`SVI`, `TraceMeanField_ELBO`": svi(TraceMeanField_ELBO),
+    "`SVI`, `TraceEnum_ELBO`": svi(partial(TraceEnum_ELBO, max_plate_nesting=1)),
+    "`SVI`, `elbos.TraceELBO`": svi(po.elbos.TraceELBO),
+    "`SVI`, `elbos.RenyiELBO`": svi(partial(po.elbos.RenyiELBO, 0.5)),
+    "`SVI`, `elbos.ImportanceWeightedELBO`": svi(po.elbos.ImportanceWeightedELBO),
+    "`vectorize_particles=True`": particles,
+    **{f"`guides.{name}`: `SVI`, particles, `Predictive`": package_guide(name) for name in po.guides.__all__},
+    "`AutoNormal`, minibatches": autoguide(AutoNormal),
+    "`AutoDelta`, minibatches": autoguide(AutoDelta),
+    "`AutoDiagonalNormal`": joint_autoguide,
+    "`AutoGuideList`": guide_list,
+    "`EasyGuide`, minibatches": easy_guide,
+    "`NUTS`": nuts,
+    "`SVGD`": svgd,
+    "`Predictive`, a guide": predictive(False),
+    "`Predictive`, a guide, `parallel=True`": predictive(True),
+    "`Predictive`, draws": given_draws,
+    "ArviZ's `log_likelihood`": arviz,
+    "`psis_diagnostic`": psis,
+    "`poutine.trace`, `replay`, `condition`, `do`, `block`, `scale`, `mask`, `uncondition`, `seed`": handlers,
+    "`poutine.lift`": lift,
+    "`poutine.reparam`, `LocScaleReparam(0.5)`": reparam,
+    "`poutine.reparam`, `LocScaleReparam()`": learned_reparam,
+    "`PyroSample`: `bayesianize`": bayesianised,
+    "part of a larger model": composition,
+    "`infer_discrete`": discrete,
+    "`render_model`, `get_dependencies`": relations,
 }
+
+
+@dataclass
+class Limit:
+    """What a tool does not do.
+
+    Attributes
+    ----------
+    tools
+        beginnings of the names of tools.
+    meets
+        whether a case has what the tool does not take.
+    settings
+        of module_local_params.
+    error
+        how it is said; None where there is nothing to do.
+    why
+        the note in the table.
+    """
+
+    tools: tuple[str, ...]
+    meets: Callable[[Case], bool]
+    settings: tuple[bool, ...] = (False, True)
+    error: str | None = None
+    why: str = ""
+
+
+def limit(tool, case, local):
+    """The limit that a tool has there, or None."""
+    found = (one for one in LIMITS if local in one.settings and tool.startswith(one.tools) and one.meets(case))
+    return next(found, None)
+
+
+LIMITS = [
+    Limit(("`guides.Conditional`",), lambda case: not hasattr(case.model, "conditional")),
+    Limit(("`infer_discrete`", "`SVI`, `TraceEnum_ELBO`"), lambda case: not case.summed),
+    Limit(("`poutine.reparam`",), lambda case: not any(_has_location(site["fn"]) for site in case.latent.values())),
+    Limit(
+        ("`SVI`, the model's guide", "`SVI`, `TraceMeanField_ELBO`", "`SVI`, `elbos.TraceELBO`", "`psis_diagnostic`"),
+        lambda case: bool(case.summed),
+        error="Found vars in model but not guide",
+        why="a discrete latent is summed out, by `TraceEnum_ELBO(max_plate_nesting=1)` or the bounds of `elbos`",
+    ),
+    Limit(
+        ("`SVGD`",),
+        lambda case: bool(case.summed),
+        error="Cannot transform|Continuous inference cannot handle discrete",
+        why="SVGD takes no discrete latents",
+    ),
+    Limit(
+        ("`SVGD`",),
+        lambda case: True,
+        settings=(True,),
+        error="Support for global pyro.param statements in PyroModules",
+        why="not under `module_local_params=True`, where SVGD's own guide may not call `pyro.param`",
+    ),
+    Limit(
+        ("`AutoDiagonalNormal`",),
+        lambda case: True,
+        settings=(True,),
+        error="'Parameter' object has no attribute 'unconstrained'",
+        why="not under `module_local_params=True`, where Pyro's SVI trains no `nn.Parameter` of its own guides: use "
+        "`SVIModule`",
+    ),
+    Limit(
+        ("`EasyGuide`",),
+        lambda case: bool(case.model.local_sites),
+        settings=(True,),
+        error="'Tensor' object has no attribute 'unconstrained'",
+        why="not under `module_local_params=True`, where `map_estimate` takes no minibatches",
+    ),
+]

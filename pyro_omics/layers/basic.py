@@ -47,12 +47,11 @@ class Dropout(nn.Dropout, FastPyroModule):
 
 
 class BatchNorm(nn.BatchNorm1d, FastPyroModule):
-    """Batch normalisation of rows, with momentum 0.01 and eps 1e-3 as in scvi-tools.
+    """Batch normalisation over all leading dimensions, with momentum 0.01 and eps 1e-3 as in scvi-tools.
 
     ``nn.BatchNorm1d`` takes the second dimension as the features, which is silently wrong for (particles, n, h) when
-    n = h. Here each particle is normalised by itself, as if one were run after the other. A single row has no variance:
-    it is normalised with the running statistics. (The class does not derive from ``PyroModule[nn.BatchNorm1d]``,
-    because copies and pickles of a subclass of that are of the parent class.)
+    n = h. A single row has no variance: it is normalised with the running statistics. (The class does not derive from
+    ``PyroModule[nn.BatchNorm1d]``, because copies and pickles of a subclass of that are of the parent class.)
     """
 
     def __init__(self, n_features: int) -> None:
@@ -61,14 +60,10 @@ class BatchNorm(nn.BatchNorm1d, FastPyroModule):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (..., n, h)."""
         weight, bias = self.weight, self.bias
-        if x.ndim == 2 and weight.ndim == bias.ndim == 1:
-            return self._normalised(x, weight, bias)
-        if self.training:
-            particles = x.reshape(-1, *x.shape[-2:]).unbind()
-            out = torch.stack([self._normalised(rows) for rows in particles]).reshape(x.shape)
-        else:
-            out = self._normalised(x.reshape(-1, x.shape[-1])).reshape(x.shape)
-        return out * beside_rows(weight, 1) + beside_rows(bias, 1)
+        flat = x.reshape(-1, x.shape[-1])
+        if weight.ndim == bias.ndim == 1:
+            return self._normalised(flat, weight, bias).reshape(x.shape)
+        return self._normalised(flat).reshape(x.shape) * beside_rows(weight, 1) + beside_rows(bias, 1)
 
     def _normalised(self, rows: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Rows (n, h) normalised, by their own statistics in training."""

@@ -60,7 +60,8 @@ class SparseGamma(Part):
         # To the right of the dimensions that a latent shape or mean may have.
         size, entries = torch.Size(shape), (1,) * len(shape)
         concentration, rate = (value.reshape(value.shape + entries) for value in (concentration, rate))
-        return dist.Gamma(concentration, rate).expand(concentration.shape[: -len(size)] + size).to_event(len(size))
+        fn = dist.Gamma(concentration, rate)
+        return fn.expand(fn.batch_shape[: -len(size)] + size).to_event(len(size))
 
     @torch.no_grad()
     def set_mean(self, mean: float) -> None:

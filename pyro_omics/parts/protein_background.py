@@ -140,7 +140,8 @@ class Background(Part):
 
         c0 and d0 are the initial values of c and d. With this parametrization of the posterior, c and d are fitted to
         the moments of the aggregated posterior only. If the network gave the posterior of u itself, the quickest way to
-        a smaller loss would be a smaller d, which shrinks every difference between cells.
+        a smaller loss would be a smaller d, which shrinks every difference between cells. It does give that posterior
+        where `bayesianize` made c or d latent.
 
         Parameters
         ----------
@@ -149,6 +150,8 @@ class Background(Part):
         codes_nt
             the batch of each entry (n, t).
         """
+        if self._pyro_samples:  # the guide, which calls this, would draw c and d from their prior
+            return loc_nt, scale_nt
         (c, d), c0, d0 = self._prior(codes_nt), _entries(self.start_loc, codes_nt), _entries(self.start_scale, codes_nt)
         return (c0 - c + loc_nt) / d, scale_nt * d0 / d
 

@@ -232,6 +232,12 @@ def arviz(case):
     """The calls of ArviZ's ``from_pyro``: draws of MCMC, without a place for the rows in those of global latents."""
     drawn = case.draws(PARTICLES)
     same_densities(case, drawn, drawn)
+    trace = poutine.trace(case.model).get_trace(case.batch)
+    for parallel in (False, True):
+        counts = Predictive(poutine.uncondition(case.model), drawn, parallel=parallel)(case.batch)
+        assert set(counts) == set(case.observed())
+        for name, value in counts.items():
+            assert value.shape == (PARTICLES, *trace.nodes[name]["value"].shape)
 
 
 def particles(case):
@@ -374,7 +380,7 @@ def _has_location(fn):
 
 
 def bayesianised(case):
-    """Weights as latents (PyroSample): trained, and read right with particles in front."""
+    """Weights as latents (PyroSample), trained; with particles and draws in front."""
     part = {"DELCount": "target_rate", "HierarchicalDEL": "truncates", "CountFactors": "likelihood"}
     name = part.get(type(case.model).__name__, "decoder")
     if not any(path.startswith(f"{name}.") for path, _ in case.model.named_parameters()):

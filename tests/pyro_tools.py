@@ -34,6 +34,7 @@ from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoGuideList, A
 from pyro.infer.importance import psis_diagnostic, vectorized_importance_weights
 from pyro.infer.inspect import generate_graph_specification, get_dependencies, get_model_relations
 from pyro.infer.reparam import LocScaleReparam
+from pyro.infer.reparam.strategies import AutoReparam
 from pyro.nn import PyroModule, PyroParam
 from torch.distributions import biject_to
 from torch.testing import assert_close
@@ -97,18 +98,18 @@ class Case:
         return trace.observation_nodes
 
 
-def trained(case, guide, bound, batch=None, steps=2):
+def trained(case, guide, bound, batch=None, program=None, steps=2):
     """Take steps of pyro.infer.SVI, and check that they train every parameter that the loss depends on."""
-    batch = case.batch if batch is None else batch
+    batch, program = (case.batch if batch is None else batch), program or case.model
     case.model.train()
     guide(batch)
     modules = {"model": case.model, "guide": guide}
     named = {(side, name): p for side, module in modules.items() for name, p in module.named_parameters()}
-    loss = bound.differentiable_loss(case.model, guide, batch)
+    loss = bound.differentiable_loss(program, guide, batch)
     gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     expected = {key for key, gradient in zip(named, gradients, strict=True) if gradient is not None and gradient.any()}
     before = {key: p.detach().clone() for key, p in named.items()}
-    svi = SVI(case.model, guide, pyro.optim.Adam({"lr": 0.01}), loss=bound)
+    svi = SVI(program, guide, pyro.optim.Adam({"lr": 0.01}), loss=bound)
     losses = [svi.step(batch) for _ in range(steps)]
     assert all(isinstance(loss, float) and math.isfinite(loss) for loss in losses)
     assert expected and isinstance(svi.evaluate_loss(batch), float)
@@ -370,6 +371,15 @@ def learned_reparam(case):
     assert po.SVIModule(copy.deepcopy(case.model)).plain_elbo(case.batch).isfinite()
 
 
+def auto_reparam(case):
+    """Every latent with a location and a scale, with shares that are learned beside the autoguide."""
+    program = AutoReparam()(case.model)
+    hidden = poutine.block(program, hide=case.summed) if case.summed else program
+    trained(case, AutoNormal(hidden, create_plates=case.model.plate), case.bound(), program=program)
+    located = any(_has_location(site["fn"]) for site in case.latent.values())
+    assert any(name.endswith("_centered") for name in pyro.get_param_store()) == located
+
+
 def _has_location(fn):
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
@@ -448,6 +458,7 @@ def discrete(case):
 def relations(case):
     """The graph of the model on all rows, which the kernels take: what `pyro.render_model` draws."""
     found = get_model_relations(case.model, (case.whole,))
+    assert get_model_relations(copy.deepcopy(case.original), (case.whole,)) == found  # in training mode, never run
     latents = [*case.latent, *case.summed]
     assert set(found["observed"]) == set(case.observed())
     assert set(found["sample_sample"]) == {*latents, *found["observed"]}
@@ -486,6 +497,7 @@ TOOLS = {
     "`poutine.lift`": lift,
     "`poutine.reparam`, `LocScaleReparam(0.5)`": reparam,
     "`poutine.reparam`, `LocScaleReparam()`": learned_reparam,
+    "`AutoReparam` with `AutoNormal`": auto_reparam,
     "`PyroSample`: `bayesianize`": bayesianised,
     "part of a larger model": composition,
     "`infer_discrete`": discrete,
@@ -554,6 +566,13 @@ LIMITS = [
         error="'Parameter' object has no attribute 'unconstrained'",
         why="not under `module_local_params=True`, where Pyro's SVI trains no `nn.Parameter` of its own guides: use "
         "`SVIModule`",
+    ),
+    Limit(
+        ("`AutoReparam`",),
+        lambda case: any(_has_location(site["fn"]) for site in case.latent.values()),
+        settings=(True,),
+        error="Support for global pyro.param statements in PyroModules",
+        why="not under `module_local_params=True`, where a `pyro.param` may not be read inside of Pyro's own guides",
     ),
     Limit(
         ("`EasyGuide`",),

@@ -52,6 +52,7 @@ def check_vectorised(bound: ELBO, pair: ELBOModule, batch: RowBatch) -> None:
             trace.compute_log_prob()
     except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(f"vectorize_particles=True does not work with {name} ({error}): {instead}") from error
+    bound.max_plate_nesting = few.max_plate_nesting  # which Pyro finds by a run of its own, and logs
     for program, trace in ((pair.guide, q), (pair.model, p)):
         for i in range(PARTICLES):
             if differs := _difference(program, trace, batch, i):

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from helpers import quiet_trainer
 from pyro_tools import Case, arviz, given_draws, particles, predictive
 
 import pyro_omics as po
@@ -142,3 +143,23 @@ def test_priors_of_weights(prior, data):
 @pytest.mark.parametrize("order", [0, 1])
 def test_truncates_and_known_yields(order, data):
     check(made("HierarchicalDEL", data["HierarchicalDEL"], order=order), data["HierarchicalDEL"])
+
+
+@pytest.mark.parametrize("name", ["SCVI", "TotalVI", "DELCount", "HierarchicalDEL"])
+def test_vectorised_particles_train(name, data):
+    """In the mean their loss and ELBO are a loop's, at any weight of the KL; with penalties and warm starts."""
+    dm, latent = data[name], {"SCVI": "decoder", "DELCount": "target_rate"}.get(name)
+    model = made(name, dm) if latent is None else po.bayesianize(made(name, dm), latent, prior=dist.Normal(0.0, 0.1))
+    found = {}
+    for vectorised in (False, True):
+        elbo = po.elbos.TraceELBO(60, max_plate_nesting=1, vectorize_particles=vectorised)
+        torch.manual_seed(0)  # for the encoder
+        svi = po.SVIModule(copy.deepcopy(model), elbo=elbo).eval()
+        batch = dm.data[dm.rows("training")[:10]]
+        found[vectorised] = [value.item() for value in svi.adapter.step(svi.elbo, batch, 0.5)]
+    assert found[True] == pytest.approx(found[False], rel=0.1)  # their standard errors are some percent
+    svi = po.SVIModule(model, elbo=po.elbos.TraceELBO(3, max_plate_nesting=1, vectorize_particles=True))
+    trainer = quiet_trainer(2)
+    trainer.fit(svi, dm)
+    assert np.isfinite(float(trainer.callback_metrics["train_elbo"]))
+    assert all(p.isfinite().all() for p in svi.parameters())

@@ -8,6 +8,7 @@ import torch
 import pyro_omics as po
 
 pytest_plugins = ["fitted_pairs"]
+pytest.register_assert_rewrite("pyro_tools")
 
 # The suite runs small problems, in which a second thread costs more than it gives.
 torch.set_num_threads(1)

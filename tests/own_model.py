@@ -50,6 +50,6 @@ class CountFactors(po.models.CountModel):
         W_kg = pyro.sample("W", dist.Normal(torch.zeros(shape), 1.0).to_event(2))
         with self.plate(batch):
             z_nk = self.prior.transform(pyro.sample("z", self.prior(batch)))
-            mean_ng = batch.x.sum(-1, keepdim=True) * torch.softmax(z_nk @ W_kg, -1)
+            mean_ng = batch.x.sum(-1, keepdim=True) * torch.softmax(po.layers.row_product(z_nk, W_kg), -1)
             heads = {name: head(z_nk) for name, head in self.heads.items()}
             pyro.sample("x", self.likelihood(mean_ng, heads, batch), obs=batch.x)

@@ -231,9 +231,11 @@ def table():
 
 
 def test_the_table_in_the_docs_is_this_one():
+    # Pyro's own tools are the section of tests/models/test_pyro_tools.py.
+    ours, heading, theirs = DOCS.read_text().partition("\n## ")
     if os.environ.get("PYRO_OMICS_WRITE_MATRIX"):
-        DOCS.parent.mkdir(exist_ok=True)
-        DOCS.write_text(table())
+        ours = table()
+        DOCS.write_text(ours + heading + theirs)
     # A part that is new has its row once the table is written anew.
-    rows = DOCS.read_text().splitlines()
+    rows = ours.splitlines()
     assert [line for line in table().splitlines() if line in rows or not line.startswith("| ")] == rows

@@ -12,6 +12,7 @@ from torch.distributions.utils import broadcast_all
 from torch.nn import functional
 
 from pyro_omics import kernels
+from pyro_omics.kernels.dispatch import is_abstract
 from pyro_omics.kernels.likelihood.stirling import EPS
 
 STIRLING_FROM = 1e3  # above it, lgamma(x + theta) - lgamma(theta) is too inaccurate in float32
@@ -83,7 +84,7 @@ class NegativeBinomial(kernels.CountDistribution, TorchDistribution):
         # expensive part.
         theta = self._theta
         large = theta > STIRLING_FROM
-        if not bool(large.any()):
+        if not is_abstract(theta) and not bool(large.any()):
             return _log_nb(value, self.mu, theta)
         # Each branch gets harmless arguments where the other is taken: a NaN there would make the gradient NaN.
         small = _log_nb(value, self.mu, theta.masked_fill(large, 1.0))
@@ -131,7 +132,7 @@ class Poisson(kernels.CountDistribution, dist.Poisson):
 class _ZeroInflated(kernels.CountDistribution, dist.ZeroInflatedDistribution):
     """Pyro's ZeroInflatedDistribution without its cached gate, which would replace the logits and break expand."""
 
-    arg_constraints = {"gate_logits": constraints.real}
+    support = constraints.nonnegative_integer
 
     @property
     def gate(self) -> Tensor:
@@ -158,11 +159,22 @@ class ZeroInflatedNegativeBinomial(_ZeroInflated):
     Source: Lopez et al. 2018, Supplementary Note 1.
     """
 
+    arg_constraints = {**NegativeBinomial.arg_constraints, "gate_logits": constraints.real}
     kernel = kernels.ZERO_INFLATED_NEGATIVE_BINOMIAL
 
     def __init__(self, mu: Tensor, theta: Tensor, gate_logits: Tensor, validate_args: bool | None = None) -> None:
         base = NegativeBinomial(mu, theta, validate_args=validate_args)
         super().__init__(base, gate_logits=gate_logits, validate_args=validate_args)
+
+    @property
+    def mu(self) -> Tensor:
+        """Mean of the negative binomial."""
+        return self.base_dist.mu
+
+    @property
+    def theta(self) -> Tensor:
+        """Inverse dispersion of the negative binomial."""
+        return self.base_dist.theta
 
 
 class ZeroInflatedPoisson(_ZeroInflated):
@@ -180,12 +192,18 @@ class ZeroInflatedPoisson(_ZeroInflated):
     Source: Lambert 1992, Technometrics 34(1), equation 1.
     """
 
+    arg_constraints = {"rate": constraints.nonnegative, "gate_logits": constraints.real}
     kernel = kernels.ZERO_INFLATED_POISSON
 
     def __init__(self, rate: Tensor, gate_logits: Tensor, validate_args: bool | None = None) -> None:
         super().__init__(
             Poisson(rate, validate_args=validate_args), gate_logits=gate_logits, validate_args=validate_args
         )
+
+    @property
+    def rate(self) -> Tensor:
+        """Mean of the Poisson."""
+        return self.base_dist.rate
 
 
 class NegativeBinomialMixture(kernels.CountDistribution, TorchDistribution):

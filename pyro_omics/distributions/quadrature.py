@@ -59,18 +59,25 @@ class Quadrature(TorchDistribution):
         super().__init__(edges.shape[:-1], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Quadrature:
-        """Return the distribution itself, if ``batch_shape`` is its own, which is that of the joint density.
+        """The same distribution over a larger batch shape, with which ``log_joint`` must broadcast."""
+        shape = torch.Size(batch_shape)
+        if shape == self.batch_shape:
+            return self
+        new = self._get_checked_instance(Quadrature, _instance)
+        new.log_joint, new.power = self.log_joint, self.power
+        for name in ("edges", "log_weights", "_log_mass", "_empty"):
+            value = getattr(self, name)
+            setattr(new, name, value.expand(*shape, value.shape[-1]))
+        new.middle = self.middle.movedim(0, -1).expand(*shape, len(self.middle)).movedim(-1, 0)
+        new.log_evidence = self.log_evidence.expand(shape)
+        super(Quadrature, new).__init__(shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
-        Raises
-        ------
-        NotImplementedError
-            If ``batch_shape`` is another.
-        """
-        if torch.Size(batch_shape) != self.batch_shape:
-            raise NotImplementedError(
-                f"batch_shape must be {tuple(self.batch_shape)}; got {tuple(batch_shape)}: a Quadrature does not expand"
-            )
-        return self
+    @classmethod
+    def infer_shapes(cls, edges: Any, **shapes: Any) -> tuple[torch.Size, torch.Size]:
+        """Batch shape and event shape, from the shape of ``edges`` (..., K + 1)."""
+        return torch.Size(edges[:-1]), torch.Size()
 
     @torch.no_grad()
     def rsample(self, sample_shape: Any = ()) -> Tensor:

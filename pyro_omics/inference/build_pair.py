@@ -73,3 +73,4 @@ def check_on_data(pair: ELBOModule, adapter: BoundAdapter, batch: RowBatch) -> N
 def _run_checks(pair: ELBOModule, adapter: BoundAdapter, batch: RowBatch, p: Trace, q: Trace) -> None:
     adapter.check(type(pair.model).__name__, pair.model.n_obs, p, q)
     check_pair(pair.model, pair.guide, batch, p, q)
+    adapter.check_particles(pair, batch)

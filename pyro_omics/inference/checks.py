@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyro
 import torch
 from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
 from pyro.nn import PyroModule
+from pyro.params.param_store import ParamStoreDict
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
@@ -40,8 +42,16 @@ def run(side: str, program: PyroModule, batch: RowBatch) -> Trace:
     ValueError
         For a program that keeps parameters outside its modules, or samples two sites of the same name.
     """
+    stored = set(pyro.get_param_store().keys())
     with _parameters_in_modules(side, program), _names_used_once(side, program):
-        return prototype_trace(program, batch)
+        trace = prototype_trace(program, batch)
+    sites = [site for site in trace.nodes.values() if site["type"] == "param"]
+    # A module sends messages of its parameters too, which the store does not get.
+    if names := [site["name"] for site in sites if isinstance(getattr(site["fn"], "__self__", None), ParamStoreDict)]:
+        for name in set(names) - stored:
+            del pyro.get_param_store()[name]
+        raise ValueError(_stray_parameters(side, program, names))
+    return trace
 
 
 def check_model(model: CountModel, p: Trace) -> None:
@@ -180,10 +190,14 @@ def _parameters_in_modules(side: str, program: PyroModule) -> Iterator[None]:
         own = set(map(id, program.parameters()))
         found = program._pyro_context.param_state["params"].items()
         names = [name for name, value in found if id(getattr(value, "unconstrained", lambda v=value: v)()) not in own]
-        raise ValueError(
-            f"the {side} {type(program).__name__} calls pyro.param for {names}, which no optimizer would train: use a "
-            "torch.nn.Parameter or a pyro.nn.PyroParam of the module, made in __init__"
-        ) from error
+        raise ValueError(_stray_parameters(side, program, names)) from error
+
+
+def _stray_parameters(side: str, program: PyroModule, names: list[str]) -> str:
+    return (
+        f"the {side} {type(program).__name__} calls pyro.param for {names}, which no optimizer would train: use a "
+        "torch.nn.Parameter or a pyro.nn.PyroParam of the module, made in __init__"
+    )
 
 
 @contextmanager

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
+PLAIN = (Tensor, nn.Parameter)
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 MIN_ENTRIES = 2**14  # on fewer entries, a kernel's hundred torch operations cost more than they save
 MIN_COLUMNS = 64  # on shorter rows too, because each row has an overhead
@@ -41,9 +43,10 @@ def to_float32(x: Tensor) -> Tensor:
 def can_use_kernel(value: Tensor, *parameters: Tensor, smallest: tuple[int, int] | None = None) -> bool:
     """Whether a kernel can be used on these counts and parameters, and is worth its overhead.
 
-    All must be of one dtype, float32 or float64, and on one device; the counts must need no gradient. Forward-mode
-    derivatives, `torch.func` transforms, tracing, compilation and the capture of a CUDA graph cannot look into a
-    kernel, and get the elementwise formula.
+    All must be of one dtype, float32 or float64, and on one device; the counts must need no gradient. What cannot look
+    into a kernel gets the elementwise formula: forward-mode derivatives, `torch.func` transforms, tracing, compilation,
+    the capture of a CUDA graph, and tensors that are more or less than their numbers (Pyro's with provenance, fake and
+    meta tensors).
 
     Parameters
     ----------
@@ -62,17 +65,23 @@ def can_use_kernel(value: Tensor, *parameters: Tensor, smallest: tuple[int, int]
         return False
     if value.dtype not in (torch.float32, torch.float64) or any(p.dtype != value.dtype for p in parameters):
         return False
-    if any(t.device != value.device or not t.numel() for t in tensors):
+    if any(t.device != value.device or not t.numel() or type(t) not in PLAIN for t in tensors):
         return False
-    return not _is_transformed(value)
-
-
-def _is_transformed(value: Tensor) -> bool:
-    """Whether the operations are being traced, transformed or recorded."""
-    return (
-        torch.jit.is_tracing()
-        or torch.compiler.is_compiling()
+    return not (
+        is_abstract(value)
+        or torch.jit.is_tracing()
         or forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
         or (value.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def is_abstract(value: Tensor) -> bool:
+    """Whether the numbers in a tensor cannot be read now: it is transformed, compiled, fake or on the meta device."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._functorch.is_legacy_batchedtensor(value)  # of `torch.autograd.grad(is_grads_batched=True)`
+        or torch._C._len_torch_dispatch_stack() > 0
+        or value.is_meta
+        or isinstance(value, FakeTensor)
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_omics.kernels import nonzero
 from pyro_omics.kernels.compiled.run import run
-from pyro_omics.kernels.dispatch import can_use_kernel
+from pyro_omics.kernels.dispatch import can_use_kernel, is_abstract
 
 MAX_NONZERO = 0.15  # share of non-zero entries above which the dense product is faster
 
@@ -39,8 +39,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_nh: Tensor) -> tuple[None, None, None, Tensor]:
         x, positions, bounds = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return None, None, None, x.t() @ grad_nh  # which can be differentiated once more
+        if torch.is_grad_enabled() or is_abstract(grad_nh):
+            return None, None, None, x.t() @ grad_nh  # which can be differentiated once more, or for several gradients
         grad_gh = grad_nh.new_empty(x.shape[1], grad_nh.shape[1])
         run("sparse_rows.outer_product", x, positions, bounds, grad_nh, grad_gh)
         return None, None, None, grad_gh

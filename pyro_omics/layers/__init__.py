@@ -6,6 +6,7 @@ dimensions in front of the rows.
 
 from pyro_omics.layers.basic import BatchNorm, Dropout, LayerNorm, Linear, SparseLinear
 from pyro_omics.layers.eval_mode import eval_mode, prototype_trace, without_side_effects
+from pyro_omics.layers.global_values import at_entries, at_levels, beside_rows, row_product
 from pyro_omics.layers.inputs import Covariates, log_counts, log_normalised
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.layers.networks import (
@@ -33,9 +34,13 @@ __all__ = [
     "Linear",
     "ResidualMLP",
     "SparseLinear",
+    "at_entries",
+    "at_levels",
+    "beside_rows",
     "eval_mode",
     "log_counts",
     "log_normalised",
     "prototype_trace",
+    "row_product",
     "without_side_effects",
 ]

@@ -8,12 +8,21 @@ from torch.nn import functional
 
 from pyro_omics.kernels import sparse_product
 from pyro_omics.kernels.dispatch import can_use_kernel
+from pyro_omics.layers.global_values import beside_rows, row_product
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
 
 
 class Linear(nn.Linear, FastPyroModule):
     """``nn.Linear`` as a PyroModule, so that its weights can become latent."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., n, n_in) to (..., n, n_out)."""
+        weight, bias = self.weight, self.bias
+        if weight.ndim == 2 and (bias is None or bias.ndim == 1):
+            return functional.linear(x, weight, bias)
+        out = row_product(x, weight.transpose(-1, -2))
+        return out if bias is None else out + beside_rows(bias, 1)
 
 
 BITS = 16  # of torch's generator, for each entry that may be dropped
@@ -50,14 +59,22 @@ class BatchNorm(nn.BatchNorm1d, FastPyroModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (..., n, h)."""
+        weight, bias = self.weight, self.bias
         flat = x.reshape(-1, x.shape[-1])
-        if self.training and len(flat) == 1:
-            out = functional.batch_norm(
-                flat, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-            )
-        else:
-            out = super().forward(flat)
-        return out.reshape(x.shape)
+        if weight.ndim == bias.ndim == 1:
+            return self._normalised(flat, weight, bias).reshape(x.shape)
+        return self._normalised(flat).reshape(x.shape) * beside_rows(weight, 1) + beside_rows(bias, 1)
+
+    def _normalised(self, rows: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Rows (n, h) normalised, by their own statistics in training."""
+        by_rows = self.training and len(rows) > 1
+        if by_rows:
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+        momentum = self.momentum or 0.0
+        return functional.batch_norm(
+            rows, self.running_mean, self.running_var, weight, bias, by_rows, momentum, self.eps
+        )
 
 
 class LayerNorm(nn.LayerNorm, FastPyroModule):
@@ -65,6 +82,14 @@ class LayerNorm(nn.LayerNorm, FastPyroModule):
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (..., n, h)."""
+        weight, bias = self.weight, self.bias
+        if weight.ndim == bias.ndim == 1:
+            return functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+        out = functional.layer_norm(x, self.normalized_shape, eps=self.eps)
+        return out * beside_rows(weight, 1) + beside_rows(bias, 1)
 
 
 class SparseLinear(FastPyroModule, RecordsArguments):
@@ -85,5 +110,7 @@ class SparseLinear(FastPyroModule, RecordsArguments):
         self.bias = nn.Parameter(dense.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., n_in) to (..., n_out)."""
-        return sparse_product.product(x, self.weight) + self.bias
+        """Map (..., n, n_in) to (..., n, n_out)."""
+        weight = self.weight
+        out = sparse_product.product(x, weight) if weight.ndim == 2 else row_product(x, weight)
+        return out + beside_rows(self.bias, 1)

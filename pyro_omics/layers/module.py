@@ -10,11 +10,13 @@ from typing import Any
 
 import pyro
 from pyro.nn import PyroModule
+from pyro.nn.module import _Context
 from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import nn
+from torch.distributions import constraints
 
 
 @contextmanager
@@ -23,7 +25,8 @@ def local_parameters(*programs: Any) -> Iterator[None]:
 
     Parameters then belong to their modules, and Pyro's parameter store stays as it is: two models in one session share
     nothing. The setting of other Pyro code in the session is left alone. Under ``poutine.trace(param_only=True)``, as
-    in ``pyro.infer.SVI``, each plain parameter also gets the attribute ``unconstrained`` that an optimizer reads.
+    in ``pyro.infer.SVI``, each plain parameter also gets the attribute ``unconstrained`` that an optimizer reads, and
+    those of plain torch modules, such as a flow's networks, send the messages that Pyro's own modules send.
 
     Parameters
     ----------
@@ -36,10 +39,21 @@ def local_parameters(*programs: Any) -> Iterator[None]:
     if parameters_are_collected():
         for module in programs:
             if isinstance(module, nn.Module):
-                for parameter in module.parameters():
-                    parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+                _collect(module)
     with pyro.settings.context(module_local_params=True):
         yield
+
+
+def _collect(program: nn.Module) -> None:
+    """Prepare a program's parameters for the handler that collects them."""
+    root = getattr(program, "_pyro_name", "")
+    for path, module in program.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            parameter.unconstrained = weakref.ref(parameter)
+            if not isinstance(module, PyroModule):
+                full = ".".join(part for part in (root, path, name) if part)
+                send: Any = runtime.effectful(lambda *_, _value=parameter, **__: _value, type="param")
+                send(full, parameter, constraint=constraints.real, name=full)
 
 
 def make_local(module: nn.Module) -> None:
@@ -60,6 +74,38 @@ def pyro_method(method: Callable[..., Any]) -> Any:
     return run
 
 
+class LocalContext(_Context):
+    """A module's context that leaves Pyro's parameter store alone, whatever ``module_local_params`` is.
+
+    Pyro's own hides the store from a module that runs under this setting, and gives it back without the attributes
+    ``unconstrained``: pyro.infer.SVI could then train nothing else in the same step, such as an autoguide. Parameters
+    of modules do not go to the store, so that there is nothing to hide. A ``pyro.param`` statement of a handler around
+    a module, such as that of ``LocScaleReparam()``, goes there as it does around any program.
+    """
+
+    in_local_parameters = False  # whether a `FastPyroModule` is running in it, with all modules inside
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.param_state: Any = {"params": {}, "constraints": {}}
+
+    @classmethod
+    def adopt(cls, context: _Context) -> None:
+        """Make a context one of this class, while no module runs in it."""
+        if type(context) is _Context and not context.active:
+            context.__class__ = cls
+            context.param_state = {"params": {}, "constraints": {}}
+
+    def __enter__(self) -> None:
+        self.active += 1
+        self.used = True
+
+    def __exit__(self, *error: Any) -> None:
+        self.active -= 1
+        if not self.active:
+            self.cache.clear()
+
+
 class FastPyroModule(PyroModule):
     """A PyroModule that sends a ``pyro.param`` message for a plain parameter only if an effect handler would act on it.
 
@@ -72,15 +118,25 @@ class FastPyroModule(PyroModule):
 
     def __init__(self, name: str = "") -> None:
         super().__init__(name)
-        make_local(self)
+        self._pyro_context = LocalContext()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module in `local_parameters`."""
+        context: Any = self._pyro_context
         # The modules inside of one that is running need no more.
-        if self._pyro_context.active and pyro.settings.get("module_local_params"):
+        if getattr(context, "in_local_parameters", False) and pyro.settings.get("module_local_params"):
             return super().__call__(*args, **kwargs)
         with local_parameters(self):
-            return super().__call__(*args, **kwargs)
+            context.in_local_parameters = True
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                context.in_local_parameters = False
+
+    def _pyro_set_supermodule(self, name: str, context: _Context) -> None:
+        # All modules of a program share its context, and run in it under the setting of this package.
+        LocalContext.adopt(context)
+        super()._pyro_set_supermodule(name, context)
 
     def __getattr__(self, name: str) -> Any:
         attributes = self.__dict__

@@ -238,8 +238,11 @@ class GatedAttention(FastPyroModule, RecordsArguments):
 
     def weights(self, h: Tensor) -> Tensor:
         """Weights (..., p) of members (..., p, n_in); they sum to 1."""
-        gated = torch.tanh(self.value(h)) * torch.sigmoid(self.gate(h))
-        return torch.softmax(self.score(gated).squeeze(-1), -1)
+        # The members are the layers' rows: latent weights have leading dimensions that must not meet the set's.
+        members = h.flatten(-3, -2) if h.ndim > 2 else h
+        gated = torch.tanh(self.value(members)) * torch.sigmoid(self.gate(members))
+        score = self.score(gated).squeeze(-1)
+        return torch.softmax(score.unflatten(-1, h.shape[-3:-1]) if h.ndim > 2 else score, -1)
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (..., p, n_in) to the weighted mean (..., n_in)."""

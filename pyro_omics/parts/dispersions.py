@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_omics.batch import CellBatch
+from pyro_omics.layers.global_values import at_entries, at_levels, beside_rows
 from pyro_omics.parts.base import Part
 from pyro_omics.sizes import Sizes
 
@@ -67,7 +68,7 @@ class PerGene(Dispersion):
     def forward(self, heads: dict[str, Tensor], batch: CellBatch) -> Tensor:
         """theta, (g,), or (n, g) by each row's batch or label."""
         if self.by is None:
-            return _theta(self.log_theta)
+            return _theta(beside_rows(self.log_theta, 1))
         return _theta(_select_levels(self.log_theta, getattr(batch, self.by, None)))
 
 
@@ -82,12 +83,13 @@ class PerGeneCell(Dispersion):
 
 
 def _select_levels(table: Tensor, codes: Tensor | None) -> Tensor:
-    """The table's (levels, g) entries (n, g) for a code per row (n,), or for a code per entry (n, g)."""
-    if codes is None and len(table) > 1:
-        raise ValueError(f"the dispersion has {len(table)} levels, and this minibatch has no codes of its rows' levels")
+    """The table's (..., levels, g) entries (..., n, g) for a code per row (n,), or for a code per entry (n, g)."""
+    levels = table.shape[-2]
+    if codes is None and levels > 1:
+        raise ValueError(f"the dispersion has {levels} levels, and this minibatch has no codes of its rows' levels")
     if codes is None:
-        return table[0]
-    return table[codes] if codes.ndim == 1 else table.gather(0, codes)
+        return beside_rows(table[..., 0, :], 1)
+    return at_levels(table, codes, 2) if codes.ndim == 1 else at_entries(table, codes)
 
 
 def _theta(log_theta: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_omics.layers.global_values import at_entries
 from pyro_omics.parts.base import Part
 from pyro_omics.sizes import Sizes
 
@@ -139,7 +140,8 @@ class Background(Part):
 
         c0 and d0 are the initial values of c and d. With this parametrization of the posterior, c and d are fitted to
         the moments of the aggregated posterior only. If the network gave the posterior of u itself, the quickest way to
-        a smaller loss would be a smaller d, which shrinks every difference between cells.
+        a smaller loss would be a smaller d, which shrinks every difference between cells. It does give that posterior
+        where `bayesianize` made c or d latent.
 
         Parameters
         ----------
@@ -148,6 +150,8 @@ class Background(Part):
         codes_nt
             the batch of each entry (n, t).
         """
+        if self._pyro_samples:  # the guide, which calls this, would draw c and d from their prior
+            return loc_nt, scale_nt
         (c, d), c0, d0 = self._prior(codes_nt), _entries(self.start_loc, codes_nt), _entries(self.start_scale, codes_nt)
         return (c0 - c + loc_nt) / d, scale_nt * d0 / d
 
@@ -185,5 +189,7 @@ class CellBackground(Background):
 
 
 def _entries(table_bt: Tensor, codes_nt: Tensor) -> Tensor:
-    """The table's value (n, t) for each entry's batch and protein; a table with one row applies to all batches."""
-    return table_bt.expand_as(codes_nt) if len(table_bt) == 1 else table_bt.gather(0, codes_nt)
+    """The table's value (..., n, t) for each entry's batch and protein; a table with one row applies to all batches."""
+    if table_bt.ndim == 2 and len(table_bt) == 1:
+        return table_bt.expand_as(codes_nt)
+    return at_entries(table_bt, codes_nt if table_bt.shape[-2] > 1 else torch.zeros_like(codes_nt))

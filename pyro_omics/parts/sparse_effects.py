@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_omics.layers.global_values import beside_rows
 from pyro_omics.parts.base import Part
 from pyro_omics.sizes import DELSizes, Sizes
 
@@ -51,9 +52,16 @@ class SparseGamma(Part):
             else:
                 self.register_buffer(name, torch.tensor(start))
 
-    def forward(self) -> TorchDistribution:
-        """Gamma(shape, shape / mean), batch shape ()."""
-        return dist.Gamma(self.concentration, self.rate)
+    def forward(self, shape: Sequence[int] = ()) -> TorchDistribution:
+        """Gamma(shape, shape / mean) of events of independent entries, of this shape; batch shape ()."""
+        concentration, rate = self.concentration, self.rate
+        if not shape:
+            return dist.Gamma(concentration, rate)
+        # To the right of the dimensions that a latent shape or mean may have.
+        size, entries = torch.Size(shape), (1,) * len(shape)
+        concentration, rate = (value.reshape(value.shape + entries) for value in (concentration, rate))
+        fn = dist.Gamma(concentration, rate)
+        return fn.expand(fn.batch_shape[: -len(size)] + size).to_event(len(size))
 
     @torch.no_grad()
     def set_mean(self, mean: float) -> None:
@@ -63,9 +71,9 @@ class SparseGamma(Part):
     @property
     def concentration(self) -> Tensor:
         """The Gamma's shape, ()."""
-        return torch.sigmoid(self.logit_shape)
+        return torch.sigmoid(beside_rows(self.logit_shape, 0))
 
     @property
     def rate(self) -> Tensor:
         """The Gamma's rate, ()."""
-        return self.concentration * (-self.log_mean).exp()
+        return self.concentration * (-beside_rows(self.log_mean, 0)).exp()

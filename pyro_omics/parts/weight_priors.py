@@ -12,6 +12,7 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
+from pyro_omics.layers.global_values import beside_rows
 from pyro_omics.serialization.arguments import RecordsArguments
 
 
@@ -101,7 +102,7 @@ class Horseshoe(WeightPrior):
         return {
             global_: PyroSample(partial(_half_cauchy, shape=torch.Size(), scale=self.scale)),
             local: PyroSample(partial(_half_cauchy, shape=shape, scale=1.0)),
-            name: PyroSample(partial(_horseshoe, global_=global_, local=local, slab=self.slab)),
+            name: PyroSample(partial(_horseshoe, global_=global_, local=local, slab=self.slab, event_dim=len(shape))),
         }
 
 
@@ -129,8 +130,9 @@ def _half_cauchy(owner: PyroModule, shape: torch.Size, scale: float) -> TorchDis
     return dist.HalfCauchy(_full_like(owner, shape, scale)).to_event()
 
 
-def _horseshoe(owner: PyroModule, global_: str, local: str, slab: float | None) -> TorchDistribution:
-    scale = getattr(owner, global_) * getattr(owner, local)
+def _horseshoe(owner: PyroModule, global_: str, local: str, slab: float | None, event_dim: int) -> TorchDistribution:
+    tau = beside_rows(getattr(owner, global_), 0)
+    scale = tau.reshape(tau.shape + (1,) * event_dim) * beside_rows(getattr(owner, local), event_dim)
     if slab is not None:
         scale = scale * torch.rsqrt(1 + (scale / slab).square())
-    return dist.Normal(torch.zeros_like(scale), scale).to_event()
+    return dist.Normal(torch.zeros_like(scale), scale).to_event(event_dim)

@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from helpers import counts, quiet_trainer
-from own_model import PoissonFactors
+from own_model import CountFactors, PoissonFactors
 from pyro import poutine
 from pyro.infer import (
     SVI,
@@ -648,10 +648,10 @@ def test_mean_field_is_right_at_constrained_globals():
     assert svi.guide.rest.locs.mu.item() == pytest.approx(exact, abs=0.05)
 
 
-def test_vectorised_particles_are_refused_over_globals_and_right_without(dm):
-    """Trap 15."""
+def test_vectorised_particles_are_refused_where_a_loop_is_something_else(dm):
+    """Trap 15: ``z @ W`` takes the particles of W for something else."""
     vectorised = Trace_ELBO(num_particles=4, vectorize_particles=True)
-    with pytest.raises(ValueError, match=r"vectorize_particles=True.*'W'"):
+    with pytest.raises(ValueError, match=r"vectorize_particles=True.*PoissonFactors.*row_product.*num_particles=4"):
         po.SVIModule(factors(dm), elbo=vectorised)
     many = {"num_particles": 200}
     model = scvi(dm, norm=po.layers.LayerNorm, dropout=0.0)
@@ -661,6 +661,22 @@ def test_vectorised_particles_are_refused_over_globals_and_right_without(dm):
         loop, rel=5e-3
     )
     po.testing.check_model(scvi(dm), dm, elbo=vectorised)
+
+
+@pytest.mark.parametrize("kind", [Trace_ELBO, po.elbos.TraceELBO, TraceMeanField_ELBO])
+def test_vectorised_particles_over_globals_are_a_loop_s(kind, dm):
+    torch.manual_seed(0)
+    model, batch = CountFactors.from_data(dm, n_latent=3), dm.data[dm.rows("training")[:8]]
+    losses = {}
+    for vectorised in (False, True):
+        svi = po.SVIModule(model, elbo=kind(num_particles=300, vectorize_particles=vectorised)).eval()
+        torch.manual_seed(0)
+        losses[vectorised] = [value.item() for value in svi.adapter.step(svi.elbo, batch, 0.3)]
+    assert losses[True] == pytest.approx(losses[False], rel=5e-3)
+    model.train()
+    svi = po.SVIModule(model, elbo=kind(num_particles=4, vectorize_particles=True))
+    trainer().fit(svi, dm)
+    po.testing.check_model(model, dm, elbo=kind(num_particles=4, vectorize_particles=True))
 
 
 @pytest.mark.parametrize("limits", [{"max_epochs": 1000, "max_steps": 30}, {"max_epochs": -1, "max_steps": 30},

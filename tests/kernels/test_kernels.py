@@ -13,6 +13,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from pyro.ops.hessian import hessian
+from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provenance
 from torch.nn.utils import parameters_to_vector
 
 from pyro_omics import kernels, layers
@@ -758,3 +759,33 @@ def test_a_sparse_linear_starts_as_torchs_and_is_its_transpose():
     x = fingerprints(torch.float32)
     torch.testing.assert_close(ours(x), theirs(x))
     assert sum(p.numel() for p in ours.parameters()) == len(parameters_to_vector(ours.parameters()))
+
+
+# Tensors that are not only numbers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_provenance_passes_through(name, asked):
+    values, x = parameters(name), draw()
+    values = [v.detach() for v in values]
+    traced = [ProvenanceTensor(v, frozenset({f"p{i}"})) for i, v in enumerate(values)]
+    found = of_rows(name, traced, x)
+    assert get_provenance(found) == {f"p{i}" for i in range(len(values))}
+    assert asked == []
+    torch.testing.assert_close(detach_provenance(found), of_rows(name, values, x))
+    weight = ProvenanceTensor(torch.randn(G, 2, dtype=x.dtype), frozenset({"w"}))
+    assert get_provenance(sparse_product.product(x, weight)) == {"w"}
+    assert get_provenance(dense_rows.log1p(x, ProvenanceTensor(torch.ones(len(x), 1), frozenset({"s"})))) == {"s"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_several_gradients_at_once_are_those_one_by_one(name, asked):
+    values, x = parameters(name), draw()
+    rows = of_rows(name, values, x)
+    assert len(asked) == 1
+    vectors = torch.randn(3, *rows.shape, dtype=rows.dtype)
+    together = torch.autograd.grad(rows, values, vectors, is_grads_batched=True, retain_graph=True)
+    for i, vector in enumerate(vectors):
+        one = torch.autograd.grad(rows, values, vector, retain_graph=True)
+        for found, expected in zip(together, one, strict=True):
+            torch.testing.assert_close(found[i], expected)

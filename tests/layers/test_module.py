@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.reparam import LocScaleReparam
 from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
@@ -109,6 +110,63 @@ def test_latent_weights_are_sampled_once_under_any_handler():
     assert [name for name, site in trace.trace.nodes.items() if site["type"] == "sample"] == ["linear.weight"]
     with pyro.validation_enabled(False):
         assert not torch.equal(net(), net())
+
+
+def test_an_optimizer_s_handler_gets_every_parameter_of_plain_modules_too():
+    """Of a list of PyroModules, plain modules are read without a message."""
+
+    class Listed(FastPyroModule):
+        def __init__(self):
+            super().__init__()
+            self.layers = PyroModule[nn.ModuleDict]({"plain": nn.Sequential(nn.Linear(2, 2)), "own": Linear(2, 2)})
+
+        def forward(self):
+            return self.layers["own"](self.layers["plain"](torch.ones(2)))
+
+    net = Listed()
+    with poutine.trace(param_only=True) as collected:
+        net()
+    found = {name: site["value"].unconstrained() for name, site in collected.trace.nodes.items()}
+    assert set(map(id, found.values())) == set(map(id, net.parameters()))
+    assert "layers.plain.0.weight" in found
+
+
+def test_a_store_that_others_use_is_left_as_it_is():
+    """Its parameters keep what an optimizer reads of them, while a module runs by itself or in a larger one."""
+
+    class Larger(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+        def forward(self):
+            return self.net()
+
+    pyro.clear_param_store()
+    alone, larger = Net(), Larger()
+    for program in (alone, larger, lambda: larger.net()):
+        with poutine.trace(param_only=True) as collected:
+            value = pyro.param("loc", torch.tensor(1.0))
+            program()
+        assert value.unconstrained() is collected.trace.nodes["loc"]["value"].unconstrained()
+        assert all(hasattr(site["value"], "unconstrained") for site in collected.trace.nodes.values())
+        assert "loc" in pyro.get_param_store()
+    pyro.clear_param_store()
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_parameter_of_a_handler_goes_to_the_store(local):
+    pyro.clear_param_store()
+    with pyro.settings.context(module_local_params=local):
+        net = Net()
+        net.linear.bias = PyroSample(dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        program = poutine.reparam(net, config={"linear.bias": LocScaleReparam()})
+        trace = poutine.trace(program).get_trace()
+        assert trace.nodes["linear.bias_centered"]["type"] == "param"
+        assert list(pyro.get_param_store().keys()) == ["linear.bias_centered"]
+        for _ in range(2):
+            assert "linear.bias_centered" not in poutine.trace(net).get_trace().nodes
+    pyro.clear_param_store()
 
 
 def test_a_part_made_latent_after_it_was_read_is_found():

@@ -18,8 +18,9 @@ from pyro_omics.inference.checks import ENUM_ELBO, check_plate
 from pyro_omics.inference.elbos.delta_kl import CorrectDeltaKL
 from pyro_omics.inference.elbos.renyi import RenyiELBO
 from pyro_omics.inference.elbos.trace import TraceELBO
+from pyro_omics.inference.elbos.vectorised import check_vectorised
 from pyro_omics.inference.kl_warmup import LatentSites, ScaleLatents
-from pyro_omics.sites import is_local, latent_sites, sample_sites
+from pyro_omics.sites import latent_sites, sample_sites
 
 ALTERNATIVES = {  # Pyro's ELBOs that cannot be trained here -> what to use instead
     "RenyiELBO": "pyro_omics.elbos.RenyiELBO(alpha=..., num_particles=...), the same bound for each row",
@@ -62,17 +63,15 @@ class BoundAdapter:
         Raises
         ------
         ValueError
-            Where discrete latents are to be summed out and the bound cannot, or the reverse; where the vectorised
-            particles of the bound would be wrong.
+            Where discrete latents are to be summed out and the bound cannot, or the reverse.
         """
         if marked := list(latent_sites(p, summed_out=True)):
             raise ValueError(f"discrete latent {marked[0]!r} of {name} needs elbo={ENUM_ELBO}, which sums it out")
-        shared = [name for name, site in latent_sites(p).items() if not is_local(site)]
-        if self.bound.vectorize_particles and self.bound.num_particles > 1 and shared:
-            raise ValueError(
-                f"vectorize_particles=True is wrong for global latents, and {name} has {shared}: use "
-                f"{type(self.bound).__name__}(num_particles={self.bound.num_particles}), which loops and is as fast"
-            )
+
+    def check_particles(self, pair: ELBOModule, batch: RowBatch) -> None:
+        """Raise a ValueError where the bound's vectorised particles would be wrong for a model and its guide."""
+        if self.bound.vectorize_particles and self.bound.num_particles > 1:
+            check_vectorised(self.bound, pair, batch)
 
     def step(self, pair: ELBOModule, batch: RowBatch, weight: float) -> tuple[Tensor, Tensor]:
         """The loss of a training step and the plain ELBO, both over the full data, in nats.

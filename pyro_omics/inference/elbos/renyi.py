@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from pyro import poutine
@@ -15,6 +16,8 @@ from torch import Tensor
 from pyro_omics.parts.base import check_positive
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import global_terms, is_local, plate_scale, replayed, row_terms, sample_sites
+
+Program: TypeAlias = Callable[..., Any]
 
 
 class RenyiELBO(ELBO, RecordsArguments):
@@ -56,16 +59,16 @@ class RenyiELBO(ELBO, RecordsArguments):
         self.alpha = alpha
         self.plain_loss: Tensor | None = None  # the loss at alpha = 1, for the draws of the last call
 
-    def differentiable_loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any) -> Tensor:
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kw: Any) -> Tensor:
         """The negative bound over the full data, in nats."""
         if self.max_plate_nesting == math.inf:
             with torch.random.fork_rng(devices=[]):
-                self._guess_max_plate_nesting(model, guide, args, {})
+                self._guess_max_plate_nesting(model, guide, args, kw)
         weights, shared, scale = [], None, 1.0
         outside: Tensor | float = 0.0
         for _ in range(self.num_particles):
             again = guide if shared is None else poutine.replay(guide, trace=shared)
-            p, q = (sample_sites(trace) for trace in self._get_trace(model, again, args, {}))
+            p, q = (sample_sites(trace) for trace in self._get_trace(model, again, args, kw))
             weights.append(_total(row_terms(p)) - _total(row_terms(q)))
             if shared is None:
                 _check_reparameterised(q)
@@ -77,13 +80,23 @@ class RenyiELBO(ELBO, RecordsArguments):
         return -(scale * _renyi(weights_sn, self.alpha).sum() + outside)
 
     @torch.no_grad()
-    def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any) -> float:
+    def loss(self, model: Program, guide: Program, *args: Any, **kw: Any) -> float:
         """The negative bound over the full data, in nats, without gradient."""
-        return self.differentiable_loss(model, guide, *args).item()
+        return self.differentiable_loss(model, guide, *args, **kw).item()
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kw: Any) -> float:
+        """The negative bound over the full data, in nats; its gradient is added to that of each parameter.
+
+        With it, ``pyro.infer.SVI(model, guide, optim, loss=RenyiELBO())`` takes the bound as it takes Pyro's own.
+        """
+        loss = self.differentiable_loss(model, guide, *args, **kw)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
+        return loss.item()
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         q = poutine.trace(guide).get_trace(*args, **kwargs)
-        return replayed(model, q, args, int(self.max_plate_nesting)), q
+        return replayed(partial(model, **kwargs) if kwargs else model, q, args, int(self.max_plate_nesting)), q
 
 
 class ImportanceWeightedELBO(RenyiELBO):

@@ -44,7 +44,7 @@ class TraceELBO(Trace_ELBO, RecordsArguments):
     max_plate_nesting
         nesting depth of plates, needed with vectorised particles alone; inferred by default.
     vectorize_particles
-        whether to make the S draws at once: only for models without global latents.
+        whether to make the S draws at once, in a plate of particles, instead of one after the other.
 
     Source: Ranganath et al. 2014; Kingma and Welling 2014; pyro.infer.Trace_ELBO.
     """

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_omics.kernels.dispatch import is_abstract
 from pyro_omics.kernels.likelihood.densities import Derivatives
 from pyro_omics.kernels.likelihood.sparse_counts import Counts
 from pyro_omics.kernels.likelihood.torch_kernels import Kernel
@@ -81,7 +82,9 @@ def _parameter_gradient(derivative: Tensor | None, parameter: Tensor, grad_n: Te
     if derivative is None:
         return None
     if parameter.ndim > 1:
-        return derivative.mul_(grad_n.unsqueeze(-1))
+        # Several gradients at once (torch.vmap) do not fit into the derivatives' memory.
+        grad = grad_n.unsqueeze(-1)
+        return derivative * grad if is_abstract(grad_n) else derivative.mul_(grad)
     with torch.autocast(derivative.device.type, enabled=False):  # autocast would round the product to 16 bits
         return grad_n @ derivative
 

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_omics.batch import DELBatch
-from pyro_omics.layers import GatedAttention, LayerNorm, ResidualMLP
+from pyro_omics.layers import GatedAttention, LayerNorm, Linear, ResidualMLP
+from pyro_omics.layers.global_values import beside_rows
 from pyro_omics.layers.module import pyro_method
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.dna_encoded.selection_arm import SelectionArm
@@ -100,7 +100,7 @@ class DELCount(CountModel):
         self.matrix_rate = ResidualMLP(n_in, 1, **network) if sizes.n_control else None
         self.pose = None
         if sizes.pose_shape:
-            self.pose = PyroModule[nn.Linear](sizes.pose_shape[-1], n_hidden)
+            self.pose = Linear(sizes.pose_shape[-1], n_hidden)
             self.attention = GatedAttention(n_hidden)
         self.target_rate = ResidualMLP(n_in + (n_hidden if sizes.pose_shape else 0), 1, **network)
         self.log_background = nn.Parameter(torch.tensor(-0.1))
@@ -114,11 +114,12 @@ class DELCount(CountModel):
             known = getattr(self.sizes, name)
             if self.latent_depth and known:
                 prior = dist.LogNormal(self._vector(known).log(), SPREAD).to_event(1)
-                latents[name] = pyro.sample(name, prior)
+                latents[name] = beside_rows(pyro.sample(name, prior), 1)
         with self.plate(batch):
             matrix_n, target_n = self.rates(batch)
             depth = latents.get("depth", self._vector(self.sizes.depth))
-            mean = self.log_background.exp() * depth * (matrix_n + target_n).unsqueeze(-1)
+            background = beside_rows(self.log_background, 0).exp().unsqueeze(-1)
+            mean = background * depth * (matrix_n + target_n).unsqueeze(-1)
             pyro.sample("x", self.target(mean, batch), obs=batch.x)
             if self.control is not None:
                 depth = latents.get("control_depth", self._vector(self.sizes.control_depth))
@@ -134,7 +135,12 @@ class DELCount(CountModel):
         if self.matrix_rate is not None:
             matrix = _rate(self.matrix_rate(features))
         if self.pose is not None:
-            features = torch.cat([features, self.attention(torch.relu(self.pose(batch.poses)))], -1)
+            n_poses = self.sizes.pose_shape[0]
+            # The poses are the layer's rows, see `GatedAttention.weights`.
+            poses: Any = batch.poses
+            h = torch.relu(self.pose(poses.flatten(0, 1))).unflatten(-2, (-1, n_poses))
+            pooled = self.attention(h)
+            features = torch.cat([features.expand(*pooled.shape[:-1], -1), pooled], -1)
         return matrix, _rate(self.target_rate(features))
 
     def inputs(self, batch: DELBatch) -> Tensor:

@@ -21,6 +21,7 @@ from pyro_omics.distributions.quadrature import Quadrature
 from pyro_omics.guides.conditional import Conditional
 from pyro_omics.guides.global_guide import start_at
 from pyro_omics.guides.guided_model import Guide
+from pyro_omics.layers.global_values import at_levels, beside_rows
 from pyro_omics.layers.module import pyro_method
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.dna_encoded.coordinate_ascent import CoordinateAscent, CountTotals, GammaPrior, Superposition
@@ -187,7 +188,8 @@ class HierarchicalDEL(CountModel):
         latents: Latents = {}
         for name in ("depth", "control_depth", "pre_depth"):
             if known := getattr(self.sizes, name):
-                latents[name] = pyro.sample(name, dist.Exponential(1 / self._vector(known)).to_event(1))
+                depth = pyro.sample(name, dist.Exponential(1 / self._vector(known)).to_event(1))
+                latents[name] = beside_rows(depth, 1)
         for cycle, size in zip(self.sizes.cycles, self.sizes.n_synthons, strict=True):
             if self.knows_abundance:
                 shape = self._vector([ABUNDANCE] * size)
@@ -197,8 +199,7 @@ class HierarchicalDEL(CountModel):
                 latents[f"yield_{cycle}"] = pyro.sample(f"yield_{cycle}", prior)
         for subset in self.subsets:
             sizes = [self.sizes.n_synthons[i] for i in subset]
-            prior = self.truncates[str(len(subset))]().expand(sizes).to_event(len(sizes))
-            latents[self.site(subset)] = pyro.sample(self.site(subset), prior)
+            latents[self.site(subset)] = pyro.sample(self.site(subset), self.truncates[str(len(subset))](sizes))
         return latents
 
     def _vector(self, values: Any) -> Tensor:
@@ -207,7 +208,7 @@ class HierarchicalDEL(CountModel):
     def pre_counts(self, batch: DELBatch, latents: Latents) -> TorchDistribution:
         """The distribution of the counts from before the selection, (n, r)."""
         mean = latents["pre_depth"] * self.abundance(batch, latents).unsqueeze(-1)
-        return NegativeBinomial(mean, self.log_kappa.exp()).to_event(1)
+        return NegativeBinomial(mean, beside_rows(self.log_kappa, 0).exp().unsqueeze(-1)).to_event(1)
 
     def control_counts(self, batch: DELBatch, latents: Latents) -> TorchDistribution:
         """The distribution of the counts of the control selections, (..., n, r)."""
@@ -228,7 +229,7 @@ class HierarchicalDEL(CountModel):
         """The product of the building blocks' abundances, (n,)."""
         product = torch.ones_like(batch.x[:, 0])
         for i, cycle in enumerate(self.sizes.cycles if self.knows_abundance else ()):
-            product = product * latents[f"abundance_{cycle}"][batch.synthons[:, i]]
+            product = product * at_levels(latents[f"abundance_{cycle}"], batch.synthons[:, i], 1)
         return product
 
     def exposure(self, batch: DELBatch, latents: Latents) -> Tensor:
@@ -236,14 +237,14 @@ class HierarchicalDEL(CountModel):
         e_n = self.abundance(batch, latents)
         if batch.pre is None:
             return e_n
-        kappa = self.log_kappa.exp()
-        return e_n * (kappa + batch.pre.sum(-1)) / (kappa + latents["pre_depth"].sum() * e_n)
+        kappa = beside_rows(self.log_kappa, 0).exp()
+        return e_n * (kappa + batch.pre.sum(-1)) / (kappa + latents["pre_depth"].sum(-1) * e_n)
 
     def yields(self, batch: DELBatch, latents: Latents) -> list[Tensor]:
         """The yield (n,) of each cycle, known or latent."""
         if batch.yields is not None:
             return list(batch.yields.unbind(-1))
-        return [latents[f"yield_{cycle}"][batch.synthons[:, i]] for i, cycle in enumerate(self.sizes.cycles)]
+        return [at_levels(latents[f"yield_{c}"], batch.synthons[:, i], 1) for i, c in enumerate(self.sizes.cycles)]
 
     def full_amount(self, batch: DELBatch, latents: Latents) -> Tensor:
         """The share (n,) of the full product in a tag's molecules."""
@@ -276,7 +277,7 @@ class HierarchicalDEL(CountModel):
         """The posterior of g; its evidence (..., n) is that of the target's counts."""
         absent = {**latents, "own": torch.zeros_like(batch.x[:, 0])}
         with torch.no_grad():
-            unit = latents["depth"].sum() * self.exposure(batch, latents) * self.full_amount(batch, latents)
+            unit = latents["depth"].sum(-1) * self.exposure(batch, latents) * self.full_amount(batch, latents)
             cells = cell_edges([self._peak(self.target_counts(batch, absent), batch.x, unit)], wide, narrow)
         exposure_nr = latents["depth"] * self.exposure(batch, latents).unsqueeze(-1)
         other_rates, amount_n = self.other_rates(batch, latents), self.full_amount(batch, latents)
@@ -293,10 +294,10 @@ class HierarchicalDEL(CountModel):
         absent = {**latents, "matrix": torch.zeros_like(batch.x[:, 0])}
         with torch.no_grad():
             exposure = self.exposure(batch, latents)
-            of_control = self.control_counts(batch, absent), control, latents["control_depth"].sum() * exposure
+            of_control = self.control_counts(batch, absent), control, latents["control_depth"].sum(-1) * exposure
             # The target's counts above all other rates may come from matrix binding too.
             absent["own"] = absent["matrix"]
-            of_target = self.target_counts(batch, absent), batch.x, latents["depth"].sum() * exposure
+            of_target = self.target_counts(batch, absent), batch.x, latents["depth"].sum(-1) * exposure
             cells = cell_edges([self._peak(*of_control), self._peak(*of_target)], 8, 7)
 
         def log_joint(matrix: Tensor) -> Tensor:

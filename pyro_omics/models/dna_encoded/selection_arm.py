@@ -10,6 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_omics.batch import DELBatch
+from pyro_omics.layers.global_values import beside_rows
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.parts.likelihoods import Likelihood
 from pyro_omics.sizes import DELSizes
@@ -42,5 +43,10 @@ class SelectionArm(FastPyroModule):
 
     def forward(self, mean: Tensor, batch: DELBatch) -> TorchDistribution:
         """The distribution of counts with these means (..., n, r): event shape (r,)."""
-        heads = {name: self.heads[name].expand(mean.shape) for name in self.likelihood.heads}
+        heads = {name: self._head(name, mean.shape) for name in self.likelihood.heads}
         return self.likelihood(mean, heads, batch)
+
+    def _head(self, name: str, shape: torch.Size) -> Tensor:
+        """A head for each count, (..., n, r)."""
+        head = beside_rows(self.heads[name], 1)
+        return head.expand(shape if head.ndim == 1 else torch.broadcast_shapes(head.shape, shape))

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyro_omics.layers.global_values import at_levels
+
 Subset = tuple[int, ...]
 ABUNDANCE = 10.0  # shape of the Gamma of a building block's abundance: standard deviation a third of the mean
 YIELD = (7.0, 3.0)  # parameters of the Beta of a reaction's yield: mean 0.7, standard deviation 0.14
@@ -61,10 +63,10 @@ def member_sums(subset: Subset, factors: Sequence[Tensor]) -> Tensor:
 
 
 def entries(table: Tensor, subset: Subset, codes: Tensor) -> Tensor:
-    """Entries (..., n) of a subset's table (..., sizes of S) for compounds with these codes (n, cycles)."""
+    """Entries (..., n) of a subset's table, a global value (..., sizes of S), for compounds with codes (n, cycles)."""
     if len(subset) == 1:
-        return table[..., codes[:, subset[0]]]
+        return at_levels(table, codes[:, subset[0]], 1)
     flat = torch.zeros_like(codes[:, 0])
     for i, size in zip(subset, table.shape[-len(subset) :], strict=True):
         flat = flat * size + codes[:, i]
-    return table.flatten(-len(subset))[..., flat]
+    return at_levels(table.flatten(-len(subset)), flat, 1)

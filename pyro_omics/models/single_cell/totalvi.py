@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch
-from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, log_normalised
+from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, at_entries, log_normalised
 from pyro_omics.layers.module import pyro_method
 from pyro_omics.models.single_cell.scvi import SCVI
 from pyro_omics.parts.base import check_heads, check_part, check_unowned
@@ -193,7 +193,7 @@ class TotalVI(SCVI):
 
     def _batch_values(self, table_bt: Tensor, batch: CellBatch) -> Tensor:
         """The table's values (n, t) for each entry's batch, see `_entry_codes`."""
-        return table_bt.gather(0, self._entry_codes(batch))
+        return at_entries(table_bt, self._entry_codes(batch))
 
     def _entry_codes(self, batch: CellBatch) -> Tensor:
         """Code (n, t) of the batch to decode each cell and protein with: one that measured the protein."""

@@ -11,6 +11,7 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch
+from pyro_omics.layers.global_values import at_levels, beside_rows
 from pyro_omics.parts.base import check_positive
 from pyro_omics.parts.priors.mixture import normal_mixture
 from pyro_omics.parts.priors.normal import StandardNormal
@@ -40,7 +41,7 @@ class HierarchicalNormal(StandardNormal):
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
         """Normal(0, diag(tau^2)), event shape (k,)."""
-        return dist.Normal(self.zeros, self.scale).to_event(1)
+        return dist.Normal(self.zeros, beside_rows(self.scale, 1)).to_event(1)
 
 
 class BatchMeans(StandardNormal):
@@ -103,8 +104,9 @@ class BatchMeans(StandardNormal):
         weights, batch shape ().
         """
         if batch is None or batch.batch is None:
-            return normal_mixture(torch.zeros_like(self.means[:, 0]), self.means, torch.ones_like(self.means))
-        loc_nk = self.means[batch.batch]
+            means = beside_rows(self.means, 2)
+            return normal_mixture(torch.zeros_like(means[..., 0]), means, torch.ones_like(means))
+        loc_nk = at_levels(self.means, batch.batch, 2)
         return dist.Normal(loc_nk, torch.ones_like(loc_nk)).to_event(1)
 
 

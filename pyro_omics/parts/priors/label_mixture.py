@@ -8,6 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_omics.batch import CellBatch
+from pyro_omics.layers.global_values import at_levels, beside_rows
 from pyro_omics.parts.priors.base import Prior
 
 
@@ -37,11 +38,11 @@ class LabelMixture(Prior):
 
     def labels(self) -> TorchDistribution:
         """Categorical(pi) over the labels."""
-        return dist.Categorical(logits=self.logits)
+        return dist.Categorical(logits=beside_rows(self.logits, 1))
 
     def component(self, y: Tensor) -> TorchDistribution:
         """Normal(m_y, s_y) for the labels y (...), event shape (k,)."""
-        return dist.Normal(self.means[y], self.log_scales[y].exp()).to_event(1)
+        return dist.Normal(at_levels(self.means, y, 2), at_levels(self.log_scales, y, 2).exp()).to_event(1)
 
     def forward(self, batch: CellBatch | None = None) -> TorchDistribution:
         """The mixture over all labels, event shape (k,)."""

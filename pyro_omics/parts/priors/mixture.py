@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_omics.batch import CellBatch
+from pyro_omics.layers.global_values import beside_rows
 from pyro_omics.parts.base import check_positive
 from pyro_omics.parts.priors.base import Prior
 
@@ -29,7 +30,8 @@ class NormalMixture(dist.MixtureSameFamily):
 
 def normal_mixture(logits_c: Tensor, loc_ck: Tensor, scale_ck: Tensor) -> NormalMixture:
     """The mixture sum_c softmax(logits)_c Normal(loc_c, diag(scale_c^2)): event shape (k,), batch shape ()."""
-    return NormalMixture(dist.Categorical(logits=logits_c), dist.Normal(loc_ck, scale_ck).to_event(1))
+    loc_ck, scale_ck = beside_rows(loc_ck, 2), beside_rows(scale_ck, 2)
+    return NormalMixture(dist.Categorical(logits=beside_rows(logits_c, 1)), dist.Normal(loc_ck, scale_ck).to_event(1))
 
 
 class MixtureOfGaussians(Prior):

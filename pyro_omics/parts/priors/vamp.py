@@ -97,7 +97,7 @@ class VampPrior(Prior):
         site = model.latent_site
         with eval_mode(model.encoders[site]):
             loc_ck, scale_ck = model.run_encoder(site, self.inputs, self.cov)
-        if loc_ck.shape != (self.n_components, self.n_latent):
+        if loc_ck.shape[-2:] != (self.n_components, self.n_latent):
             raise ValueError(
                 f"the encoder of {site!r} must return {self.n_latent} numbers for each of {self.n_components} "
                 f"pseudo-inputs; got the shape {tuple(loc_ck.shape)}"

@@ -59,6 +59,8 @@ KINDS = [
     (po.elbos.ImportanceWeightedELBO(3), adapters.RenyiAdapter),
     (TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False), adapters.TraceEnumAdapter),
     (OwnELBO(), adapters.BoundAdapter),
+    (Trace_ELBO(3, max_plate_nesting=1, vectorize_particles=True), adapters.PyroTraceAdapter),
+    (po.elbos.TraceELBO(3, max_plate_nesting=1, vectorize_particles=True), adapters.TraceELBOAdapter),
 ]
 
 

@@ -718,3 +718,44 @@ def test_scanvi_says_what_its_labels_lack(cells):
     assert model.levels["labels"] == ["B", "NK", "T", "Unknown"]
     with pytest.raises(ValueError, match="discrete latent 'y' of SCANVI needs elbo=TraceEnum_ELBO"):
         po.SVIModule(model, elbo=Trace_ELBO())
+
+
+# In pyro.infer.SVI ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bound", [po.elbos.RenyiELBO(0.5, 3), po.elbos.ImportanceWeightedELBO(3), po.elbos.TraceELBO(3)]
+)
+def test_loss_and_gradients_as_pyro_s_svi_asks_for_them(bound):
+    """A float, and gradients that are added to those there are; keywords reach model and guide."""
+    loc, given = torch.nn.Parameter(torch.tensor(0.3)), []
+    index = torch.arange(4)
+
+    def model(x, scale=1.0):
+        given.append(scale)
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("obs", 8, subsample=index):
+            z = pyro.sample("z", dist.Normal(w, scale))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, scale=1.0):
+        given.append(scale)
+        pyro.param("loc", loc)
+        pyro.sample("w", dist.Normal(loc, 0.5))
+        with pyro.plate("obs", 8, subsample=index):
+            pyro.sample("z", dist.Normal(loc + 0.1 * x, scale))
+
+    x = torch.tensor([0.1, -0.5, 1.0, 2.0])
+    torch.manual_seed(0)
+    expected = bound.differentiable_loss(model, guide, x, scale=0.7)
+    (gradient,) = torch.autograd.grad(expected, loc)
+    torch.manual_seed(0)
+    assert bound.loss(model, guide, x, scale=0.7) == pytest.approx(float(expected.detach()), rel=1e-6)
+    loc.grad = torch.tensor(1.0)
+    torch.manual_seed(0)
+    found = bound.loss_and_grads(model, guide, x, scale=0.7)
+    assert isinstance(found, float) and found == pytest.approx(float(expected.detach()), rel=1e-6)
+    torch.testing.assert_close(loc.grad, 1 + gradient)
+    assert set(given) == {0.7}
+    with torch.no_grad():
+        assert isinstance(bound.loss(model, guide, x), float)

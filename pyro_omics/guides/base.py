@@ -66,7 +66,7 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
             self.rest = global_guide(rest or AutoNormal, model)
         elif rest is not None:
             warnings.warn(
-                f"rest={getattr(rest, '__name__', rest)} changes nothing: {type(model).__name__} has no global latents. "
+                f"rest={getattr(rest, '__name__', rest)} does nothing: {type(model).__name__} has no global latents; "
                 'bayesianize(model, "decoder") makes weights latent',
                 UserWarning,
                 stacklevel=3,

@@ -6,8 +6,15 @@ dimensions in front of the rows.
 
 from pyro_omics.layers.basic import BatchNorm, Dropout, LayerNorm, Linear, SparseLinear
 from pyro_omics.layers.eval_mode import eval_mode, prototype_trace, without_side_effects
-from pyro_omics.layers.global_values import at_entries, at_levels, beside_rows, row_product
-from pyro_omics.layers.inputs import Covariates, log_counts, log_normalised
+from pyro_omics.layers.inputs import (
+    Covariates,
+    at_entries,
+    at_levels,
+    beside_rows,
+    log_counts,
+    log_normalised,
+    row_product,
+)
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.layers.networks import (
     Branches,

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pyro_omics.kernels import sparse_product
 from pyro_omics.kernels.dispatch import can_use_kernel
-from pyro_omics.layers.global_values import beside_rows, row_product
+from pyro_omics.layers.inputs import beside_rows, row_product
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
 

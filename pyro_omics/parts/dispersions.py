@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.layers.global_values import at_entries, at_levels, beside_rows
+from pyro_omics.layers.inputs import at_entries, at_levels, beside_rows
 from pyro_omics.parts.base import Part
 from pyro_omics.sizes import Sizes
 

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_omics.layers.global_values import at_entries
+from pyro_omics.layers.inputs import at_entries
 from pyro_omics.parts.base import Part
 from pyro_omics.sizes import Sizes
 

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_omics.layers.global_values import beside_rows
+from pyro_omics.layers.inputs import beside_rows
 from pyro_omics.parts.base import Part
 from pyro_omics.sizes import DELSizes, Sizes
 

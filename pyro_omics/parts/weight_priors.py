@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
-from pyro_omics.layers.global_values import beside_rows
+from pyro_omics.layers.inputs import beside_rows
 from pyro_omics.serialization.arguments import RecordsArguments
 
 

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -311,14 +312,11 @@ def test_plots_of_counts_take_a_layer_and_refuse_what_is_none():
     with pytest.raises(ValueError, match=logged):
         plots.calibration(adata, draws)
     assert (heights(drawn(plots.calibration(adata, draws, layer="counts")), "t1") == heights(by_x, "t1")).all()
-    for plot in (
-        lambda **at: plots.replicate_agreement(adata, **at),
-        partial(plots.target_against_control, adata, none),
-    ):
-        with pytest.raises(ValueError, match="must hold counts|not counts|counts"):
+    for plot in (partial(plots.replicate_agreement, adata), partial(plots.target_against_control, adata, none)):
+        with pytest.raises(ValueError, match="counts"):
             plot()
         drawn(plot(layer="counts"))
-        with pytest.raises(ValueError, match="layer must be a key of adata.layers"):
+        with pytest.raises(ValueError, match=r"layer must be a key of adata\.layers"):
             plot(layer="raw")
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pyro_omics.batch import DELBatch
 from pyro_omics.layers import GatedAttention, LayerNorm, Linear, ResidualMLP
-from pyro_omics.layers.global_values import beside_rows
+from pyro_omics.layers.inputs import beside_rows
 from pyro_omics.layers.module import pyro_method
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.dna_encoded.selection_arm import SelectionArm

@@ -21,7 +21,7 @@ from pyro_omics.distributions.quadrature import Quadrature
 from pyro_omics.guides.conditional import Conditional
 from pyro_omics.guides.global_guide import start_at
 from pyro_omics.guides.guided_model import Guide
-from pyro_omics.layers.global_values import at_levels, beside_rows
+from pyro_omics.layers.inputs import at_levels, beside_rows
 from pyro_omics.layers.module import pyro_method
 from pyro_omics.models.base import CountModel
 from pyro_omics.models.dna_encoded.coordinate_ascent import CoordinateAscent, CountTotals, GammaPrior, Superposition

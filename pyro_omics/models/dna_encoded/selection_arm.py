@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_omics.batch import DELBatch
-from pyro_omics.layers.global_values import beside_rows
+from pyro_omics.layers.inputs import beside_rows
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.parts.likelihoods import Likelihood
 from pyro_omics.sizes import DELSizes

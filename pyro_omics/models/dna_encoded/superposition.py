@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyro_omics.layers.global_values import at_levels
+from pyro_omics.layers.inputs import at_levels
 
 Subset = tuple[int, ...]
 ABUNDANCE = 10.0  # shape of the Gamma of a building block's abundance: standard deviation a third of the mean

@@ -11,7 +11,7 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.layers.global_values import at_levels, beside_rows
+from pyro_omics.layers.inputs import at_levels, beside_rows
 from pyro_omics.parts.base import check_positive
 from pyro_omics.parts.priors.mixture import normal_mixture
 from pyro_omics.parts.priors.normal import StandardNormal

@@ -8,7 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.layers.global_values import at_levels, beside_rows
+from pyro_omics.layers.inputs import at_levels, beside_rows
 from pyro_omics.parts.priors.base import Prior
 
 

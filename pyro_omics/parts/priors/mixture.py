@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.layers.global_values import beside_rows
+from pyro_omics.layers.inputs import beside_rows
 from pyro_omics.parts.base import check_positive
 from pyro_omics.parts.priors.base import Prior
 

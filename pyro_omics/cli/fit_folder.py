@@ -1,0 +1,100 @@
+"""The folder of a fit: its checkpoints, its configuration, and nothing that an earlier fit left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+
+from pyro_omics.evaluation.report import old_results
+from pyro_omics.inference.checkpoint_io import AtomicCheckpointIO
+from pyro_omics.serialization.atomic_write import atomic_write, remove
+
+CHECKPOINT, LAST, CONFIG = "checkpoint.ckpt", "last.ckpt", "config.yaml"
+
+
+class FitFolder(pl.Callback):
+    """Callback that keeps a folder to one fit, and leaves a checkpoint there if a signal ends the fit.
+
+    An earlier fit stays as it is until the new one has written its first checkpoint; then the configuration is written,
+    and the results of the earlier fit are removed.
+
+    Parameters
+    ----------
+    folder
+        the folder.
+    write_config
+        writes the configuration to a path.
+    resumed
+        path of the checkpoint that the fit goes on from, if any.
+    """
+
+    def __init__(self, folder: Path, write_config: Callable[[Path], Any], resumed: str | None) -> None:
+        self.folder, self.write_config, self.resumed = folder, write_config, resumed
+        self._saved: set[str] = set()  # names of the checkpoints in the folder
+        self._begun = False
+
+    def attach(self, trainer: pl.Trainer, given: Any) -> None:
+        """Join a trainer; its checkpoint goes to the folder, unless ``given`` callbacks save checkpoints."""
+        given = given if isinstance(given, list) else [given]
+        if not any(isinstance(callback, Checkpoint) for callback in given):
+            default = ModelCheckpoint(dirpath=self.folder, filename=Path(CHECKPOINT).stem, enable_version_counter=False)
+            trainer.callbacks[:] = [default if type(c) is ModelCheckpoint else c for c in trainer.callbacks]
+        trainer.callbacks.insert(0, self)
+        if type(trainer.strategy.checkpoint_io).__name__ == "TorchCheckpointIO":  # Lightning's default
+            trainer.strategy.checkpoint_io = _NotedCheckpointIO(self._note)
+
+    def _note(self, path: Path) -> None:
+        if path.absolute().parent == self.folder.absolute():
+            self._saved.add(path.name)
+        self.begin()
+
+    def begin(self) -> None:
+        """Write the configuration and remove what an earlier fit left, once."""
+        if self._begun:
+            return
+        self._begun = True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.folder / CONFIG, self.write_config)
+        stale = {LAST} if self.resumed and self._saved else set() if self.resumed else {CHECKPOINT, LAST}
+        remove(self.folder, (old_results(self.folder) | stale) - self._saved - {CONFIG})
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save a checkpoint and say how to go on, where a signal ended the fit."""
+        if not (isinstance(exception, SystemExit) and trainer.received_sigterm) or trainer.sanity_checking:
+            return
+        trainer.save_checkpoint(self.folder / LAST)
+        if trainer.is_global_zero:
+            self.begin()
+            print(
+                f"\nThe fit was ended by a signal after step {trainer.global_step}; its checkpoint is "
+                f"{self.folder / LAST}. Go on with\n  pyro-omics fit --config {self.folder / CONFIG} --ckpt_path last",
+                file=sys.stderr,
+            )
+
+
+class _NotedCheckpointIO(AtomicCheckpointIO):
+    """An `AtomicCheckpointIO` that tells of each checkpoint that it has written."""
+
+    def __init__(self, note: Callable[[Path], None]) -> None:
+        super().__init__()
+        self.note = note
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save a checkpoint, then tell of it."""
+        super().save_checkpoint(checkpoint, path, storage_options)
+        self.note(Path(path))
+
+
+def last_checkpoint(folders: Iterable[Path]) -> Path | None:
+    """The checkpoint that was written last in any of these folders and the folders in them; None if there is none."""
+    found = (path for folder in folders for path in folder.rglob("*.ckpt") if not _is_hidden(path.relative_to(folder)))
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)  # a write that was cut off leaves such a folder

@@ -16,6 +16,7 @@ from pyro_omics.inference.divergence import LossWatch, bad_parameters, bad_site,
 from pyro_omics.inference.interruption import EndAfterStep
 from pyro_omics.inference.monitors import check_monitors, step_plateau
 from pyro_omics.inference.training_state import (
+    begin_next_epoch,
     forget_unfinished_batches,
     generator_states,
     set_generator_states,
@@ -108,6 +109,8 @@ class FitLifecycle(pl.LightningModule):
         """Take from the checkpoint what a resumed fit goes on with."""
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self._resumed = dict(checkpoint["pyro_omics"].get("training", {}))
+            if self.trainer.max_steps != -1:
+                begin_next_epoch(checkpoint)
 
     # Divergence ---------------------------------------------------------------------------------------------------
 

@@ -60,3 +60,17 @@ def forget_unfinished_batches(checkpoint: dict[str, Any], trainer: Any) -> None:
     for position in checkpoint["loops"]["fit_loop"]["state_dict"].get(POSITIONS, ()):
         if "taken" in position:
             position["taken"] -= unfinished
+
+
+def begin_next_epoch(checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint of the end of an epoch begin the next one.
+
+    With ``Trainer(max_steps=...)`` Lightning would go through the end of that epoch again, and count it twice.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    epoch = loops["epoch_progress"]
+    if epoch["current"]["processed"] == epoch["current"]["ready"]:
+        for progress in epoch.values():
+            progress["completed"] = progress["processed"]
+        batches = loops["epoch_loop.batch_progress"]
+        batches.update(current=dict.fromkeys(batches["current"], 0), is_last_batch=False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +68,37 @@ class FitFolder(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save a checkpoint and say how to go on, where a signal ended the fit."""
-        if not (isinstance(exception, SystemExit) and trainer.received_sigterm) or trainer.sanity_checking:
+        if not (isinstance(exception, SystemExit) and trainer.received_sigterm):
+            return
+        if trainer.sanity_checking:
+            print("\nThe fit was ended by a signal before its first step", file=sys.stderr)
             return
         trainer.save_checkpoint(self.folder / LAST)
         if trainer.is_global_zero:
             self.begin()
-            print(
-                f"\nThe fit was ended by a signal after step {trainer.global_step}; its checkpoint is "
-                f"{self.folder / LAST}. Go on with\n  pyro-omics fit --config {self.folder / CONFIG} --ckpt_path last",
-                file=sys.stderr,
-            )
+            self._say(f"after step {trainer.global_step}; its checkpoint is {self.folder / LAST}")
+
+    def _say(self, when: str) -> None:
+        mend = f"pyro-omics fit --config {self.folder / CONFIG} --ckpt_path last"
+        print(f"\nThe fit was ended by a signal {when}. Go on with\n  {mend}", file=sys.stderr)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Say how to go on where a signal ends the work after the training."""
+
+        def end(signum: int, frame: Any) -> None:
+            sys.exit(128 + signum)
+
+        in_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, end) if in_main else None
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._say("while its results were written")
+            raise SystemExit(getattr(error, "code", 128 + signal.SIGINT)) from error
+        finally:
+            if in_main:
+                signal.signal(signal.SIGTERM, before)
 
 
 class _NotedCheckpointIO(AtomicCheckpointIO):

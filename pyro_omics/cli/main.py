@@ -164,7 +164,8 @@ class OmicsCLI(LightningCLI):
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             report = next(c for c in self.trainer.callbacks if isinstance(c, Report))
             self._folder.begin()
-            paths = report.write(self.model, self.datamodule, self.trainer, self._out)
+            with self._folder.reporting():
+                paths = report.write(self.model, self.datamodule, self.trainer, self._out)
             saved = [getattr(callback, "best_model_path", "") for callback in self.trainer.checkpoint_callbacks]
             paths += [Path(os.path.relpath(path)) for path in saved if path]
             print("\nThe results are in", self._out)

@@ -36,8 +36,10 @@ class Resumable:
             self.sampler.resume(state)
 
     def _counted(self, minibatches: Iterable[Any]) -> Iterator[Any]:
-        self.taken = self.sampler.first if isinstance(self.sampler, EpochSampler) else 0
+        first = self.taken = self.sampler.first if isinstance(self.sampler, EpochSampler) else 0
         for minibatch in minibatches:
+            if self.taken == first:
+                self.load_state_dict({})  # all readers have begun, and the next pass is a whole one
             self.taken += 1
             yield minibatch
 

@@ -132,7 +132,7 @@ class FitLifecycle(pl.LightningModule):
 
     # Logged values ------------------------------------------------------------------------------------------------
 
-    def log_rows(self, name: str, value: Tensor, batch: RowBatch) -> None:
+    def _log(self, name: str, value: Tensor, batch: RowBatch) -> None:
         """Log the mean over an epoch's rows of ``value``, the mean over a minibatch."""
         # Weighted by rows: a plain mean over minibatches would give a smaller last one too much weight.
         rows = float(len(batch.index))
@@ -143,13 +143,13 @@ class FitLifecycle(pl.LightningModule):
             if self.trainer.is_last_batch:
                 self._log_mean(name)
         else:
-            self._log_mean_of(name, value, rows)
+            self._log_rows(name, value, rows)
 
     def _log_mean(self, name: str) -> None:
         total, rows = self._sums.pop(name)
-        self._log_mean_of(name, total / rows, rows)
+        self._log_rows(name, total / rows, rows)
 
-    def _log_mean_of(self, name: str, value: Any, rows: Any) -> None:
+    def _log_rows(self, name: str, value: Any, rows: Any) -> None:
         # batch_size is a float: Lightning averages it over the processes, and would cut the mean of integers.
         self.log(name, value, on_step=False, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
 

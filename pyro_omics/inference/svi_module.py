@@ -259,9 +259,9 @@ class SVIModule(FitLifecycle):
         if not self._checked_step:
             check_parameters(self, self._n_names)
             self._checked_step = True
-        self.log_rows("train_elbo", elbo / self.n_obs, batch)
+        self._log("train_elbo", elbo / self.n_obs, batch)
         if penalty is not None:
-            self.log_rows("train_penalty", penalty.detach(), batch)
+            self._log("train_penalty", penalty.detach(), batch)
         return value
 
     @torch.no_grad()
@@ -280,11 +280,11 @@ class SVIModule(FitLifecycle):
 
     def validation_step(self, batch: RowBatch, batch_idx: int) -> None:
         """Log ``val_elbo``: local terms averaged over the held-out rows, and the global terms divided by n_obs."""
-        self.log_rows("val_elbo", self.plain_elbo(batch), batch)
+        self._log("val_elbo", self.plain_elbo(batch), batch)
 
     def test_step(self, batch: RowBatch, batch_idx: int) -> None:
         """Log ``test_elbo``."""
-        self.log_rows("test_elbo", self.plain_elbo(batch), batch)
+        self._log("test_elbo", self.plain_elbo(batch), batch)
 
     def predict_step(self, batch: RowBatch, batch_idx: int) -> dict[str, Tensor]:
         """``latent`` and ``latent_sd`` (n, k), the posterior mean and standard deviation, and ``row`` of each row."""

@@ -38,7 +38,7 @@ class FitFolder(pl.Callback):
 
     def __init__(self, folder: Path, write_config: Callable[[Path], Any], resumed: str | None) -> None:
         self.folder, self.write_config, self.resumed = folder, write_config, resumed
-        self._saved: set[str] = set()  # names of the checkpoints in the folder
+        self._saved: list[Path] = []
         self._begun = False
 
     def attach(self, trainer: pl.Trainer, given: Any) -> None:
@@ -52,8 +52,7 @@ class FitFolder(pl.Callback):
             trainer.strategy.checkpoint_io = _NotedCheckpointIO(self._note)
 
     def _note(self, path: Path) -> None:
-        if path.absolute().parent == self.folder.absolute():
-            self._saved.add(path.name)
+        self._saved.append(path.absolute())
         self.begin()
 
     def begin(self) -> None:
@@ -63,8 +62,11 @@ class FitFolder(pl.Callback):
         self._begun = True
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write(self.folder / CONFIG, self.write_config)
-        stale = {LAST} if self.resumed and self._saved else set() if self.resumed else {CHECKPOINT, LAST}
-        remove(self.folder, (old_results(self.folder) | stale) - self._saved - {CONFIG})
+        stale = old_results(self.folder)
+        if self._saved or not self.resumed:
+            stale |= {LAST} if self.resumed else {LAST, CHECKPOINT}
+        here = {path.name for path in self._saved if path.parent == self.folder.absolute()}
+        remove(self.folder, stale - here - {CONFIG})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save a checkpoint and say how to go on, where a signal ended the fit."""

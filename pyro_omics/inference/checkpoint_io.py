@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fsspec.utils import get_protocol
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from pyro_omics.serialization.atomic_write import atomic_write
@@ -30,10 +29,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         TypeError
             For ``storage_options``, as in Lightning.
         """
-        if storage_options is not None or get_protocol(str(path)) != "file":
+        local = str(path).removeprefix("file://")
+        if storage_options is not None or "://" in local:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        place = Path(str(path).removeprefix("file://")).expanduser().absolute()
+        place = Path(local).expanduser().absolute()
         place.parent.mkdir(parents=True, exist_ok=True)
         whole = io.BytesIO()  # torch would report a full disk by its own error
         torch.save(checkpoint, whole)

@@ -11,6 +11,7 @@ from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
 
 from pyro_omics.batch import RowBatch
+from pyro_omics.layers.module import local_parameters
 from pyro_omics.sites import sample_sites
 
 CHECK_EVERY = 50  # steps on a GPU between checks, since each waits for the GPU
@@ -65,7 +66,8 @@ def bad_site(pair: ELBOModule, batch: RowBatch) -> str:
     buffers = {name: buffer.clone() for name, buffer in pair.named_buffers()}
     devices = [batch.x.device] if batch.x.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices), pyro.validation_enabled(False):
+        programs = local_parameters(pair.model, pair.guide)
+        with programs, torch.random.fork_rng(devices=devices), pyro.validation_enabled(False):
             for _ in range(DRAWS):
                 if found := _first_bad_site(pair, batch):
                     return found

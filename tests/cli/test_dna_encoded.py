@@ -382,6 +382,19 @@ def test_a_failing_run_leaves_the_last_results_alone(ran, folder, monkeypatch):
     assert {name: (folder / "out" / name).read_bytes() for name in files("out")} == before
 
 
+def test_what_an_earlier_run_left_is_removed(ran, folder):
+    small(cycles=(4, 4)).to_csv("counts.csv", index=False)
+    shutil.copytree(ran[0] / "out", "out")
+    metrics = json.loads((folder / "out/metrics.json").read_text())
+    assert set(metrics["files"]) | {"config.yaml"} == {name.partition("/")[0] for name in files("out")}
+    for name in ("of_that_run.png", "checkpoint.ckpt", "mine.txt"):
+        (folder / "out" / name).write_text("old")
+    (folder / "out/metrics.json").write_text(json.dumps({**metrics, "files": [*metrics["files"], "of_that_run.png"]}))
+    run()
+    assert "mine.txt" in files("out")
+    assert not {"of_that_run.png", "checkpoint.ckpt"} & set(files("out"))
+
+
 def test_help_mentions_the_command(capsys):
     for arguments, said in ((["--help"], "pyro-omics del COUNTS.csv"), (["del", "--help"], "--synthon_keys")):
         with pytest.raises(SystemExit) as end:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -219,8 +220,13 @@ def _fit(dm: DELDataModule, max_epochs: int, seed: int) -> tuple[SVIModule, Hist
     pl.seed_everything(seed, verbose=False)
     svi, history = SVIModule(HierarchicalDEL.from_data(dm)), History()
     options = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "limit_val_batches": 0}
-    with dna_encoded_report.without_lightning_messages():
-        pl.Trainer(max_epochs=max_epochs, accelerator="cpu", callbacks=[history], **options).fit(svi, dm)
+    trainer = pl.Trainer(max_epochs=max_epochs, accelerator="cpu", callbacks=[history], **options)
+    try:
+        with dna_encoded_report.without_lightning_messages():
+            trainer.fit(svi, dm)
+    except SystemExit:
+        print("\nThe fit was ended by a signal; nothing was written. Run the command again", file=sys.stderr)
+        raise
     return svi, history
 
 

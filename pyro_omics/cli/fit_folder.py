@@ -34,10 +34,15 @@ class FitFolder(pl.Callback):
         writes the configuration to a path.
     resumed
         path of the checkpoint that the fit goes on from, if any.
+    command
+        the command that goes on with a fit that a signal ended; None for ``pyro-omics fit``.
     """
 
-    def __init__(self, folder: Path, write_config: Callable[[Path], Any], resumed: str | None) -> None:
+    def __init__(
+        self, folder: Path, write_config: Callable[[Path], Any], resumed: str | None, command: str | None
+    ) -> None:
         self.folder, self.write_config, self.resumed = folder, write_config, resumed
+        self.command = command or f"pyro-omics fit --config {folder / CONFIG} --ckpt_path last"
         self._saved: list[Path] = []
         self._begun = False
 
@@ -81,8 +86,7 @@ class FitFolder(pl.Callback):
             self._say(f"after step {trainer.global_step}; its checkpoint is {self.folder / LAST}")
 
     def _say(self, when: str) -> None:
-        mend = f"pyro-omics fit --config {self.folder / CONFIG} --ckpt_path last"
-        print(f"\nThe fit was ended by a signal {when}. Go on with\n  {mend}", file=sys.stderr)
+        print(f"\nThe fit was ended by a signal {when}. Go on with\n  {self.command}", file=sys.stderr)
 
     @contextmanager
     def reporting(self) -> Iterator[None]:

@@ -75,6 +75,8 @@ class OmicsParser(LightningArgumentParser):
 class OmicsCLI(LightningCLI):
     """Lightning's CLI for model, guide, ELBO and optimizer over a DataModule; the model's sizes come from the data."""
 
+    command: str | None = None  # that goes on with a fit, if not ``pyro-omics fit``
+
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the arguments of data and model, before the trainer's many arguments."""
         parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
@@ -155,7 +157,8 @@ class OmicsCLI(LightningCLI):
         given = self.config_init[self.subcommand].trainer.get("callbacks")
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
-            self._folder = FitFolder(self._out, self._write_config, self.config[self.subcommand].get("ckpt_path"))
+            resumed = self.config[self.subcommand].get("ckpt_path")
+            self._folder = FitFolder(self._out, self._write_config, resumed, self.command)
             self._folder.attach(trainer, list(given) if isinstance(given, list) else given)
         return trainer
 
@@ -314,6 +317,8 @@ def _run_checked(args: list[str], check: Callable[[Any, Any, Any], None]) -> Non
     """Run Lightning's CLI with these arguments; ``check(svi, dm, trainer)`` is called before a fit."""
 
     class Checked(OmicsCLI):
+        command = "the same command: fits that were finished are not repeated"
+
         def before_fit(self) -> None:
             check(self.model, self.datamodule, self.trainer)
 

@@ -116,8 +116,13 @@ class FitLifecycle(pl.LightningModule):
 
     def check_loss(self, loss: Tensor, batch: RowBatch) -> None:
         """Raise a FloatingPointError if the loss of a step is not finite; on a GPU, up to 50 steps later."""
-        if (bad := self._losses.first_bad(loss, self.global_step)) is not None:
+        bad = self._losses.first_bad(loss, self.global_step)
+        if bad is not None and (self._trainer is None or not self._tries_rates()):
             raise self._diverged(*bad, bad_site(self.elbo, batch))
+
+    def _tries_rates(self) -> bool:
+        """Whether Lightning's learning rate finder raises the rate until the training diverges."""
+        return any(type(callback).__name__ == "_LRCallback" for callback in self.trainer.callbacks)
 
     def _check_finite(self) -> None:
         if (bad := self._losses.read()) is not None:

@@ -200,6 +200,21 @@ def test_no_checkpoint_is_no_checkpoint(folder):
     assert po.load("out/model").model.n_latent == 2
 
 
+def test_a_comparison_that_a_signal_ends_is_begun_again(folder, monkeypatch, capsys):
+    for name in ("a", "b"):
+        (folder / f"{name}.yaml").write_text("data: {init_args: {adata: cells.h5ad}}\n")
+    options = ["--trainer.max_epochs=3", "--report.umap=false", *QUIET, *SMALL]
+    command = ["compare", "a.yaml", "b.yaml", "--out=out", *options]
+    with monkeypatch.context() as patched:
+        send(patched, signal.SIGTERM, 5)
+        with pytest.raises(SystemExit) as end:
+            cli.main(command)
+    assert end.value.code == 143
+    assert "the same command" in capsys.readouterr().err
+    cli.main(command)
+    assert (folder / "out/comparison.csv").is_file()
+
+
 def test_the_module_is_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "pyro_omics.cli", "--help"], capture_output=True, text=True, check=True

@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser
 from own_model import CountFactors, PoissonFactors
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
+from safetensors import SafetensorError
 
 import pyro_omics as po
 from pyro_omics import layers
@@ -532,6 +533,10 @@ def fail(*args, **kwargs):
     raise OSError("no space left on device")
 
 
+def fail_to_serialize(*args, **kwargs):
+    raise SafetensorError("no space left on device")
+
+
 def fail_to_replace(monkeypatch):
     rename, failures = Path.rename, []
 
@@ -549,10 +554,11 @@ def fail_to_replace(monkeypatch):
     "interrupt",
     [
         lambda monkeypatch: monkeypatch.setattr("pyro_omics.serialization.folder.save_file", fail),
+        lambda monkeypatch: monkeypatch.setattr("pyro_omics.serialization.folder.save_file", fail_to_serialize),
         lambda monkeypatch: monkeypatch.setattr("pyro_omics.serialization.folder.json.dumps", fail),
         fail_to_replace,
     ],
-    ids=["weights", "config", "rename"],
+    ids=["weights", "full disk", "config", "rename"],
 )
 def test_an_interrupted_save_leaves_the_old_model(fitted_scvi, tmp_path, monkeypatch, interrupt):
     old, dm = fitted_scvi

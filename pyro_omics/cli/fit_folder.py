@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from pyro_omics.evaluation.report import old_results
 from pyro_omics.inference.checkpoint_io import AtomicCheckpointIO
+from pyro_omics.inference.interruption import EndAfterStep
 from pyro_omics.serialization.atomic_write import atomic_write, remove
 
 CHECKPOINT, LAST, CONFIG = "checkpoint.ckpt", "last.ckpt", "config.yaml"
@@ -45,6 +46,7 @@ class FitFolder(pl.Callback):
         self.command = command or f"pyro-omics fit --config {folder / CONFIG} --ckpt_path last"
         self._saved: list[Path] = []
         self._begun = False
+        self.status: int | None = None  # with which the process exits, where a signal ended the fit
 
     def attach(self, trainer: pl.Trainer, given: Any) -> None:
         """Join a trainer; its checkpoint goes to the folder, unless ``given`` callbacks save checkpoints."""
@@ -75,7 +77,9 @@ class FitFolder(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save a checkpoint and say how to go on, where a signal ended the fit."""
-        if not (isinstance(exception, SystemExit) and trainer.received_sigterm):
+        # A signal to all processes also ends the loader's workers, whose RuntimeError may come first.
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current
+        if not trainer.received_sigterm or batches.ready > batches.processed:
             return
         if trainer.sanity_checking:
             print("\nThe fit was ended by a signal before its first step", file=sys.stderr)
@@ -84,6 +88,8 @@ class FitFolder(pl.Callback):
         if trainer.is_global_zero:
             self.begin()
             self._say(f"after step {trainer.global_step}; its checkpoint is {self.folder / LAST}")
+        ends = [callback.signal for callback in trainer.callbacks if isinstance(callback, EndAfterStep)]
+        self.status = 128 + next(filter(None, ends), signal.SIGTERM)
 
     def _say(self, when: str) -> None:
         print(f"\nThe fit was ended by a signal {when}. Go on with\n  {self.command}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -162,12 +163,23 @@ class OmicsCLI(LightningCLI):
             self._folder.attach(trainer, list(given) if isinstance(given, list) else given)
         return trainer
 
+    def fit(self, **kwargs: Any) -> None:
+        """Fit; where a signal ended the fit, exit with its status, whatever else it ended."""
+        try:
+            self.trainer.fit(**kwargs)
+        except RuntimeError as error:
+            if self._folder.status is None:
+                raise
+            raise SystemExit(self._folder.status) from error
+
     def after_fit(self) -> None:
         """Write the report, and print the paths of its files."""
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             report = next(c for c in self.trainer.callbacks if isinstance(c, Report))
             self._folder.begin()
             with self._folder.reporting():
+                if self.trainer.received_sigterm:  # after the last step, when Lightning no longer looks
+                    sys.exit(128 + signal.SIGTERM)
                 paths = report.write(self.model, self.datamodule, self.trainer, self._out)
             saved = [getattr(callback, "best_model_path", "") for callback in self.trainer.checkpoint_callbacks]
             paths += [Path(os.path.relpath(path)) for path in saved if path]

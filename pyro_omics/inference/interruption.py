@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Any
@@ -23,10 +24,11 @@ class EndAfterStep(pl.Callback):
         self.signal: int | None = None  # that ends the fit
         self._end: Any = None  # Lightning's handler of SIGTERM
         self._trainer: Any = None
+        self._pid = os.getpid()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the handlers."""
-        self.signal, self._trainer = None, trainer
+        self.signal, self._trainer, self._pid = None, trainer, os.getpid()
         self._end = signal.getsignal(signal.SIGTERM)
         in_main = threading.current_thread() is threading.main_thread()
         if trainer.world_size > 1 or not in_main or not callable(self._end):
@@ -36,11 +38,14 @@ class EndAfterStep(pl.Callback):
             signal.signal(signal.SIGINT, self._handle)
 
     def _handle(self, signum: int, frame: Any) -> None:
+        if os.getpid() != self._pid:
+            return  # a loader's worker, which inherits the handler: the fit's process ends it
         if self.signal is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         if signum == signal.SIGINT:
             rank_zero_info("\nCtrl-C: the fit ends after this step; press it again to end it at once")
         self.signal = signum
+        _let_workers_end()
         if not self._trainer.validating:
             self._end(signal.SIGTERM, frame)
 
@@ -57,3 +62,13 @@ class EndAfterStep(pl.Callback):
         """Let the process exit with the status of the signal."""
         if isinstance(exception, SystemExit) and not exception.code and trainer.received_sigterm:
             exception.code = 128 + (self.signal or signal.SIGTERM)
+
+
+def _let_workers_end() -> None:
+    """Take away torch's handler, which raises an error wherever the program is when a loader's worker ends.
+
+    A signal to all processes of a job ends the workers too.
+    """
+    number = getattr(signal, "SIGCHLD", None)
+    if number is not None and str(getattr(signal.getsignal(number), "__module__", "")).startswith("torch."):
+        signal.signal(number, signal.SIG_DFL)

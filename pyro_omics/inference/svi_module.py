@@ -41,7 +41,8 @@ class SVIModule(FitLifecycle):
     """Stochastic variational inference as a LightningModule.
 
     The loss is the negative bound over the full data divided by ``n_obs``. The logged ``train_elbo`` and ``val_elbo``
-    are the plain ELBO at full KL weight, whatever bound is trained, per observation, in nats: higher is better.
+    are the plain ELBO at full KL weight, whatever bound is trained, per observation, in nats: higher is better. With
+    ``val_elbo`` its negative is logged, as ``val_loss``.
 
     Parameters
     ----------

@@ -81,6 +81,22 @@ def test_a_fit_that_a_signal_ends_goes_on_exactly(folder, monkeypatch, capsys, c
     assert sorted(os.listdir("out")) == sorted(os.listdir("whole"))
 
 
+def test_a_worker_that_the_signal_ends_first_does_not_hide_it(folder, monkeypatch, capsys):
+    """The loader then raises an error, before Lightning ends the fit."""
+
+    def lose_a_worker(self, trainer, svi, outputs, batch, batch_idx):
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FitFolder, "on_train_batch_end", lose_a_worker, raising=False)
+        with pytest.raises(SystemExit) as end:
+            fit()
+    assert end.value.code == 143
+    assert "after step 2; its checkpoint is out/last.ckpt" in capsys.readouterr().err
+
+
 def test_ckpt_path_last_begins_a_first_fit(folder, capsys):
     fit("--ckpt_path=last", epochs=1)
     assert "No checkpoint in out yet" in capsys.readouterr().out

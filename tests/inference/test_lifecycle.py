@@ -1,5 +1,6 @@
 """A resumed fit is the fit that went on; signals, diverged trainings and wrong monitors end a fit as they should."""
 
+import multiprocessing
 import os
 import signal
 from functools import partial
@@ -144,6 +145,41 @@ def test_a_signal_in_a_validation_ends_the_fit_after_it(adata, tmp_path):
     assert end.value.code == 143
     again = EarlyStopping("val_elbo", mode="max", patience=9)
     assert_same(fit(adata, **options), fit(adata, ckpt=tmp_path / "end.ckpt", callbacks=[again], **options))
+
+
+def test_torch_does_not_raise_for_workers_that_the_signal_ends_too(adata):
+    from pyro_omics.inference import interruption
+
+    def of_torch(*args):
+        raise RuntimeError("DataLoader worker is killed by signal")
+
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        of_torch.__module__ = "torch.utils.data._utils.signal_handling"
+        signal.signal(signal.SIGCHLD, of_torch)
+        interruption._let_workers_end()
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+        signal.signal(signal.SIGCHLD, test_a_second_ctrl_c_ends_a_fit_at_once)
+        interruption._let_workers_end()
+        assert signal.getsignal(signal.SIGCHLD) is test_a_second_ctrl_c_ends_a_fit_at_once
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_worker_leaves_ctrl_c_to_the_fit(adata):
+    with pytest.raises(SystemExit) as end:
+        fit(adata, callbacks=[SendToGroup()], dm={"num_workers": 1})
+    assert end.value.code == 130
+
+
+class SendToGroup(pl.Callback):
+    """Ctrl-C in a terminal: for all processes of the job."""
+
+    def on_train_batch_start(self, trainer, svi, batch, batch_idx):
+        if trainer.global_step == 2:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_second_ctrl_c_ends_a_fit_at_once(adata):

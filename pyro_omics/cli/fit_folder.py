@@ -77,10 +77,13 @@ class FitFolder(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save a checkpoint and say how to go on, where a signal ended the fit."""
+        ends = [callback.signal for callback in trainer.callbacks if isinstance(callback, EndAfterStep)]
+        number = next(filter(None, ends), signal.SIGTERM if trainer.received_sigterm else None)
         # A signal to all processes also ends the loader's workers, whose RuntimeError may come first.
         batches = trainer.fit_loop.epoch_loop.batch_progress.current
-        if not trainer.received_sigterm or batches.ready > batches.processed:
+        if number is None or batches.ready > batches.processed:
             return
+        self.status = 128 + number
         if trainer.sanity_checking:
             print("\nThe fit was ended by a signal before its first step", file=sys.stderr)
             return
@@ -88,8 +91,6 @@ class FitFolder(pl.Callback):
         if trainer.is_global_zero:
             self.begin()
             self._say(f"after step {trainer.global_step}; its checkpoint is {self.folder / LAST}")
-        ends = [callback.signal for callback in trainer.callbacks if isinstance(callback, EndAfterStep)]
-        self.status = 128 + next(filter(None, ends), signal.SIGTERM)
 
     def _say(self, when: str) -> None:
         print(f"\nThe fit was ended by a signal {when}. Go on with\n  {self.command}", file=sys.stderr)

@@ -81,20 +81,25 @@ def test_a_fit_that_a_signal_ends_goes_on_exactly(folder, monkeypatch, capsys, c
     assert sorted(os.listdir("out")) == sorted(os.listdir("whole"))
 
 
-def test_a_worker_that_the_signal_ends_first_does_not_hide_it(folder, monkeypatch, capsys):
+@pytest.mark.parametrize(("hook", "step"), [("on_train_batch_end", 2), ("on_validation_batch_start", 4)])
+def test_a_worker_that_the_signal_ends_first_does_not_hide_it(folder, monkeypatch, capsys, hook, step):
     """The loader then raises an error, before Lightning ends the fit."""
 
-    def lose_a_worker(self, trainer, svi, outputs, batch, batch_idx):
-        if trainer.global_step == 2:
+    def lose_a_worker(self, trainer, *args):
+        if trainer.global_step == step:
             os.kill(os.getpid(), signal.SIGTERM)
             raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
 
     with monkeypatch.context() as patched:
-        patched.setattr(FitFolder, "on_train_batch_end", lose_a_worker, raising=False)
+        patched.setattr(FitFolder, hook, lose_a_worker, raising=False)
         with pytest.raises(SystemExit) as end:
             fit()
     assert end.value.code == 143
-    assert "after step 2; its checkpoint is out/last.ckpt" in capsys.readouterr().err
+    assert f"after step {step}; its checkpoint is out/last.ckpt" in capsys.readouterr().err
+    fit("--ckpt_path=last")
+    fit(out="whole")
+    weights = "model/weights.safetensors"
+    assert (folder / "out" / weights).read_bytes() == (folder / "whole" / weights).read_bytes()
 
 
 def test_ckpt_path_last_begins_a_first_fit(folder, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
+from pyro_omics.cli.allowed_classes import OPTION, own_packages
 from pyro_omics.evaluation.report import old_results
 from pyro_omics.inference.checkpoint_io import AtomicCheckpointIO
 from pyro_omics.inference.interruption import EndAfterStep
@@ -43,7 +45,9 @@ class FitFolder(pl.Callback):
         self, folder: Path, write_config: Callable[[Path], Any], resumed: str | None, command: str | None
     ) -> None:
         self.folder, self.write_config, self.resumed = folder, write_config, resumed
-        self.command = command or f"pyro-omics fit --config {folder / CONFIG} --ckpt_path last"
+        own = [part for name in own_packages() for part in (OPTION, name)]
+        again = shlex.join(["pyro-omics", "fit", "--config", str(folder / CONFIG), "--ckpt_path", "last", *own])
+        self.command = command or again
         self._saved: list[Path] = []
         self._begun = False
         self.status: int | None = None  # with which the process exits, where a signal ended the fit

@@ -102,6 +102,15 @@ def test_a_worker_that_the_signal_ends_first_does_not_hide_it(folder, monkeypatc
     assert (folder / "out" / weights).read_bytes() == (folder / "whole" / weights).read_bytes()
 
 
+def test_the_command_that_goes_on_allows_what_was_allowed(folder, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        send(patched, signal.SIGTERM, 1)
+        with pytest.raises(SystemExit):
+            fit("--allow=mine.parts", out="an out")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.strip() == "pyro-omics fit --config 'an out/config.yaml' --ckpt_path last --allow mine.parts"
+
+
 def test_ckpt_path_last_begins_a_first_fit(folder, capsys):
     fit("--ckpt_path=last", epochs=1)
     assert "No checkpoint in out yet" in capsys.readouterr().out

@@ -306,7 +306,12 @@ def main(args: list[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     # A fit replaces the results of the last one in its folder on purpose.
-    for message in ("Checkpoint directory .* exists and is not empty", "The dirpath has changed from"):
+    # The arguments without --allow are those of sys.argv, which stay there for the processes that Lightning starts.
+    for message in (
+        "Checkpoint directory .* exists and is not empty",
+        "The dirpath has changed from",
+        "LightningCLI's args parameter",
+    ):
         warnings.filterwarnings("ignore", message=message)
     try:
         packages, given = split_allowed(given)

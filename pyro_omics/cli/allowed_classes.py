@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from jsonargparse import _common, set_parsing_settings
 
@@ -31,6 +32,7 @@ ALLOWED = (
 # These run commands, or look up objects by name.
 DENIED = ("*", "pyro_omics.cli", "pyro_omics.serialization", "pyro_omics.testing", "torch.nn.utils")
 OPTION = "--allow"
+_own: ContextVar[tuple[str, ...]] = ContextVar("own packages", default=())
 
 
 @contextmanager
@@ -55,6 +57,7 @@ def allowed_classes(packages: Sequence[str] = ()) -> Iterator[None]:
         )
     # jsonargparse has no public function that restores them.
     before = {name: dict(v) if isinstance(v, dict) else v for name, v in _common.parsing_settings.items()}
+    token = _own.set(tuple(packages))
     try:
         set_parsing_settings(
             import_path_denylist=list(DENIED),
@@ -64,8 +67,14 @@ def allowed_classes(packages: Sequence[str] = ()) -> Iterator[None]:
         )
         yield
     finally:
+        _own.reset(token)
         _common.parsing_settings.clear()
         _common.parsing_settings.update(before)
+
+
+def own_packages() -> list[str]:
+    """The packages of one's own that are allowed at present."""
+    return list(_own.get())
 
 
 def explain_denied(message: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +17,16 @@ from jsonargparse import ArgumentParser
 
 from pyro_omics import plots
 from pyro_omics.cli import dna_encoded_report
+from pyro_omics.cli.fit_folder import CHECKPOINT, CONFIG, LAST
 from pyro_omics.cli.option_messages import option_errors, printed_notes
 from pyro_omics.data import DELDataModule, read_del
 from pyro_omics.data.anndata_io.reading import read_path
 from pyro_omics.data.dna_encoded.tables.layouts import LayoutName
-from pyro_omics.evaluation.report import History, draw
+from pyro_omics.evaluation.report import History, draw, old_results, write_metrics
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import HierarchicalDEL
 from pyro_omics.posterior import Posterior
-from pyro_omics.serialization.atomic_write import atomic_write
+from pyro_omics.serialization.atomic_write import atomic_write, write_together
 
 ANNDATA = (".h5ad", ".zarr")
 DESCRIPTION = """Find the binders of a DNA-encoded library: read a table of counts, fit HierarchicalDEL, and write the
@@ -59,9 +61,7 @@ def main(args: list[str]) -> None:
     options = parser.instantiate_classes(config).as_dict()
     options.pop("config")
     folder = analyse(**options)
-    saved = atomic_write(
-        folder / "config.yaml", lambda path: parser.save(config, path, skip_none=False, multifile=False)
-    )
+    saved = atomic_write(folder / CONFIG, lambda path: parser.save(config, path, skip_none=False, multifile=False))
     print(f"  {saved}")
 
 
@@ -135,10 +135,18 @@ def analyse(
     given = {"table": table, "fdr": fdr, "threshold": threshold, "epochs": max_epochs, "seed": seed}
     fitted = dna_encoded_report.metrics(posterior, tables, history.curves)
     metrics = {**given, **fitted, "seconds": seconds, "notes": notes}
-    written = [_write_csv(path, tables[name]) for name, path in paths.items()]
-    written.append(svi.save(folder / "model"))
-    written += draw(figures, folder)
-    written.append(_write_json(folder / "metrics.json", metrics))
+
+    def write(fresh: Path) -> None:
+        for name, path in paths.items():
+            if path.parent == folder:
+                _write_csv(fresh / path.name, tables[name])
+        svi.save(fresh / "model")
+        draw(figures, fresh)
+        write_metrics(fresh, metrics)
+
+    elsewhere = [name for name, path in paths.items() if path.parent != folder]
+    written = write_together(folder, write, old_results(folder) | {CHECKPOINT, LAST, CONFIG})
+    written += [atomic_write(paths[name], partial(_write_csv, table=tables[name])) for name in elsewhere]
     dna_encoded_report.print_hits(tables, fdr, threshold, bool(dm.schema.controls))
     print(f"\nThe results are in {folder}\n" + "\n".join(f"  {path}" for path in written))
     return folder
@@ -212,14 +220,15 @@ def _fit(dm: DELDataModule, max_epochs: int, seed: int) -> tuple[SVIModule, Hist
     pl.seed_everything(seed, verbose=False)
     svi, history = SVIModule(HierarchicalDEL.from_data(dm)), History()
     options = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "limit_val_batches": 0}
-    with dna_encoded_report.without_lightning_messages():
-        pl.Trainer(max_epochs=max_epochs, accelerator="cpu", callbacks=[history], **options).fit(svi, dm)
+    trainer = pl.Trainer(max_epochs=max_epochs, accelerator="cpu", callbacks=[history], **options)
+    try:
+        with dna_encoded_report.without_lightning_messages():
+            trainer.fit(svi, dm)
+    except SystemExit:
+        print("\nThe fit was ended by a signal; nothing was written. Run the command again", file=sys.stderr)
+        raise
     return svi, history
 
 
-def _write_json(path: Path, metrics: dict[str, Any]) -> Path:
-    return atomic_write(path, lambda fresh: fresh.write_text(json.dumps(metrics, indent=1)))
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> Path:
-    return atomic_write(path, lambda fresh: table.to_csv(fresh, float_format="%.6g"))
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    table.to_csv(path, float_format="%.6g")

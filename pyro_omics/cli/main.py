@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,12 +17,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from torch.distributions import Distribution
 
 from pyro_omics.cli import compare, dna_encoded
 from pyro_omics.cli.allowed_classes import allowed_classes, explain_denied, split_allowed
+from pyro_omics.cli.fit_folder import CONFIG, FitFolder, last_checkpoint
 from pyro_omics.data.module import RowDataModule
 from pyro_omics.evaluation.report import Report
 from pyro_omics.inference.svi_module import SVIModule
@@ -73,6 +75,8 @@ class OmicsParser(LightningArgumentParser):
 
 class OmicsCLI(LightningCLI):
     """Lightning's CLI for model, guide, ELBO and optimizer over a DataModule; the model's sizes come from the data."""
+
+    command: str | None = None  # that goes on with a fit, if not ``pyro-omics fit``
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the arguments of data and model, before the trainer's many arguments."""
@@ -128,7 +132,10 @@ class OmicsCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         # Lightning's own method reads hyperparameters, which these checkpoints do not have, and fails on other files.
-        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        config = self.config[self.config.subcommand]
+        if config.get("ckpt_path") == "last" and self.config.subcommand == "fit":
+            config["ckpt_path"] = self._last_checkpoint(config)
+        checkpoint = config.get("ckpt_path")
         if checkpoint is None and self.config.subcommand != "fit":
             raise ValueError(
                 f"--ckpt_path is needed, since {self.config.subcommand} runs a trained model: pass the checkpoint.ckpt "
@@ -136,29 +143,52 @@ class OmicsCLI(LightningCLI):
             )
         self.trained = None if checkpoint is None else _read_checkpoint(checkpoint)
 
+    def _last_checkpoint(self, config: Any) -> str | None:
+        """The path of the last checkpoint of a fit with this configuration; None before its first."""
+        callbacks = config.trainer.callbacks
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        given = [callback.get("init_args") or {} for callback in callbacks if isinstance(callback, Namespace)]
+        folders = [Path(config.out), *(Path(args["dirpath"]) for args in given if args.get("dirpath"))]
+        found = last_checkpoint(folders)
+        print(f"The fit goes on from {found}" if found else f"No checkpoint in {config.out} yet: the fit starts afresh")
+        return None if found is None else str(found)
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """The trainer, whose default checkpoint is written to the folder of the results."""
+        """The trainer; a fit's default checkpoint is written to the folder of the results."""
+        given = self.config_init[self.subcommand].trainer.get("callbacks")
         trainer = super().instantiate_trainer(**kwargs)
-        in_results = ModelCheckpoint(dirpath=self._out, filename="checkpoint", enable_version_counter=False)
-        for i, callback in enumerate(trainer.callbacks):
-            if type(callback) is ModelCheckpoint and callback.dirpath is None:
-                trainer.callbacks[i] = in_results
+        if self.subcommand == "fit":
+            resumed = self.config[self.subcommand].get("ckpt_path")
+            self._folder = FitFolder(self._out, self._write_config, resumed, self.command)
+            self._folder.attach(trainer, list(given) if isinstance(given, list) else given)
         return trainer
+
+    def fit(self, **kwargs: Any) -> None:
+        """Fit; where a signal ended the fit, exit with its status, whatever else it ended."""
+        try:
+            self.trainer.fit(**kwargs)
+        except RuntimeError as error:
+            if self._folder.status is None:
+                raise
+            raise SystemExit(self._folder.status) from error
 
     def after_fit(self) -> None:
         """Write the report, and print the paths of its files."""
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             report = next(c for c in self.trainer.callbacks if isinstance(c, Report))
-            paths = report.write(self.model, self.datamodule, self.trainer, self._out)
-            paths += [
-                Path(os.path.relpath(path)) for c in self.trainer.checkpoint_callbacks if (path := c.best_model_path)
-            ]
-            paths.append(atomic_write(self._out / "config.yaml", self._write_config))
+            self._folder.begin()
+            with self._folder.reporting():
+                if self.trainer.received_sigterm:  # after the last step, when Lightning no longer looks
+                    sys.exit(128 + signal.SIGTERM)
+                paths = report.write(self.model, self.datamodule, self.trainer, self._out)
+            saved = [getattr(callback, "best_model_path", "") for callback in self.trainer.checkpoint_callbacks]
+            paths += [Path(os.path.relpath(path)) for path in saved if path]
             print("\nThe results are in", self._out)
-            print("\n".join(f"  {path}" for path in paths))
+            print("\n".join(f"  {path}" for path in [*paths, self._out / CONFIG]))
 
     def _write_config(self, path: Path) -> None:
-        config = self.config[self.subcommand]
+        config = self.config[self.subcommand].clone()
+        config["ckpt_path"] = None  # of the fit, however it was resumed
         self._parser(self.subcommand).save(config, path, skip_none=False, overwrite=True, multifile=False)
         # jsonargparse writes the modules that classes are defined in, which may move; public names stay.
         path.write_text(re.sub(r"(?<![\w./])pyro_omics(?:\.\w+)+", _public_name, path.read_text()))
@@ -276,7 +306,12 @@ def main(args: list[str] | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     # A fit replaces the results of the last one in its folder on purpose.
-    for message in ("Checkpoint directory .* exists and is not empty", "The dirpath has changed from"):
+    # The arguments without --allow are those of sys.argv, which stay there for the processes that Lightning starts.
+    for message in (
+        "Checkpoint directory .* exists and is not empty",
+        "The dirpath has changed from",
+        "LightningCLI's args parameter",
+    ):
         warnings.filterwarnings("ignore", message=message)
     try:
         packages, given = split_allowed(given)
@@ -287,7 +322,7 @@ def main(args: list[str] | None = None) -> None:
                 compare.main(given[1:], _run_checked)
             else:
                 _run_lightning(given)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         # Of RuntimeErrors, only those about weights that do not fit are the user's to mend.
         internal = isinstance(error, RuntimeError) and "loading state_dict" not in str(error)
         if internal or os.environ.get("JSONARGPARSE_DEBUG"):
@@ -299,6 +334,8 @@ def _run_checked(args: list[str], check: Callable[[Any, Any, Any], None]) -> Non
     """Run Lightning's CLI with these arguments; ``check(svi, dm, trainer)`` is called before a fit."""
 
     class Checked(OmicsCLI):
+        command = "the same command: fits that were finished are not repeated"
+
         def before_fit(self) -> None:
             check(self.model, self.datamodule, self.trainer)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +20,31 @@ Minibatches = tuple[Tensor, ...]
 Rows = tuple[sp.csr_matrix, Tensor]  # a buffer in memory, and the positions of the minibatches' rows in it
 
 
-class EpochLoader(DataLoader[Any]):
+class Resumable:
+    """Mixin of loaders whose position within an epoch is in Lightning's checkpoints."""
+
+    sampler: Any
+    taken = 0  # minibatches of the epoch that were given so far
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, if the sampler is an `EpochSampler`."""
+        return self.sampler.state(self.taken) if isinstance(self.sampler, EpochSampler) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the epoch of ``state`` at its position."""
+        if isinstance(self.sampler, EpochSampler):
+            self.sampler.resume(state)
+
+    def _counted(self, minibatches: Iterable[Any]) -> Iterator[Any]:
+        first = self.taken = self.sampler.first if isinstance(self.sampler, EpochSampler) else 0
+        for minibatch in minibatches:
+            if self.taken == first:
+                self.load_state_dict({})  # all readers have begun, and the next pass is a whole one
+            self.taken += 1
+            yield minibatch
+
+
+class EpochLoader(Resumable, DataLoader[Any]):
     """A DataLoader that starts its sampler and workers at the first minibatch, not when its iterator is made.
 
     For a resumed fit Lightning makes the iterator before it sets the epoch, so that workers started at once would read
@@ -29,10 +53,10 @@ class EpochLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """The minibatches of one epoch."""
-        yield from super().__iter__()
+        yield from self._counted(super().__iter__())
 
 
-class BlockLoader:
+class BlockLoader(Resumable):
     """Loader of minibatches from disk: the next buffer of rows is read while minibatches are made from this one.
 
     Parameters
@@ -59,7 +83,9 @@ class BlockLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """The minibatches of one epoch."""
-        torch.empty((), dtype=torch.int64).random_()  # a DataLoader draws once too, so training has the same noise
+        yield from self._counted(self._minibatches())
+
+    def _minibatches(self) -> Iterator[Any]:
         for minibatches, (csr, at) in self._read_by_workers() if self.num_workers else self._read_by_thread():
             counts: Any = CountMatrix(csr)
             if self.device.type == "cuda":

@@ -111,6 +111,8 @@ class RowDataModule(pl.LightningDataModule):
             batch_size=None,  # an item is a minibatch
             sampler=sampler,
             collate_fn=_identity,
+            # Else it draws from torch's generator at its start, and a fit resumed within an epoch has other noise.
+            generator=torch.Generator(),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=data is None and device.type == "cuda",

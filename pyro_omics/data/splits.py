@@ -131,6 +131,7 @@ class EpochSampler(DistributedSampler[Any]):
     # Lightning does not replace a DistributedSampler. torch's __init__, which pads, is not called.
     def __init__(self, rows: Tensor, batch_size: int, seed: int, shuffle: bool, blocks: Blocks | None = None) -> None:
         self.rows, self.seed, self.shuffle, self.blocks, self.epoch = rows, seed, shuffle, blocks, 0
+        self._resumed: dict[str, Any] = {}
         self.rank, self.num_replicas = _rank_and_world_size()
         if len(rows) < self.num_replicas:
             raise ValueError(
@@ -157,17 +158,50 @@ class EpochSampler(DistributedSampler[Any]):
         return self.rows[torch.from_numpy(order[: len(order) - len(order) % self.num_replicas])]
 
     def __iter__(self) -> Iterator[Tensor]:
-        """The positions of each minibatch of this process."""
-        return iter(self.order()[self.rank :: self.num_replicas].split(self.batch_size))
+        """The positions of each minibatch of this process, from `first` on."""
+        return iter(self._minibatches()[self.first :])
+
+    def _minibatches(self) -> tuple[Tensor, ...]:
+        return self.order()[self.rank :: self.num_replicas].split(self.batch_size)
+
+    def state(self, taken: int) -> dict[str, Any]:
+        """State after ``taken`` minibatches of this epoch, for `resume`; plain numbers."""
+        order = {"seed": self.seed, "rows": len(self.rows), "batch_size": self.batch_size * self.num_replicas}
+        return {**order, "epoch": self.epoch, "taken": taken}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Leave out the minibatches that were taken when ``state`` was made, in its epoch."""
+        self._resumed = state
+
+    @property
+    def first(self) -> int:
+        """Number of this epoch's minibatches that were taken before the fit was resumed.
+
+        Raises
+        ------
+        ValueError
+            If the epoch was begun in another order.
+        """
+        taken = self._resumed.get("taken", 0) if self._resumed.get("epoch") == self.epoch else 0
+        if taken:
+            now = self.state(taken)
+            if differ := {name: value for name, value in self._resumed.items() if now.get(name) != value}:
+                raise ValueError(
+                    f"the checkpoint was saved within an epoch with {differ} (batch_size over all processes); got "
+                    f"{ {name: now.get(name) for name in differ} }: resume with the same DataModule, or from a "
+                    "checkpoint saved at the end of an epoch"
+                )
+        return taken
 
     def buffers(self) -> Iterator[tuple[Tensor, ...]]:
-        """The minibatches of this process, grouped by the buffer that they are read in."""
+        """The minibatches of this process from `first` on, grouped by the buffer that they are read in."""
         if self.blocks is None:
             raise ValueError("blocks must be given for rows on disk; got None: pass Blocks()")
         n_together = self.blocks.n_minibatches(self.batch_size * self.num_replicas)
-        minibatches = list(self)
+        minibatches, first = self._minibatches(), self.first
         for start in range(0, len(minibatches), n_together):
-            yield tuple(minibatches[start : start + n_together])
+            if left := minibatches[max(start, first) : start + n_together]:
+                yield left
 
 
 def _even_batch_size(n: int, world: int, size: int) -> int:

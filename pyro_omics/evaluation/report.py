@@ -17,11 +17,12 @@ from pyro_omics import plots
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.posterior import Posterior
 from pyro_omics.schema import RowData
-from pyro_omics.serialization.atomic_write import atomic_write
+from pyro_omics.serialization.atomic_write import atomic_write, write_together
 from pyro_omics.version import __version__
 
 UNIT = "nats per observation"
 SCORES = "validation_scores.csv"
+METRICS = "metrics.json"
 
 
 class History(pl.Callback):
@@ -30,6 +31,7 @@ class History(pl.Callback):
     def __init__(self) -> None:
         self.history: dict[str, list[float]] = {"train_elbo": [], "val_elbo": []}
         self.started = time.monotonic()
+        self._before = 0.0  # seconds of training before the fit was resumed
 
     @property
     def curves(self) -> dict[str, list[float]]:
@@ -38,8 +40,16 @@ class History(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds since the training started."""
-        return round(time.monotonic() - self.started, 2)
+        """Seconds of training, without those between a fit and its resumption."""
+        return round(self._before + time.monotonic() - self.started, 2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, for a checkpoint."""
+        return {"history": {name: list(values) for name, values in self.history.items()}, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the history of a checkpoint."""
+        self.history, self._before = dict(state_dict["history"]), state_dict["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -111,13 +121,17 @@ class Report(History):
         found = None
         if self.num_particles and len(dm.rows("validation")):
             found = tables[SCORES] = scores(posterior, self.num_particles)
-        metrics = json.dumps(self._metrics(posterior, trainer, seconds, found), indent=1)
-        paths = [svi.save(folder / "model")]
-        paths.append(atomic_write(folder / "adata.h5ad", adata.write_h5ad))
-        paths += [atomic_write(folder / name, table.to_csv) for name, table in tables.items()]
-        paths += draw(figures, folder)
-        paths.append(atomic_write(folder / "metrics.json", lambda path: path.write_text(metrics)))
-        return paths
+        metrics = self._metrics(posterior, trainer, seconds, found)
+
+        def write(fresh: Path) -> None:
+            svi.save(fresh / "model")
+            adata.write_h5ad(fresh / "adata.h5ad")
+            for name, table in tables.items():
+                table.to_csv(fresh / name)
+            draw(figures, fresh)
+            write_metrics(fresh, metrics)
+
+        return write_together(folder, write, old_results(folder))
 
     def _metrics(
         self, posterior: Posterior, trainer: pl.Trainer, seconds: float, found: pd.DataFrame | None
@@ -140,6 +154,21 @@ class Report(History):
             "model": type(posterior.model).__name__,
             "pyro_omics": __version__,
         }
+
+
+def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    """Write metrics.json, with the names of the files and folders beside it, which `old_results` reads."""
+    names = sorted([*(path.name for path in folder.iterdir()), METRICS])
+    (folder / METRICS).write_text(json.dumps({**metrics, "files": names}, indent=1))
+
+
+def old_results(folder: Path) -> set[str]:
+    """Names of the files and folders that an earlier run of this package wrote to a folder."""
+    try:
+        files = json.loads((folder / METRICS).read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):  # no results, or those of an earlier version
+        return set()
+    return {name for name in files if isinstance(name, str)} if isinstance(files, list) else set()
 
 
 def scores(posterior: Posterior, num_particles: int, seed: int = 0) -> pd.DataFrame:

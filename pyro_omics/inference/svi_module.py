@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-import pytorch_lightning as pl
 import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_omics.batch import RowBatch
 from pyro_omics.guides.hooks import TrainingHooks
@@ -27,6 +26,7 @@ from pyro_omics.inference.draws import drawing
 from pyro_omics.inference.elbos.adapters import adapter
 from pyro_omics.inference.keyed_noise import KeyedNoise
 from pyro_omics.inference.kl_warmup import LatentValues
+from pyro_omics.inference.lifecycle import FitLifecycle
 from pyro_omics.layers import eval_mode
 from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
@@ -37,11 +37,12 @@ from pyro_omics.serialization.folder import write_folder
 from pyro_omics.version import __version__
 
 
-class SVIModule(pl.LightningModule):
+class SVIModule(FitLifecycle):
     """Stochastic variational inference as a LightningModule.
 
     The loss is the negative bound over the full data divided by ``n_obs``. The logged ``train_elbo`` and ``val_elbo``
-    are the plain ELBO at full KL weight, whatever bound is trained, per observation, in nats: higher is better.
+    are the plain ELBO at full KL weight, whatever bound is trained, per observation, in nats: higher is better. With
+    ``val_elbo`` its negative is logged, as ``val_loss``.
 
     Parameters
     ----------
@@ -61,6 +62,8 @@ class SVIModule(pl.LightningModule):
         callable parameters -> torch optimizer; None takes the model's default, `optim.ClippedAdam`.
     scheduler
         callable optimizer -> learning-rate scheduler, stepped once per epoch; None for a constant rate.
+        ``ReduceLROnPlateau`` watches ``val_elbo`` (``train_elbo`` where nothing is held out), with ``mode="min"`` its
+        negative.
     kl_warmup_epochs
         number of epochs over which the weight of the latent sites rises linearly to 1, at most half of the training; 0
         for no warm-up. Where discrete latents are summed out, the weight scales the KL of the other latents.
@@ -113,9 +116,8 @@ class SVIModule(pl.LightningModule):
         self._make_guide = guide
         self._waiting: tuple[CountModel] | None = None  # in a tuple, so that the model is registered in the pair alone
         self._n_names = 0
-        self._warmup_steps = 0
+        self._warmup_steps: int | None = None  # known when the training starts
         self._checked_step = False
-        self._sums: dict[str, tuple[Any, float]] = {}  # name -> sum over rows of the epoch, number of rows
         try:
             batch = model.example_batch()
         except NotImplementedError:
@@ -155,6 +157,9 @@ class SVIModule(pl.LightningModule):
                 f"Trainer(precision={self.trainer.precision!r}) holds weights in 16 bits, which are too few for counts "
                 'and their likelihood: use precision="bf16-mixed", in which the networks alone run in 16 bits'
             )
+        super().setup(stage)
+        if stage == "fit":
+            self._warmup_steps = None
         dm = getattr(self.trainer, "datamodule", None)
         if self._waiting is not None:
             if dm is None:
@@ -198,15 +203,25 @@ class SVIModule(pl.LightningModule):
     @property
     def kl_weight(self) -> float:
         """The weight of the latent sites at this step, in (0, 1]."""
-        if self._warmup_steps <= 0 or self._trainer is None or not self.trainer.training:
+        if not self._warmup_steps or self._trainer is None or not self.trainer.training:
             return 1.0
         return min(1.0, (self.global_step + 1) / self._warmup_steps)
 
     def on_train_start(self) -> None:
-        """Set the length of the warm-up in steps, from the number of batches."""
+        """Set the length of the warm-up in steps, from the number of batches, or as in the fit that is resumed."""
+        epochs, steps = self._resumed.get("warmup", (None, None))
+        self._warmup_steps = steps if epochs == self.kl_warmup_epochs else self._count_warmup_steps()
+        super().on_train_start()
+
+    def training_state(self) -> dict[str, Any]:
+        """See `FitLifecycle`; with the length of the warm-up."""
+        known = {} if self._warmup_steps is None else {"warmup": (self.kl_warmup_epochs, self._warmup_steps)}
+        return {**super().training_state(), **known}
+
+    def _count_warmup_steps(self) -> int:
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         steps = min(self.kl_warmup_epochs * per_epoch, self.trainer.estimated_stepping_batches / 2)
-        self._warmup_steps = int(steps) if math.isfinite(steps) else 0
+        return int(steps) if math.isfinite(steps) else 0
 
     def on_train_end(self) -> None:
         """Call the guide's hooks, such as that of a Laplace approximation at the trained optimum."""
@@ -228,20 +243,27 @@ class SVIModule(pl.LightningModule):
             yield self.trainer.strategy.batch_to_device(batch)
 
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
-        """The loss of one step, with the latent sites at `kl_weight`."""
+        """The loss of one step, with the latent sites at `kl_weight`.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is not finite; on a GPU, up to 50 steps later.
+        """
         # Pyro's validation costs 8-17% of a step, and finds in the first step what there is to find.
         with pyro.validation_enabled(not self._checked_step), self._running(batch, "step"):
             with self._record_latents() as latents:
                 loss, elbo = self.adapter.step(self.elbo, batch, self.kl_weight)
             penalty = self._penalty(batch, latents)
+        value = loss / self.n_obs if penalty is None else loss / self.n_obs + penalty
+        self.check_loss(value, batch)
         if not self._checked_step:
             check_parameters(self, self._n_names)
             self._checked_step = True
         self._log("train_elbo", elbo / self.n_obs, batch)
-        if penalty is None:
-            return loss / self.n_obs
-        self._log("train_penalty", penalty.detach(), batch)
-        return loss / self.n_obs + penalty
+        if penalty is not None:
+            self._log("train_penalty", penalty.detach(), batch)
+        return value
 
     @torch.no_grad()
     def plain_elbo(self, batch: RowBatch) -> Tensor:
@@ -271,35 +293,6 @@ class SVIModule(pl.LightningModule):
             mean, sd = draws.moments(batch, 25)
         return {"row": batch.row, "latent": mean, "latent_sd": sd}
 
-    def _log(self, name: str, value: Tensor, batch: RowBatch) -> None:
-        # Weighted by rows: a plain mean over minibatches would give a smaller last one too much weight.
-        rows = float(len(batch.index))
-        if self._trainer is not None and self.trainer.training:
-            # Summed here and logged once an epoch: Lightning's accumulation costs half a millisecond a step.
-            total, before = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = (total + value * rows, before + rows)
-            if self.trainer.is_last_batch:
-                self._log_mean(name)
-        else:
-            self._log_rows(name, value, rows)
-
-    def _log_mean(self, name: str) -> None:
-        total, rows = self._sums.pop(name)
-        self._log_rows(name, total / rows, rows)
-
-    def _log_rows(self, name: str, value: Any, rows: Any) -> None:
-        # batch_size is a float: Lightning averages it over the processes, and would cut the mean of integers.
-        self.log(name, value, on_step=False, on_epoch=True, prog_bar=True, batch_size=rows, sync_dist=True)
-
-    def on_train_epoch_start(self) -> None:
-        """Reset the sums of the logged values."""
-        self._sums.clear()
-
-    def on_train_epoch_end(self) -> None:
-        """Log the means of an epoch that was stopped before its last step."""
-        for name in list(self._sums):
-            self._log_mean(name)
-
     def configure_optimizers(self) -> Any:
         """The optimizer of all parameters of the pair, and the scheduler if there is one."""
         optimizer = self.make_optimizer(self.parameters())
@@ -314,19 +307,23 @@ class SVIModule(pl.LightningModule):
             return optimizer
         scheduler = self.make_scheduler(optimizer)
         warn_of_two_decays(optimizer, scheduler)
+        if isinstance(scheduler, ReduceLROnPlateau):  # Lightning asks for a metric that it has in every epoch
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "train_elbo"}}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the data's schema and sizes beside the weights."""
+        """Save the data's schema and sizes beside the weights, and during a fit what it needs to be resumed exactly."""
         sizes = getattr(self.model, "sizes", None)
         made_for = None if sizes is None else sizes.description()
         schema = None if self.schema is None else self.schema.to_dict()
         checkpoint["pyro_omics"] = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for}
+        super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the data's schema, and check that the DataModule has the same: weights refer to genes by position."""
         schema = checkpoint["pyro_omics"]["schema"]
         self.schema = None if schema is None else Schema.from_dict(schema)
+        super().on_load_checkpoint(checkpoint)
         dm: Any = getattr(self._trainer, "datamodule", None)
         if hasattr(dm, "schema") and self.schema is not None:
             check_schema(self.schema, dm.schema, training_rows=True)

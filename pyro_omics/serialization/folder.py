@@ -33,6 +33,8 @@ def write_folder(path: str | Path, weights: Mapping[str, Tensor], config: Mappin
     ------
     FileExistsError
         If ``path`` exists and is not such a folder.
+    OSError
+        If the files cannot be written; an earlier folder is then unchanged.
     """
     path = Path(path).expanduser()
     if path.exists() and not (path / CONFIG).is_file():
@@ -44,7 +46,10 @@ def write_folder(path: str | Path, weights: Mapping[str, Tensor], config: Mappin
     def write(fresh: Path) -> None:
         fresh.mkdir()
         # Copies, because safetensors refuses tensors that share memory.
-        save_file({name: value.detach().cpu().clone() for name, value in weights.items()}, fresh / WEIGHTS)
+        try:
+            save_file({name: value.detach().cpu().clone() for name, value in weights.items()}, fresh / WEIGHTS)
+        except SafetensorError as error:
+            raise OSError(f"{path / WEIGHTS} cannot be written: {error}") from error
         os.chmod(fresh / WEIGHTS, 0o644)  # safetensors makes it readable by the user only
         (fresh / CONFIG).write_text(json.dumps(config, indent=1))
 

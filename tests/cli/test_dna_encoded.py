@@ -1,8 +1,10 @@
 """DNA-encoded libraries from the command line: `pyro-omics del`, and `pyro-omics fit` with their models."""
 
 import json
+import os
 import pickle
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -380,6 +382,33 @@ def test_a_failing_run_leaves_the_last_results_alone(ran, folder, monkeypatch):
     with pytest.raises(RuntimeError, match="the disk is gone"):
         run()
     assert {name: (folder / "out" / name).read_bytes() for name in files("out")} == before
+
+
+def test_a_signal_ends_a_run_with_its_status(ran, folder, monkeypatch, capsys):
+    small(cycles=(4, 4)).to_csv("counts.csv", index=False)
+    shutil.copytree(ran[0] / "out", "out")
+    before = {name: (folder / "out" / name).read_bytes() for name in files("out")}
+    with monkeypatch.context() as patched:
+        patched.setattr("pyro_omics.evaluation.report.History.on_train_batch_start",
+                        lambda *args: os.kill(os.getpid(), signal.SIGTERM), raising=False)  # fmt: skip
+        with pytest.raises(SystemExit) as end:
+            run()
+    assert end.value.code == 143
+    assert "Run the command again" in capsys.readouterr().err
+    assert {name: (folder / "out" / name).read_bytes() for name in files("out")} == before
+
+
+def test_what_an_earlier_run_left_is_removed(ran, folder):
+    small(cycles=(4, 4)).to_csv("counts.csv", index=False)
+    shutil.copytree(ran[0] / "out", "out")
+    metrics = json.loads((folder / "out/metrics.json").read_text())
+    assert set(metrics["files"]) | {"config.yaml"} == {name.partition("/")[0] for name in files("out")}
+    for name in ("of_that_run.png", "checkpoint.ckpt", "mine.txt"):
+        (folder / "out" / name).write_text("old")
+    (folder / "out/metrics.json").write_text(json.dumps({**metrics, "files": [*metrics["files"], "of_that_run.png"]}))
+    run()
+    assert "mine.txt" in files("out")
+    assert not {"of_that_run.png", "checkpoint.ckpt"} & set(files("out"))
 
 
 def test_help_mentions_the_command(capsys):

@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser
 from own_model import CountFactors, PoissonFactors
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
+from safetensors import SafetensorError
 
 import pyro_omics as po
 from pyro_omics import layers
@@ -532,6 +533,10 @@ def fail(*args, **kwargs):
     raise OSError("no space left on device")
 
 
+def fail_to_serialize(*args, **kwargs):
+    raise SafetensorError("no space left on device")
+
+
 def fail_to_replace(monkeypatch):
     rename, failures = Path.rename, []
 
@@ -541,6 +546,7 @@ def fail_to_replace(monkeypatch):
             fail()
         return rename(path, target)
 
+    monkeypatch.setattr("pyro_omics.serialization.atomic_write._exchange", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", once)
 
 
@@ -548,10 +554,11 @@ def fail_to_replace(monkeypatch):
     "interrupt",
     [
         lambda monkeypatch: monkeypatch.setattr("pyro_omics.serialization.folder.save_file", fail),
+        lambda monkeypatch: monkeypatch.setattr("pyro_omics.serialization.folder.save_file", fail_to_serialize),
         lambda monkeypatch: monkeypatch.setattr("pyro_omics.serialization.folder.json.dumps", fail),
         fail_to_replace,
     ],
-    ids=["weights", "config", "rename"],
+    ids=["weights", "full disk", "config", "rename"],
 )
 def test_an_interrupted_save_leaves_the_old_model(fitted_scvi, tmp_path, monkeypatch, interrupt):
     old, dm = fitted_scvi
@@ -652,8 +659,7 @@ def test_load_from_checkpoint_is_strict(dm, tmp_path):
         po.SVIModule.load_from_checkpoint(tmp_path / "a.ckpt", model=small(dm), weights_only=True)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(dm, tmp_path):
-    # Not bit for bit: a step's noise comes from the global random state, which a checkpoint does not hold.
+def test_a_resumed_run_counts_as_the_uninterrupted_one(dm, tmp_path):
     whole, trainer = checkpointed(dm, tmp_path / "whole.ckpt", epochs=4)
     _, half = checkpointed(dm, tmp_path / "half.ckpt", epochs=2)
     resumed = po.SVIModule(small(dm))

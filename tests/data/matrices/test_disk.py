@@ -368,13 +368,15 @@ def partial_order(blocks):
 
 
 class SaveHalf(pl.Callback):
-    """Checkpoints at the end of the first epoch: within it, as ModelCheckpoint does, or of its last step."""
+    """Checkpoints in the first epoch: at its end, as ModelCheckpoint does, after its last step, or after its first."""
 
     def __init__(self, when, path):
         self.when, self.path = when, path
 
     def on_train_batch_end(self, trainer, svi, outputs, batch, batch_idx):
         if self.when == "step" and trainer.current_epoch == 0 and trainer.is_last_batch:
+            trainer.save_checkpoint(self.path)
+        if self.when == "middle" and trainer.global_step == 1:
             trainer.save_checkpoint(self.path)
 
     def on_train_epoch_end(self, trainer, svi):
@@ -396,11 +398,13 @@ def test_a_resumed_fit_sees_the_rows_of_the_fit(path, tmp_path, backed, num_work
         trainer.fit(svi, dm, ckpt_path=ckpt)
         return trainer, rows
 
-    half, first = fit(1, callbacks=[SaveHalf(when, tmp_path / f"{when}.ckpt") for when in ("epoch", "step")])
+    half, first = fit(1, callbacks=[SaveHalf(when, tmp_path / f"{when}.ckpt") for when in ("epoch", "step", "middle")])
     half.save_checkpoint(tmp_path / "fit.ckpt")
     _, whole = fit(2)
     for when in ("fit", "epoch", "step"):
         assert first + fit(2, tmp_path / f"{when}.ckpt")[1] == whole, when
+    assert len(first) > 2
+    assert first[:1] + fit(2, tmp_path / "middle.ckpt")[1] == whole
 
 
 @pytest.mark.parametrize("form", ["h5ad", "zarr", "zarr dataset"])

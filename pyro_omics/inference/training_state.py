@@ -1,0 +1,76 @@
+"""State of a fit beyond weights, optimizer and counters, by which a resumed fit equals the uninterrupted one."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+POSITIONS = "combined_loader"  # Lightning's name for the positions of the training loaders
+
+
+def generator_states(device: torch.device) -> dict[str, Any]:
+    """States of the random generators of Python, numpy and torch, the latter also of ``device``.
+
+    Only plain values and tensors, which ``torch.load(weights_only=True)`` reads.
+    """
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - callbacks and transforms may draw from it
+    states = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
+    """Set the generators to ``states``, those of `generator_states`."""
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+
+
+def waiting_gradients(module: nn.Module, trainer: Any) -> dict[str, Tensor]:
+    """The gradients summed so far where the fit stands between two steps of the optimizer; else none."""
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+    if done % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch:
+        return {}
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def set_gradients(module: nn.Module, gradients: dict[str, Tensor]) -> None:
+    """Give the parameters these gradients, by name."""
+    parameters = dict(module.named_parameters())
+    for name, gradient in gradients.items():
+        parameters[name].grad = gradient.to(parameters[name])
+
+
+def forget_unfinished_batches(checkpoint: dict[str, Any], trainer: Any) -> None:
+    """Set the saved positions of the training loaders back by the minibatches that were fetched but not trained on."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    unfinished = progress.ready - progress.processed
+    for position in checkpoint["loops"]["fit_loop"]["state_dict"].get(POSITIONS, ()):
+        if "taken" in position:
+            position["taken"] -= unfinished
+
+
+def begin_next_epoch(checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint of the end of an epoch begin the next one.
+
+    With ``Trainer(max_steps=...)`` Lightning would go through the end of that epoch again, and count it twice.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    epoch = loops["epoch_progress"]
+    if epoch["current"]["processed"] == epoch["current"]["ready"]:
+        for progress in epoch.values():
+            progress["completed"] = progress["processed"]
+        batches = loops["epoch_loop.batch_progress"]
+        batches.update(current=dict.fromkeys(batches["current"], 0), is_last_batch=False)

@@ -113,6 +113,13 @@ def move_like(batch: Batch, like: Tensor) -> Batch:
     return map_tensors(batch, lambda field: field.to(like if field.is_floating_point() else like.device))
 
 
+def in_session_precision(batch: Batch) -> Batch:
+    """The batch in double precision where that is torch's default dtype, in which models are then made."""
+    if torch.get_default_dtype() is not torch.float64:
+        return batch
+    return map_tensors(batch, lambda field: field.double() if field.is_floating_point() else field)
+
+
 class RowBatch(Protocol):
     """Protocol of a minibatch: a NamedTuple of tensors (or None) with at least these fields.
 

@@ -27,8 +27,11 @@ class EpochLoader(DataLoader[Any]):
     rows of the wrong epoch.
     """
 
+    sampler: EpochSampler
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """The minibatches of one epoch."""
+        self.sampler.start_pass()
         yield from super().__iter__()
 
 
@@ -59,6 +62,7 @@ class BlockLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """The minibatches of one epoch."""
+        self.sampler.start_pass()
         torch.empty((), dtype=torch.int64).random_()  # a DataLoader draws once too, so training has the same noise
         for minibatches, (csr, at) in self._read_by_workers() if self.num_workers else self._read_by_thread():
             counts: Any = CountMatrix(csr)
@@ -66,7 +70,7 @@ class BlockLoader:
                 counts = RowsOnDevice(counts, self.device)
             places = at.split([len(rows) for rows in minibatches])
             for rows, place in zip(minibatches, places, strict=True):
-                yield self.data.batch(rows, counts.rows(place))
+                yield self.data.minibatch(rows, counts.rows(place))
 
     def _read_by_thread(self) -> Iterator[tuple[Minibatches, Rows]]:
         with ThreadPoolExecutor(1, "rows") as reader:

@@ -24,7 +24,7 @@ from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.guides.hooks import TrainingHooks
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
-from pyro_omics.sites import latent_sites
+from pyro_omics.sites import is_real, latent_sites
 
 Offsets: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -136,7 +136,7 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         if informed is not None:
             base = masked(base, informed)
         support = self._supports[name][0]
-        return base if _is_real(support) else dist.TransformedDistribution(base, [biject_to(support)])
+        return base if is_real(support) else dist.TransformedDistribution(base, [biject_to(support)])
 
     def posterior(self, name: str, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """The distribution of a local site in unconstrained space: a Normal unless overridden.
@@ -162,9 +162,3 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
     def flattened(self, name: str) -> ReshapeTransform:
         """The transform from d numbers to the site's unconstrained shape."""
         return ReshapeTransform((self.size(name),), self._supports[name][1], cache_size=1)
-
-
-def _is_real(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support is dist.constraints.real

@@ -11,33 +11,41 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-import pytorch_lightning as pl
 import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_omics.batch import RowBatch
 from pyro_omics.guides.hooks import TrainingHooks
 from pyro_omics.inference.build_pair import build_pair, check_on_data
-from pyro_omics.inference.checks import check_callable, check_parameters, check_schema, check_sizes
+from pyro_omics.inference.checks import (
+    check_callable,
+    check_not_compiled,
+    check_parameters,
+    check_schema,
+    check_sizes,
+    warn_of_other_split,
+)
+from pyro_omics.inference.description import describe
 from pyro_omics.inference.draws import drawing
 from pyro_omics.inference.elbos.adapters import adapter
 from pyro_omics.inference.keyed_noise import KeyedNoise
 from pyro_omics.inference.kl_warmup import LatentValues
+from pyro_omics.inference.lightning_idioms import ENTRY, LightningIdioms
+from pyro_omics.inference.starts import remember_start, warn_if_trained
 from pyro_omics.layers import eval_mode
 from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.optim import warn_of_two_decays
 from pyro_omics.schema import Schema
-from pyro_omics.serialization.arguments import encode, encode_factory
 from pyro_omics.serialization.folder import write_folder
 from pyro_omics.version import __version__
 
 
-class SVIModule(pl.LightningModule):
+class SVIModule(LightningIdioms):
     """Stochastic variational inference as a LightningModule.
 
     The loss is the negative bound over the full data divided by ``n_obs``. The logged ``train_elbo`` and ``val_elbo``
@@ -69,6 +77,11 @@ class SVIModule(pl.LightningModule):
         latents, the row's index (`inference.keyed_noise.KeyedNoise`): several processes then train as one process with
         their minibatches joined, and a resumed fit draws what the uninterrupted one would have. The guide must draw
         local latents from Normals or transformed Normals. None draws from torch's generator.
+
+    Attributes
+    ----------
+    lr
+        learning rate that replaces the optimizer's own, as Lightning's ``Tuner.lr_find`` sets it; None keeps that.
 
     Raises
     ------
@@ -109,6 +122,7 @@ class SVIModule(pl.LightningModule):
         self.noise_seed = noise_seed
         self.make_optimizer = optimizer or model.default_optimizer()
         self.make_scheduler = scheduler
+        self.lr: float | None = None
         self.schema: Schema | None = None
         self._make_guide = guide
         self._waiting: tuple[CountModel] | None = None  # in a tuple, so that the model is registered in the pair alone
@@ -124,9 +138,14 @@ class SVIModule(pl.LightningModule):
             self._build(model, batch)
 
     def _build(self, model: CountModel, batch: RowBatch) -> None:
+        made = isinstance(self._make_guide, nn.Module)
+        if not made:
+            warn_if_trained(model)
         # Only the pair is registered: model and guide beside it would triple the keys of the state dict.
         self.elbo = build_pair(model, self._make_guide, self.adapter, batch)
         self._n_names = len(list(self.elbo.parameters()))
+        self.fitted = made  # a guide that is an object may have been trained with its model
+        remember_start(model)
 
     @property
     def bound(self) -> ELBO:
@@ -150,6 +169,7 @@ class SVIModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check the data, take their schema from the DataModule, and build a pair that needs an example of the data."""
+        check_not_compiled(self)
         if self.trainer.precision in ("16-true", "bf16-true"):
             raise ValueError(
                 f"Trainer(precision={self.trainer.precision!r}) holds weights in 16 bits, which are too few for counts "
@@ -169,6 +189,7 @@ class SVIModule(pl.LightningModule):
             return
         if self.schema is not None:
             check_schema(self.schema, dm.schema)
+            warn_of_other_split(self.schema, dm)
         if stage == "fit":
             check_sizes(self.model, dm.sizes)
             if dm.n_obs != self.n_obs:
@@ -176,7 +197,7 @@ class SVIModule(pl.LightningModule):
                     f"the model was made for n_obs={self.n_obs} training rows, but the data have {dm.n_obs}: make it "
                     "from the DataModule that it is trained on, from_data(dm)"
                 )
-            check_on_data(self.elbo, self.adapter, dm.example_batch())
+            check_on_data(self.elbo, self.adapter, self.in_precision(dm.example_batch()))
             self.model.warm_start(self.guide, dm)
             self.schema = dm.schema
 
@@ -204,12 +225,14 @@ class SVIModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Set the length of the warm-up in steps, from the number of batches."""
+        self.lift_epochs()
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         steps = min(self.kl_warmup_epochs * per_epoch, self.trainer.estimated_stepping_batches / 2)
         self._warmup_steps = int(steps) if math.isfinite(steps) else 0
 
     def on_train_end(self) -> None:
         """Call the guide's hooks, such as that of a Laplace approximation at the trained optimum."""
+        self.restore_epochs()
         sum_over_processes = partial(self.trainer.strategy.reduce, reduce_op="sum")
         with torch.enable_grad(), eval_mode(self), pyro.validation_enabled(False):
             for hooks in self._hooks():
@@ -225,10 +248,11 @@ class SVIModule(pl.LightningModule):
 
     def _training_batches(self) -> Iterator[Any]:
         for batch in self.trainer.train_dataloader:
-            yield self.trainer.strategy.batch_to_device(batch)
+            yield self.in_precision(self.trainer.strategy.batch_to_device(batch))
 
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
         """The loss of one step, with the latent sites at `kl_weight`."""
+        batch = self.in_precision(batch)
         # Pyro's validation costs 8-17% of a step, and finds in the first step what there is to find.
         with pyro.validation_enabled(not self._checked_step), self._running(batch, "step"):
             with self._record_latents() as latents:
@@ -246,6 +270,7 @@ class SVIModule(pl.LightningModule):
     @torch.no_grad()
     def plain_elbo(self, batch: RowBatch) -> Tensor:
         """One draw of the ELBO per observation, in nats, at full KL weight, with discrete latents summed out."""
+        batch = self.in_precision(batch)
         with pyro.validation_enabled(False), self._running(batch, "plain"):
             return self.adapter.plain(self.elbo, batch) / self.n_obs
 
@@ -267,6 +292,7 @@ class SVIModule(pl.LightningModule):
 
     def predict_step(self, batch: RowBatch, batch_idx: int) -> dict[str, Tensor]:
         """``latent`` and ``latent_sd`` (n, k), the posterior mean and standard deviation, and ``row`` of each row."""
+        batch = self.in_precision(batch)
         with drawing(self, seed=batch_idx) as draws:
             mean, sd = draws.moments(batch, 25)
         return {"row": batch.row, "latent": mean, "latent_sd": sd}
@@ -308,6 +334,8 @@ class SVIModule(pl.LightningModule):
                 f"optimizer must make a torch optimizer from parameters; it made a {type(optimizer).__name__}: use "
                 "pyro.optim.clipped_adam.ClippedAdam (pyro.optim.ClippedAdam is a factory for pyro.infer.SVI)"
             )
+        for group in optimizer.param_groups if self.lr is not None else ():
+            group["lr"] = self.lr
         for hooks in self._hooks():
             hooks.on_optimizer(optimizer.param_groups[0]["lr"])
         if self.make_scheduler is None:
@@ -317,15 +345,19 @@ class SVIModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the data's schema and sizes beside the weights."""
+        """Save the data's schema and sizes, and the description of model and guide, beside the weights."""
         sizes = getattr(self.model, "sizes", None)
         made_for = None if sizes is None else sizes.description()
         schema = None if self.schema is None else self.schema.to_dict()
-        checkpoint["pyro_omics"] = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for}
+        about = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for}
+        checkpoint[ENTRY] = {**about, **self._description(), "noise_seed": self.noise_seed}
+
+    def _description(self) -> dict[str, Any]:
+        return {**describe(self.model, self.guide), "kl_warmup_epochs": self.kl_warmup_epochs}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the data's schema, and check that the DataModule has the same: weights refer to genes by position."""
-        schema = checkpoint["pyro_omics"]["schema"]
+        schema = checkpoint[ENTRY]["schema"]
         self.schema = None if schema is None else Schema.from_dict(schema)
         dm: Any = getattr(self._trainer, "datamodule", None)
         if hasattr(dm, "schema") and self.schema is not None:
@@ -345,9 +377,7 @@ class SVIModule(pl.LightningModule):
         """
         config = {
             "pyro_omics": __version__,
-            "model": encode(self.model),
-            "guide": encode_factory(self.guide),
-            "kl_warmup_epochs": self.kl_warmup_epochs,
+            **self._description(),
             "schema": None if self.schema is None else self.schema.to_dict(),
         }
         return write_folder(path, self.elbo.state_dict(), config)

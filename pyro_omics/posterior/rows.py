@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from pyro_omics.batch import move_like
+from pyro_omics.inference.checks import warn_of_other_split
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel
 from pyro_omics.posterior.axis_labels import AxisLabels
@@ -48,12 +50,15 @@ class PosteriorRows:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be a number of rows, 1 or more; got {batch_size}")
+        _check_trained(svi)
         self.svi, self.batch_size = svi, batch_size
         self.dm: Any = dm  # Any: tables of DEL models use more than RowData has
         self.model: CountModel = svi.model
         self.schema: Schema = svi.schema or dm.schema
         self.own_data = svi.schema is None or (svi.schema == dm.schema and svi.n_obs == dm.n_obs)
         self.data = dm.data if self.own_data else dm.aligned(self.schema)
+        if svi.schema is not None:
+            warn_of_other_split(svi.schema, dm)
         genes = self.schema.axes.get("genes")
         n_genes = getattr(self.model, "n_genes", None)
         if genes is not None and n_genes not in (None, len(genes)):
@@ -100,6 +105,18 @@ class PosteriorRows:
 
     def _names(self, split: str) -> pd.Index:
         return self.dm.adata.obs_names[self.dm.rows(split)]
+
+
+def _check_trained(svi: SVIModule) -> None:
+    mend = "call trainer.fit(svi, dm) first, or load a fit"
+    if not hasattr(svi, "elbo"):
+        raise ValueError(f"the SVIModule has no guide yet, which is made from the first data: {mend}")
+    if not svi.fitted:
+        warnings.warn(
+            f"the SVIModule has not been trained, and the answers are those of its starting weights: {mend}",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def check_draws(name: str, value: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,9 +19,6 @@ from pyro_omics.layers import without_side_effects
 from pyro_omics.layers.module import local_parameters
 from pyro_omics.parts.priors import Prior
 from pyro_omics.sites import draw_enumerated, global_terms, is_local, latent_values, replayed, row_terms, sample_sites
-
-# Pyro's handlers, torch's random state and a module's mode belong to the process: threads draw one after the other.
-_DRAWING = threading.RLock()
 
 
 class GuideDraws:
@@ -128,8 +124,14 @@ def drawing(pair: Pair, seed: int) -> Iterator[GuideDraws]:
     """Context of `GuideDraws` from a seed, in eval mode without gradients; random state and mode are restored after.
 
     Threads enter it one after the other.
+
+    Raises
+    ------
+    RuntimeError
+        Where the pair is being trained in another thread.
     """
+    pair.check_thread()
     programs = (pair.model, pair.guide)
-    with _DRAWING, local_parameters(*programs), without_side_effects(*programs), pyro.validation_enabled(False):
+    with without_side_effects(*programs), local_parameters(*programs), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         yield GuideDraws(pair)

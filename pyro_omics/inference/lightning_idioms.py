@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from pyro_omics.batch import map_tensors
 from pyro_omics.inference.description import make_described
 from pyro_omics.inference.starts import sums
+from pyro_omics.layers.eval_mode import ONE_AT_A_TIME
 from pyro_omics.lightning import pl
 from pyro_omics.models.base import CountModel
 from pyro_omics.parts.other_names import TRAIN, attribute_error, check_arguments
@@ -24,6 +26,7 @@ class LightningIdioms(pl.LightningModule):
 
     _start: dict[str, float] = {}
     _lifted: int | None = None
+    _thread: int | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the instance, unless an argument is of another package."""
@@ -52,7 +55,8 @@ class LightningIdioms(pl.LightningModule):
         """Set the mode of all modules, as of any torch module; a Trainer's ``fit`` trains."""
         if options or not isinstance(mode, bool):
             raise TypeError(TRAIN)
-        return super().train(mode)
+        with ONE_AT_A_TIME:  # a query of another thread restores the mode that it found
+            return super().train(mode)
 
     @pl.utilities.model_helpers._restricted_classmethod
     def load_from_checkpoint(
@@ -128,6 +132,18 @@ class LightningIdioms(pl.LightningModule):
         if dtype is None or batch.x.dtype == dtype:
             return batch
         return map_tensors(batch, lambda field: field.to(dtype) if field.is_floating_point() else field)
+
+    def check_thread(self) -> None:
+        """Raise in another thread than the one in which a Trainer is at work with this module.
+
+        Lightning notes and restores the modes of modules, which a query changes for its time.
+        """
+        trainer = self._trainer
+        if trainer is not None and trainer.state.status == "running" and self._thread != threading.get_ident():
+            raise RuntimeError(
+                "this SVIModule is being trained in another thread: ask it there, in a callback, or ask a copy that "
+                "was made there, copy.deepcopy(svi), or wait for the end"
+            )
 
     def lift_epochs(self) -> None:
         """Let Lightning's learning rate finder take all of its steps, however few epochs the training has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -36,7 +37,7 @@ from pyro_omics.inference.keyed_noise import KeyedNoise
 from pyro_omics.inference.kl_warmup import LatentValues
 from pyro_omics.inference.lightning_idioms import ENTRY, LightningIdioms
 from pyro_omics.inference.starts import remember_start, warn_if_trained
-from pyro_omics.layers import eval_mode
+from pyro_omics.layers.eval_mode import ONE_AT_A_TIME, eval_mode
 from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.optim import warn_of_two_decays
@@ -170,6 +171,7 @@ class SVIModule(LightningIdioms):
     def setup(self, stage: str) -> None:
         """Check the data, take their schema from the DataModule, and build a pair that needs an example of the data."""
         check_not_compiled(self)
+        self._thread = threading.get_ident()
         if self.trainer.precision in ("16-true", "bf16-true"):
             raise ValueError(
                 f"Trainer(precision={self.trainer.precision!r}) holds weights in 16 bits, which are too few for counts "
@@ -234,7 +236,7 @@ class SVIModule(LightningIdioms):
         """Call the guide's hooks, such as that of a Laplace approximation at the trained optimum."""
         self.restore_epochs()
         sum_over_processes = partial(self.trainer.strategy.reduce, reduce_op="sum")
-        with torch.enable_grad(), eval_mode(self), pyro.validation_enabled(False):
+        with ONE_AT_A_TIME, torch.enable_grad(), eval_mode(self), pyro.validation_enabled(False):
             for hooks in self._hooks():
                 hooks.on_train_end(self._final_loss, self._training_batches(), sum_over_processes)
 
@@ -254,7 +256,7 @@ class SVIModule(LightningIdioms):
         """The loss of one step, with the latent sites at `kl_weight`."""
         batch = self.in_precision(batch)
         # Pyro's validation costs 8-17% of a step, and finds in the first step what there is to find.
-        with pyro.validation_enabled(not self._checked_step), self._running(batch, "step"):
+        with self._running(batch, "step"), pyro.validation_enabled(not self._checked_step):
             with self._record_latents() as latents:
                 loss, elbo = self.adapter.step(self.elbo, batch, self.kl_weight)
             penalty = self._penalty(batch, latents)
@@ -271,7 +273,7 @@ class SVIModule(LightningIdioms):
     def plain_elbo(self, batch: RowBatch) -> Tensor:
         """One draw of the ELBO per observation, in nats, at full KL weight, with discrete latents summed out."""
         batch = self.in_precision(batch)
-        with pyro.validation_enabled(False), self._running(batch, "plain"):
+        with self._running(batch, "plain"), pyro.validation_enabled(False):
             return self.adapter.plain(self.elbo, batch) / self.n_obs
 
     @contextmanager
@@ -279,7 +281,7 @@ class SVIModule(LightningIdioms):
         """Run the pair: with local parameters, and the keyed noise of this step if there is a ``noise_seed``."""
         seed = self.noise_seed
         noise = nullcontext() if seed is None else KeyedNoise(batch.index, seed, purpose, self.global_step)
-        with local_parameters(self.model, self.guide), noise:
+        with ONE_AT_A_TIME, local_parameters(self.model, self.guide), noise:
             yield
 
     def validation_step(self, batch: RowBatch, batch_idx: int) -> None:

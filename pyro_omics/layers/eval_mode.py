@@ -39,7 +39,7 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 def without_side_effects(*modules: nn.Module) -> Iterator[None]:
     """Run modules in evaluation mode, without gradients, and restore modes and random state afterwards.
 
-    Not in torch's inference mode, because parameters made there could not be trained. Threads enter one after the other.
+    Not in torch's inference mode, because parameters made there could not be trained. One thread enters at a time.
     """
     with ONE_AT_A_TIME:
         training = {child: child.training for module in modules for child in module.modules()}

@@ -246,6 +246,13 @@ def warn_of_other_split(trained: Schema, dm: RowData) -> None:
         )
 
 
+def kind_of(value: Any) -> str:
+    """What a value of a wrong type is, for an error."""
+    if type(value).__name__ == "OptimizedModule":
+        return "torch.compile(...), which cannot compile a Pyro program: pass the module itself"
+    return f"a {type(value).__name__}"
+
+
 def check_not_compiled(svi: Any) -> None:
     """Raise where a Trainer was given ``torch.compile(svi)``, and take off what Lightning has put on the module.
 

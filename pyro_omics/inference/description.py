@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,7 +13,13 @@ from pyro_omics.serialization.class_names import qualified_name
 
 def describe(model: CountModel, guide: Guide) -> dict[str, Any]:
     """The description of a model and its guide, as plain JSON data."""
-    return {"model": encode(model), "guide": encode_factory(guide)}
+    return plain({"model": encode(model), "guide": encode_factory(guide)})
+
+
+def plain(data: dict[str, Any]) -> dict[str, Any]:
+    """JSON data without NumPy's numbers and texts, which cannot be read with ``weights_only``."""
+    found: dict[str, Any] = json.loads(json.dumps(data, default=encode))
+    return found
 
 
 def make_described(

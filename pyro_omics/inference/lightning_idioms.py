@@ -25,6 +25,7 @@ class LightningIdioms(pl.LightningModule):
     """Checkpoints that load by themselves, a learning rate finder, minibatches in the weights' precision, and hints."""
 
     _start: dict[str, float] = {}
+    _weight: tuple[Tensor, ...] = ()  # the first, whose precision is that of all
     _lifted: int | None = None
     _thread: int | None = None
 
@@ -128,9 +129,9 @@ class LightningIdioms(pl.LightningModule):
                 "a Trainer must be given an SVIModule and a DataModule, trainer.fit(svi, CellDataModule(adata)), whose "
                 f"minibatches have x, row and index; got one of a {type(batch).__name__}"
             )
-        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
-        if dtype is None or batch.x.dtype == dtype:
+        if not self._weight or batch.x.dtype == self._weight[0].dtype:
             return batch
+        dtype = self._weight[0].dtype
         return map_tensors(batch, lambda field: field.to(dtype) if field.is_floating_point() else field)
 
     def check_thread(self) -> None:

@@ -28,9 +28,10 @@ from pyro_omics.inference.checks import (
     check_parameters,
     check_schema,
     check_sizes,
+    kind_of,
     warn_of_other_split,
 )
-from pyro_omics.inference.description import describe
+from pyro_omics.inference.description import describe, plain
 from pyro_omics.inference.draws import drawing
 from pyro_omics.inference.elbos.adapters import adapter
 from pyro_omics.inference.keyed_noise import KeyedNoise
@@ -104,7 +105,7 @@ class SVIModule(LightningIdioms):
     ) -> None:
         super().__init__()
         if not isinstance(model, CountModel):
-            raise TypeError(f"model must be a CountModel, such as SCVI.from_data(dm); got a {type(model).__name__}")
+            raise TypeError(f"model must be a CountModel, such as SCVI.from_data(dm); got {kind_of(model)}")
         if not (noise_seed is None or isinstance(noise_seed, Integral)):
             raise ValueError(
                 f"noise_seed must be an integer, or None to draw from torch's generator; got {noise_seed!r}"
@@ -145,6 +146,7 @@ class SVIModule(LightningIdioms):
         # Only the pair is registered: model and guide beside it would triple the keys of the state dict.
         self.elbo = build_pair(model, self._make_guide, self.adapter, batch)
         self._n_names = len(list(self.elbo.parameters()))
+        self._weight = tuple(p for p in self.elbo.parameters() if p.is_floating_point())[:1]
         self.fitted = made  # a guide that is an object may have been trained with its model
         remember_start(model)
 
@@ -351,11 +353,11 @@ class SVIModule(LightningIdioms):
         sizes = getattr(self.model, "sizes", None)
         made_for = None if sizes is None else sizes.description()
         schema = None if self.schema is None else self.schema.to_dict()
-        about = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for}
-        checkpoint[ENTRY] = {**about, **self._description(), "noise_seed": self.noise_seed}
+        about = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for, "noise_seed": self.noise_seed}
+        checkpoint[ENTRY] = {**plain(about), **self._description()}
 
     def _description(self) -> dict[str, Any]:
-        return {**describe(self.model, self.guide), "kl_warmup_epochs": self.kl_warmup_epochs}
+        return {**describe(self.model, self.guide), **plain({"kl_warmup_epochs": self.kl_warmup_epochs})}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the data's schema, and check that the DataModule has the same: weights refer to genes by position."""

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from pyro_omics.batch import move_like
-from pyro_omics.inference.checks import warn_of_other_split
+from pyro_omics.inference.checks import kind_of, warn_of_other_split
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel
 from pyro_omics.posterior.axis_labels import AxisLabels
@@ -45,8 +45,7 @@ class PosteriorRows:
     def __init__(self, svi: SVIModule, dm: RowData, batch_size: int = 512) -> None:
         if not isinstance(svi, SVIModule) or not hasattr(dm, "schema"):
             raise TypeError(
-                "Posterior(svi, dm) must be given an SVIModule and a DataModule; got a "
-                f"{type(svi).__name__} and a {type(dm).__name__}"
+                f"Posterior(svi, dm) must be given an SVIModule and a DataModule; got {kind_of(svi)} and {kind_of(dm)}"
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be a number of rows, 1 or more; got {batch_size}")

@@ -70,6 +70,18 @@ def test_what_is_passed_takes_the_place_of_what_is_described(dm, tmp_path):
         svi.load_from_checkpoint(path)
 
 
+def test_numbers_and_texts_of_numpy_come_back(dm, tmp_path):
+    prior = po.priors.MixtureOfGaussians(np.int64(3))
+    model = small(dm, dropout=np.float64(0.25), n_latent=np.int32(3), prior=prior)
+    svi = po.SVIModule(model, kl_warmup_epochs=np.int64(2), noise_seed=np.int64(5))
+    trainer = quiet_trainer(1)
+    trainer.fit(svi, dm)
+    trainer.save_checkpoint(path := tmp_path / "a.ckpt")
+    found = po.SVIModule.load_from_checkpoint(path)
+    assert (found.model.dropout, found.kl_warmup_epochs, found.noise_seed) == (0.25, 2, 5)
+    assert same(svi, found, dm)
+
+
 def test_what_to_pass_is_said(dm, fitted_own_model, fitted_scvi, tmp_path):
     own = checkpoint(fitted_own_model, tmp_path / "own.ckpt")
     with pytest.raises(ValueError, match=r"CountFactors.*classes=\[CountFactors\]"):
@@ -136,13 +148,19 @@ def test_the_batch_size_can_be_scaled(tmp_path, monkeypatch):
 # torch.compile --------------------------------------------------------------------------------------------------------
 
 
+compiled = partial(torch.compile, backend="eager")
+
+
 def test_a_compiled_module_is_refused_and_goes_on_as_it_was(dm):
     svi = po.SVIModule(small(dm))
     for ask in (pl.Trainer.fit, pl.Trainer.validate):
         with pytest.raises(ValueError, match=r"torch.compile\(svi\) cannot compile .*: pass svi itself"):
-            ask(quiet_trainer(1), torch.compile(svi, backend="eager"), datamodule=dm)
+            ask(quiet_trainer(1), compiled(svi), datamodule=dm)
     quiet_trainer(1).fit(svi, dm)
     assert po.Posterior(copy.deepcopy(svi), dm).latent().shape == (72, 3)
+    for ask in (lambda: po.Posterior(compiled(svi), dm), lambda: po.SVIModule(compiled(svi.model))):
+        with pytest.raises(TypeError, match=r"got torch.compile\(...\), which cannot .*: pass the module itself"):
+            ask()
 
 
 # Loaders --------------------------------------------------------------------------------------------------------------

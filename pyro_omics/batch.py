@@ -113,11 +113,9 @@ def move_like(batch: Batch, like: Tensor) -> Batch:
     return map_tensors(batch, lambda field: field.to(like if field.is_floating_point() else like.device))
 
 
-def in_session_precision(batch: Batch) -> Batch:
-    """The batch in double precision where that is torch's default dtype, in which models are then made."""
-    if torch.get_default_dtype() is not torch.float64:
-        return batch
-    return map_tensors(batch, lambda field: field.double() if field.is_floating_point() else field)
+def in_precision(batch: Batch, dtype: torch.dtype) -> Batch:
+    """The batch with its floating-point fields in a dtype."""
+    return map_tensors(batch, lambda field: field.to(dtype) if field.is_floating_point() else field)
 
 
 class RowBatch(Protocol):

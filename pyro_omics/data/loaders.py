@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pyro_omics.data.matrices.disk import StoredMatrix
 from pyro_omics.data.matrices.memory import CountMatrix, RowsOnDevice
 from pyro_omics.data.splits import EpochSampler
+from pyro_omics.layers.eval_mode import ONE_AT_A_TIME
 
 Minibatches = tuple[Tensor, ...]
 Rows = tuple[sp.csr_matrix, Tensor]  # a buffer in memory, and the positions of the minibatches' rows in it
@@ -32,7 +33,9 @@ class EpochLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """The minibatches of one epoch."""
         self.sampler.start_pass()
-        yield from super().__iter__()
+        with ONE_AT_A_TIME:  # it draws from torch's generator, which a query of another thread may be using
+            minibatches = super().__iter__()
+        yield from minibatches
 
 
 class BlockLoader:
@@ -63,7 +66,8 @@ class BlockLoader:
     def __iter__(self) -> Iterator[Any]:
         """The minibatches of one epoch."""
         self.sampler.start_pass()
-        torch.empty((), dtype=torch.int64).random_()  # a DataLoader draws once too, so training has the same noise
+        with ONE_AT_A_TIME:
+            torch.empty((), dtype=torch.int64).random_()  # a DataLoader draws once too, so training has the same noise
         for minibatches, (csr, at) in self._read_by_workers() if self.num_workers else self._read_by_thread():
             counts: Any = CountMatrix(csr)
             if self.device.type == "cuda":

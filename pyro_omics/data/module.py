@@ -13,7 +13,7 @@ from anndata import AnnData
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_omics.batch import RowBatch, in_session_precision
+from pyro_omics.batch import RowBatch, in_precision
 from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.loaders import BlockLoader, EpochLoader
 from pyro_omics.data.matrices.memory import CountMatrix
@@ -195,7 +195,9 @@ class RowTensors(Dataset[B]):
     def minibatch(self, at: Tensor, x: Tensor) -> B:
         """`batch`, in double precision where that is torch's default dtype."""
         made: Any = self.batch(at, x)
-        found: B = in_session_precision(made)
+        if torch.get_default_dtype() is torch.float64:
+            made = in_precision(made, torch.float64)
+        found: B = made
         return found
 
     def batch(self, at: Tensor, x: Tensor) -> B:

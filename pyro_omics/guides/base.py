@@ -50,7 +50,7 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         super().__init__(type(self).__name__)
         self._model = (model,)
         self._current: tuple[Any, Offsets] | None = None  # the batch that is being sampled, and its offsets
-        self._supports: dict[str, tuple[Any, torch.Size]] = {}
+        self._supports: dict[str, tuple[Any, torch.Size, bool]] = {}  # the support, its shape, whether it is real
         sites = latent_sites(model.example_trace())
         for name in model.local_sites:
             if name not in sites:
@@ -59,15 +59,16 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
                     f"{sorted(sites)}; got {name!r}"
                 )
             fn = sites[name]["fn"]
-            self._supports[name] = (fn.support, biject_to(fn.support).inverse_shape(fn.event_shape))
+            shape = biject_to(fn.support).inverse_shape(fn.event_shape)
+            self._supports[name] = (fn.support, shape, is_real(fn.support))
         self.rest = None
         # Most autoguides raise on a program without latents.
         if set(sites) - set(model.local_sites):
             self.rest = global_guide(rest or AutoNormal, model)
         elif rest is not None:
             warnings.warn(
-                f"rest={getattr(rest, '__name__', rest)} changes nothing: {type(model).__name__} has no global latents, "
-                'only those of each row; bayesianize(model, "decoder") makes weights latent',
+                f"rest={getattr(rest, '__name__', rest)} changes nothing: {type(model).__name__} has no global latents "
+                'beside those of each row; bayesianize(model, "decoder") makes weights latent',
                 UserWarning,
                 stacklevel=3,
             )
@@ -135,8 +136,8 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         base, informed = self.posterior(name, loc, scale), self.model.informed(name, batch)
         if informed is not None:
             base = masked(base, informed)
-        support = self._supports[name][0]
-        return base if is_real(support) else dist.TransformedDistribution(base, [biject_to(support)])
+        support, _, real = self._supports[name]
+        return base if real else dist.TransformedDistribution(base, [biject_to(support)])
 
     def posterior(self, name: str, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """The distribution of a local site in unconstrained space: a Normal unless overridden.

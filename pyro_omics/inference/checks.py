@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pyro import poutine
@@ -244,6 +244,14 @@ def warn_of_other_split(trained: Schema, dm: RowData) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def refuse_batch(batch: Any) -> NoReturn:
+    """Raise for what is no minibatch, as a Trainer finds it that was given an AnnData."""
+    raise TypeError(
+        "a Trainer must be given an SVIModule and a DataModule, trainer.fit(svi, CellDataModule(adata)), whose "
+        f"minibatches have x, row and index; got one of {kind_of(batch)}"
+    )
 
 
 def kind_of(value: Any) -> str:

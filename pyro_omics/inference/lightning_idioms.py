@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
 
-from pyro_omics.batch import map_tensors
-from pyro_omics.inference.description import make_described
+from pyro_omics.inference.description import describe, make_described, plain
 from pyro_omics.inference.starts import sums
 from pyro_omics.layers.eval_mode import ONE_AT_A_TIME
 from pyro_omics.lightning import pl
 from pyro_omics.models.base import CountModel
-from pyro_omics.parts.other_names import TRAIN, attribute_error, check_arguments
+from pyro_omics.parts.other_names import TRAIN, check_arguments
+from pyro_omics.serialization.folder import write_folder
+from pyro_omics.version import __version__
 
 ENTRY = "pyro_omics"  # key of what this package adds to a checkpoint
 
 
 class LightningIdioms(pl.LightningModule):
-    """Checkpoints that load by themselves, a learning rate finder, minibatches in the weights' precision, and hints."""
+    """Saved fits, checkpoints that load by themselves, Lightning's learning rate finder, and hints for wrong names."""
 
     _start: dict[str, float] = {}
-    _weight: tuple[Tensor, ...] = ()  # the first, whose precision is that of all
     _lifted: int | None = None
-    _thread: int | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the instance, unless an argument is of another package."""
         check_arguments(cls, kwargs)
         return super().__new__(cls)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError as error:
-            raise attribute_error(error, name) from None
 
     @property
     def fitted(self) -> bool:
@@ -116,35 +107,25 @@ class LightningIdioms(pl.LightningModule):
         weight = next(iter(checkpoint["state_dict"].values()), torch.empty(0))
         return svi.to(weight.device)
 
-    def in_precision(self, batch: Any) -> Any:
-        """The minibatch, its floats in the precision of the weights.
+    def save(self, path: str | Path) -> Path:
+        """Write weights (safetensors), configuration and the data's schema (JSON) to a folder, which `load` reads.
+
+        Returns
+        -------
+        The folder.
 
         Raises
         ------
-        TypeError
-            For what is no minibatch, as a Trainer finds it that was given an AnnData.
+        FileExistsError
+            Where ``path`` exists and is not a saved model.
         """
-        if not isinstance(getattr(batch, "index", None), Tensor):
-            raise TypeError(
-                "a Trainer must be given an SVIModule and a DataModule, trainer.fit(svi, CellDataModule(adata)), whose "
-                f"minibatches have x, row and index; got one of a {type(batch).__name__}"
-            )
-        if not self._weight or batch.x.dtype == self._weight[0].dtype:
-            return batch
-        dtype = self._weight[0].dtype
-        return map_tensors(batch, lambda field: field.to(dtype) if field.is_floating_point() else field)
+        schema = None if self.schema is None else self.schema.to_dict()
+        config = {"pyro_omics": __version__, **self.description(), "schema": schema}
+        return write_folder(path, self.elbo.state_dict(), config)
 
-    def check_thread(self) -> None:
-        """Raise in another thread than the one in which a Trainer is at work with this module.
-
-        Lightning notes and restores the modes of modules, which a query changes for its time.
-        """
-        trainer = self._trainer
-        if trainer is not None and trainer.state.status == "running" and self._thread != threading.get_ident():
-            raise RuntimeError(
-                "this SVIModule is being trained in another thread: ask it there, in a callback, or ask a copy that "
-                "was made there, copy.deepcopy(svi), or wait for the end"
-            )
+    def description(self) -> dict[str, Any]:
+        """The description of model, guide and settings from which a saved fit is made again."""
+        return {**describe(self.model, self.guide), **plain({"kl_warmup_epochs": self.kl_warmup_epochs})}
 
     def lift_epochs(self) -> None:
         """Let Lightning's learning rate finder take all of its steps, however few epochs the training has."""

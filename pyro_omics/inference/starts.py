@@ -13,8 +13,9 @@ _STARTS: WeakKeyDictionary[nn.Module, dict[str, float]] = WeakKeyDictionary()
 
 
 def sums(module: nn.Module) -> dict[str, float]:
-    """The sum of each parameter, which any change of the weights changes."""
-    return {name: float(p.detach().sum(dtype=torch.float64)) for name, p in module.named_parameters()}
+    """The sum of each parameter, which any change of the weights changes, and moving them to a device does not."""
+    floats = {name: p.detach().cpu() for name, p in module.named_parameters() if p.is_floating_point()}
+    return {name: float(p.sum(dtype=torch.float64)) for name, p in floats.items()}
 
 
 def remember_start(model: nn.Module) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_omics.batch import RowBatch
+from pyro_omics.batch import RowBatch, in_precision
 from pyro_omics.guides.hooks import TrainingHooks
 from pyro_omics.inference.build_pair import build_pair, check_on_data
 from pyro_omics.inference.checks import (
@@ -29,9 +28,10 @@ from pyro_omics.inference.checks import (
     check_schema,
     check_sizes,
     kind_of,
+    refuse_batch,
     warn_of_other_split,
 )
-from pyro_omics.inference.description import describe, plain
+from pyro_omics.inference.description import plain
 from pyro_omics.inference.draws import drawing
 from pyro_omics.inference.elbos.adapters import adapter
 from pyro_omics.inference.keyed_noise import KeyedNoise
@@ -42,9 +42,8 @@ from pyro_omics.layers.eval_mode import ONE_AT_A_TIME, eval_mode
 from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.optim import warn_of_two_decays
+from pyro_omics.parts.other_names import attribute_error
 from pyro_omics.schema import Schema
-from pyro_omics.serialization.folder import write_folder
-from pyro_omics.version import __version__
 
 
 class SVIModule(LightningIdioms):
@@ -128,6 +127,8 @@ class SVIModule(LightningIdioms):
         self.schema: Schema | None = None
         self._make_guide = guide
         self._waiting: tuple[CountModel] | None = None  # in a tuple, so that the model is registered in the pair alone
+        self._weight: tuple[Tensor, ...] = ()  # the first, whose precision is that of all
+        self._thread: int | None = None  # in which a Trainer is at work
         self._n_names = 0
         self._warmup_steps = 0
         self._checked_step = False
@@ -138,6 +139,12 @@ class SVIModule(LightningIdioms):
             self._waiting = (model,)  # the pair is built in setup, on an example from the DataModule
         else:
             self._build(model, batch)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            raise attribute_error(error, name) from None
 
     def _build(self, model: CountModel, batch: RowBatch) -> None:
         made = isinstance(self._make_guide, nn.Module)
@@ -204,6 +211,22 @@ class SVIModule(LightningIdioms):
             check_on_data(self.elbo, self.adapter, self.in_precision(dm.example_batch()))
             self.model.warm_start(self.guide, dm)
             self.schema = dm.schema
+
+    def check_thread(self) -> None:
+        """Raise in another thread than the one in which a Trainer is at work: Lightning notes and sets modes there."""
+        trainer = self._trainer
+        if trainer is not None and trainer.state.status == "running" and self._thread != threading.get_ident():
+            raise RuntimeError(
+                "this SVIModule is being trained in another thread: ask it there, in a callback, or ask a copy that "
+                "was made there, copy.deepcopy(svi), or wait for the end"
+            )
+
+    def in_precision(self, batch: Any) -> Any:
+        """The minibatch, its floats in the precision of the weights."""
+        if not isinstance(getattr(batch, "index", None), Tensor):
+            refuse_batch(batch)
+        dtype = self._weight[0].dtype if self._weight else batch.x.dtype
+        return batch if batch.x.dtype == dtype else in_precision(batch, dtype)
 
     def forward(self, batch: RowBatch) -> Tensor:
         """The training loss at full KL weight: the negative bound divided by n_obs, plus the model's penalty."""
@@ -354,10 +377,7 @@ class SVIModule(LightningIdioms):
         made_for = None if sizes is None else sizes.description()
         schema = None if self.schema is None else self.schema.to_dict()
         about = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for, "noise_seed": self.noise_seed}
-        checkpoint[ENTRY] = {**plain(about), **self._description()}
-
-    def _description(self) -> dict[str, Any]:
-        return {**describe(self.model, self.guide), **plain({"kl_warmup_epochs": self.kl_warmup_epochs})}
+        checkpoint[ENTRY] = {**plain(about), **self.description()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the data's schema, and check that the DataModule has the same: weights refer to genes by position."""
@@ -366,22 +386,3 @@ class SVIModule(LightningIdioms):
         dm: Any = getattr(self._trainer, "datamodule", None)
         if hasattr(dm, "schema") and self.schema is not None:
             check_schema(self.schema, dm.schema, training_rows=True)
-
-    def save(self, path: str | Path) -> Path:
-        """Write weights (safetensors), configuration and the data's schema (JSON) to a folder, which `load` reads.
-
-        Returns
-        -------
-        The folder.
-
-        Raises
-        ------
-        FileExistsError
-            Where ``path`` exists and is not a saved model.
-        """
-        config = {
-            "pyro_omics": __version__,
-            **self._description(),
-            "schema": None if self.schema is None else self.schema.to_dict(),
-        }
-        return write_folder(path, self.elbo.state_dict(), config)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from pyro_omics.serialization.class_names import PACKAGE
-
-Class = TypeVar("Class", bound=type)
 
 TRAIN = (
     "train() sets the mode of a torch module and takes nothing else: train by svi = SVIModule(model), "
@@ -58,6 +55,7 @@ ARGUMENTS = {
 }
 # Attribute -> what to use.
 ATTRIBUTES = {
+    "fit": "pl.Trainer(max_epochs=...).fit(svi, dm)",
     "get_elbo": "Posterior(svi, dm).elbo()",
     "get_feature_correlation_matrix": "Posterior(svi, dm).correlations()",
     "get_latent_library_size": 'Posterior(svi, dm).samples("library")',
@@ -93,14 +91,14 @@ def argument_error(error: TypeError, given: Mapping[str, Any]) -> TypeError:
 
 def instead(argument: str) -> str:
     """The end of an error about an unknown argument: what to pass in its place; "" where the table does not know it."""
-    return f"; for scvi-tools' {argument}= use {ARGUMENTS[argument]}" if argument in ARGUMENTS else ""
+    return f"; for {argument}= use {ARGUMENTS[argument]}" if argument in ARGUMENTS else ""
 
 
 def attribute_error(error: AttributeError, name: str) -> AttributeError:
     """The error of an unknown attribute, with what to use instead if the table knows it."""
     if name not in ATTRIBUTES:
         return error
-    return AttributeError(f"{error}; for scvi-tools' {name} use {ATTRIBUTES[name]}")
+    return AttributeError(f"{error}; for {name} use {ATTRIBUTES[name]}")
 
 
 def check_arguments(cls: type, given: Mapping[str, Any]) -> None:
@@ -115,27 +113,3 @@ def check_arguments(cls: type, given: Mapping[str, Any]) -> None:
     for name in given:
         if name in ARGUMENTS and name not in taken:
             raise argument_error(TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}"), given)
-
-
-def with_hints(cls: Class) -> Class:
-    """Class decorator: the public methods say what to pass in place of an argument that the table knows."""
-    for name, method in inspect.getmembers(cls, inspect.isfunction):
-        if not name.startswith("_"):
-            setattr(cls, name, hinted(method))
-    return cls
-
-
-def hinted(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, whose error for an unknown argument says what to pass in its place."""
-
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(*args, **kwargs)
-        except TypeError as error:
-            hint = argument_error(error, kwargs)
-            if hint is error:
-                raise
-            raise hint from error
-
-    return call

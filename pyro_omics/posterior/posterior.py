@@ -16,12 +16,12 @@ from torch import Tensor
 
 from pyro_omics.data.names import list_of
 from pyro_omics.inference.draws import drawing
-from pyro_omics.parts.other_names import attribute_error, instead, with_hints
+from pyro_omics.parts.other_names import attribute_error, instead
 from pyro_omics.posterior.axis_labels import dimension
 from pyro_omics.posterior.enrichment import EnrichmentTables
 from pyro_omics.posterior.likelihood_scores import LikelihoodScores
 from pyro_omics.posterior.query import ModelQuery, Summary, correlation, interval_bounds, summarise
-from pyro_omics.posterior.rows import check_draws
+from pyro_omics.posterior.rows import check_draws, with_hints
 from pyro_omics.sites import observed_sites
 
 # The docstring of a query as a method: the model's own, this sentence, and that of `Posterior.query` without "name".

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -15,10 +17,12 @@ from pyro_omics.batch import move_like
 from pyro_omics.inference.checks import kind_of, warn_of_other_split
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel
+from pyro_omics.parts.other_names import argument_error
 from pyro_omics.posterior.axis_labels import AxisLabels
 from pyro_omics.schema import RowData, Schema
 
 MAX_NUMBERS = 2**26  # numbers that a query keeps for one minibatch, at most: 256 MB
+Class = TypeVar("Class", bound=type)
 LONG = 200  # number of minibatch evaluations from which a query shows a progress bar
 
 
@@ -122,3 +126,27 @@ def check_draws(name: str, value: int) -> None:
     """Raise unless the argument ``name``, a number of draws, is positive."""
     if value < 1:
         raise ValueError(f"{name} must be a number of draws, 1 or more; got {value}")
+
+
+def with_hints(cls: Class) -> Class:
+    """Class decorator: the public methods say what to pass in place of an argument that the table knows."""
+    for name, method in inspect.getmembers(cls, inspect.isfunction):
+        if not name.startswith("_"):
+            setattr(cls, name, hinted(method))
+    return cls
+
+
+def hinted(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, whose error for an unknown argument says what to pass in its place."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except TypeError as error:
+            hint = argument_error(error, kwargs)
+            if hint is error:
+                raise
+            raise hint from error
+
+    return call

@@ -70,7 +70,7 @@ def test_a_fit_and_answers_of_another_share_a_session(fitted_scvi):
     expected, svi = post.elbo(), po.SVIModule(small(dm))
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(lambda: [answers.append(post.elbo()) for _ in range(40)])
-        quiet_trainer(2).fit(svi, dm)
+        quiet_trainer(2, num_sanity_val_steps=0).fit(svi, dm)
         asked.result()
     assert len(answers) == 40 and all(answer.equals(expected) for answer in answers)
     assert svi.state_dict().keys() == alone.state_dict().keys()

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from helpers import cells_with_proteins, counts, donors, protein_data, quiet_trainer, small, totalvi
 from own_model import CountFactors
-from pyro.infer.autoguide import AutoLaplaceApproximation
+from pyro.infer.autoguide import AutoLaplaceApproximation, AutoNormal, AutoStructured
 from pytorch_lightning.tuner import Tuner
 
 import pyro_omics as po
@@ -287,6 +287,14 @@ def test_a_session_in_double_precision(in_double, make):
     assert next(iter(dm.train_dataloader())).x.dtype == torch.float64
     assert svi(dm.example_batch()).dtype == torch.float64
     ask_everything(svi, dm)
+
+
+@pytest.mark.parametrize("rest", [AutoNormal, AutoStructured])
+def test_a_start_from_the_data_keeps_the_precision_of_the_guide(in_double, rest):
+    dm = library()
+    svi = po.SVIModule(po.HierarchicalDEL.from_data(dm), guide=partial(po.guides.Conditional, rest=rest))
+    quiet_trainer(1).fit(svi, dm)
+    assert {p.dtype for p in svi.parameters()} == {torch.float64}
 
 
 @pytest.mark.parametrize("make", MAKERS)

@@ -113,6 +113,11 @@ def move_like(batch: Batch, like: Tensor) -> Batch:
     return map_tensors(batch, lambda field: field.to(like if field.is_floating_point() else like.device))
 
 
+def in_precision(batch: Batch, dtype: torch.dtype) -> Batch:
+    """The batch with its floating-point fields in a dtype."""
+    return map_tensors(batch, lambda field: field.to(dtype) if field.is_floating_point() else field)
+
+
 class RowBatch(Protocol):
     """Protocol of a minibatch: a NamedTuple of tensors (or None) with at least these fields.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -19,6 +19,8 @@ class Schema:
     ----------
     training_digest
         hash of the names of the training rows, in their order.
+    rows_digest
+        hash of the names of all rows, in their order; "" where it is not known. It is not compared.
     """
 
     # Entry "kind" of a saved schema, which selects its class.
@@ -27,11 +29,12 @@ class Schema:
     of_training_rows: ClassVar[tuple[str, ...]] = ("training_digest",)
 
     training_digest: str = ""
+    rows_digest: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Convert lists, as JSON has them, to tuples."""
-        for field in fields(self):
-            object.__setattr__(self, field.name, to_tuples(getattr(self, field.name)))
+        for one in fields(self):
+            object.__setattr__(self, one.name, to_tuples(getattr(self, one.name)))
 
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
@@ -73,7 +76,8 @@ class Schema:
         training_rows
             whether to compare the fields that describe the training rows too; default False.
         """
-        names = [field.name for field in fields(self) if training_rows or field.name not in self.of_training_rows]
+        compared = [one.name for one in fields(self) if one.compare]
+        names = [name for name in compared if training_rows or name not in self.of_training_rows]
         if type(other) is not type(self):
             return names
         return [name for name in names if getattr(self, name) != getattr(other, name)]
@@ -97,7 +101,7 @@ class Schema:
             raise ValueError(
                 f"kind must be one of {list(kinds)}; got {kind!r}: import the module that defines its class"
             )
-        known = {field.name for field in fields(kinds[kind])}
+        known = {one.name for one in fields(kinds[kind])}
         if unknown := sorted(set(data) - known):
             raise ValueError(f"the fields of a {kinds[kind].__name__} must be among {sorted(known)}; got {unknown}")
         return kinds[kind](**data)

@@ -13,6 +13,7 @@ from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import constraints
 
 PLATE = "obs"
 
@@ -54,6 +55,28 @@ def observed_sites(trace: Trace) -> list[str]:
     """Names of the sites that a model observes, in a trace of the model without its conditioning on counts."""
     samples = ((name, site) for name, site in trace.nodes.items() if site["type"] == "sample")
     return [name for name, site in samples if site["infer"].get("was_observed")]
+
+
+def is_real(support: Any) -> bool:
+    """Whether a support is all real numbers, or arrays of them.
+
+    Constraints are compared by their type: a copied or unpickled one is another object than torch's own.
+    """
+    return isinstance(_base_constraint(support), type(constraints.real))
+
+
+def is_positive(support: Any) -> bool:
+    """Whether a support is the numbers from 0 on, with 0 or without, or arrays of them; compared as in `is_real`."""
+    base = _base_constraint(support)
+    if not isinstance(base, constraints.greater_than | constraints.greater_than_eq):
+        return False
+    return bool(torch.as_tensor(base.lower_bound == 0).all())
+
+
+def _base_constraint(support: Any) -> Any:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def sample_sites(trace: Trace) -> list[dict[str, Any]]:

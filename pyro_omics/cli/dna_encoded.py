@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import pytorch_lightning as pl
 from anndata import AnnData
 from jsonargparse import ArgumentParser
 
@@ -24,6 +23,7 @@ from pyro_omics.data.anndata_io.reading import read_path
 from pyro_omics.data.dna_encoded.tables.layouts import LayoutName
 from pyro_omics.evaluation.report import History, draw, old_results, write_metrics
 from pyro_omics.inference.svi_module import SVIModule
+from pyro_omics.lightning import pl
 from pyro_omics.models import HierarchicalDEL
 from pyro_omics.posterior import Posterior
 from pyro_omics.serialization.atomic_write import atomic_write, write_together

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from pyro_omics import plots
 from pyro_omics.data.dna_encoded.module import DELDataModule
 from pyro_omics.evaluation.report import UNIT
+from pyro_omics.lightning import pl
 from pyro_omics.posterior import Posterior
 from pyro_omics.posterior.enrichment import detectable, shortlist
 from pyro_omics.version import __version__
@@ -151,12 +152,12 @@ def _selections(dm: DELDataModule) -> dict[str, int]:
 @contextmanager
 def without_lightning_messages() -> Iterator[None]:
     """Suppress Lightning's messages about devices, loaders and products."""
-    log = logging.getLogger("pytorch_lightning")
+    log = logging.getLogger(pl.__name__)
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            warnings.filterwarnings("ignore", module=pl.__name__)
             yield
     finally:
         log.setLevel(level)

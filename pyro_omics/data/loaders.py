@@ -51,8 +51,11 @@ class EpochLoader(Resumable, DataLoader[Any]):
     rows of the wrong epoch.
     """
 
+    sampler: EpochSampler
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """The minibatches of one epoch."""
+        self.sampler.start_pass()
         yield from self._counted(super().__iter__())
 
 
@@ -83,6 +86,7 @@ class BlockLoader(Resumable):
 
     def __iter__(self) -> Iterator[Any]:
         """The minibatches of one epoch."""
+        self.sampler.start_pass()
         yield from self._counted(self._minibatches())
 
     def _minibatches(self) -> Iterator[Any]:
@@ -92,7 +96,7 @@ class BlockLoader(Resumable):
                 counts = RowsOnDevice(counts, self.device)
             places = at.split([len(rows) for rows in minibatches])
             for rows, place in zip(minibatches, places, strict=True):
-                yield self.data.batch(rows, counts.rows(place))
+                yield self.data.minibatch(rows, counts.rows(place))
 
     def _read_by_thread(self) -> Iterator[tuple[Minibatches, Rows]]:
         with ThreadPoolExecutor(1, "rows") as reader:

@@ -8,18 +8,19 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from anndata import AnnData
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_omics.batch import RowBatch
+from pyro_omics.batch import RowBatch, in_precision
 from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.loaders import BlockLoader, EpochLoader
 from pyro_omics.data.matrices.memory import CountMatrix
-from pyro_omics.data.splits import EpochSampler, Split, hold_out_all
+from pyro_omics.data.splits import EpochSampler, OrderedSampler, PassCounter, Split, hold_out_all
+from pyro_omics.lightning import pl
 from pyro_omics.parts.base import check_at_least, check_positive
+from pyro_omics.parts.other_names import check_arguments
 from pyro_omics.schema import Schema
 
 B = TypeVar("B")
@@ -53,6 +54,11 @@ class RowDataModule(pl.LightningDataModule):
     schema: Schema
     sizes_type: ClassVar[type]
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make the instance, unless an argument is of another package."""
+        check_arguments(cls, kwargs)
+        return super().__new__(cls)
+
     def __init__(self, batch_size: int, seed: int, num_workers: int) -> None:
         super().__init__()
         check_positive(batch_size=batch_size)
@@ -60,6 +66,11 @@ class RowDataModule(pl.LightningDataModule):
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.blocks: Blocks | None = None
         self._gpu_copy: Any = None
+        self._passes = PassCounter()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the trainer and the copy on the GPU, so that copies and pickles hold the data alone."""
+        return {**self.__dict__, "trainer": None, "_gpu_copy": None}
 
     def rows(self, split: str = "all") -> np.ndarray:
         """Ascending positions in the AnnData of the ``"all"``, ``"training"`` or ``"validation"`` rows."""
@@ -100,7 +111,9 @@ class RowDataModule(pl.LightningDataModule):
         return self.data[rows[:2]]
 
     def _loader(self, rows: Tensor, shuffle: bool) -> DataLoader[Any] | BlockLoader:
-        sampler = EpochSampler(rows, self.batch_size, self.seed, shuffle, self.blocks)
+        sampler: EpochSampler = OrderedSampler(rows, self.batch_size, self.blocks)
+        if shuffle and not (self.trainer is not None and self.trainer.overfit_batches):
+            sampler = EpochSampler(rows, self.batch_size, self.seed, True, self.blocks, self._passes)
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         if self.blocks is not None:
             return BlockLoader(self.data, sampler, self.num_workers, device)
@@ -132,7 +145,11 @@ class RowDataModule(pl.LightningDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def train_dataloader(self) -> DataLoader[Any] | BlockLoader:
-        """Minibatches of the training rows, in an order drawn from (seed, epoch)."""
+        """Minibatches of the training rows, in an order drawn from (seed, epoch).
+
+        With ``Trainer(overfit_batches=...)`` they come in the order of the AnnData, the same ones in each epoch. In a
+        loop of one's own each pass is the next epoch; ``loader.sampler.set_epoch(n)`` sets it.
+        """
         return self._loader(self.split.training, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any] | BlockLoader | Iterator[Any]:
@@ -175,7 +192,15 @@ class RowTensors(Dataset[B]):
     def __getitem__(self, rows: Any) -> B:
         """The minibatch of the rows at these positions."""
         at = torch.as_tensor(rows, dtype=torch.long).reshape(-1)
-        return self.batch(at, self.counts.rows(at))
+        return self.minibatch(at, self.counts.rows(at))
+
+    def minibatch(self, at: Tensor, x: Tensor) -> B:
+        """`batch`, in double precision where that is torch's default dtype."""
+        made: Any = self.batch(at, x)
+        if torch.get_default_dtype() is torch.float64:
+            made = in_precision(made, torch.float64)
+        found: B = made
+        return found
 
     def batch(self, at: Tensor, x: Tensor) -> B:
         """The minibatch of the rows at these positions (n,), whose counts are x (n, columns)."""

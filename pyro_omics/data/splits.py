@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, distributed
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DistributedSampler, SequentialSampler
 
 from pyro_omics.data.blocks import Blocks
 
@@ -100,8 +100,22 @@ def _checked_positions(held_out: np.ndarray, n: int) -> np.ndarray:
     return held_out
 
 
+class PassCounter:
+    """Number of passes over the training rows by loops of one's own, with all loaders of a DataModule together."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def take(self) -> int:
+        """The number of this pass, from 0."""
+        self.passes += 1
+        return self.passes - 1
+
+
 class EpochSampler(DistributedSampler[Any]):
     """Sampler of minibatches, in an order that depends on (seed, epoch) alone: a resumed epoch is the same epoch.
+
+    Lightning sets the epoch, by `set_epoch`. In a loop of one's own, which does not, each pass is the next epoch.
 
     When W processes train together, each takes every W-th row of that order: together, their minibatches hold the rows
     of one process's minibatch of W times the size. No row is given twice; the DistributedSamplers of torch and
@@ -121,6 +135,8 @@ class EpochSampler(DistributedSampler[Any]):
         whether to shuffle the rows; False keeps their order.
     blocks
         shuffle in blocks of neighbouring rows, see `Blocks`; None shuffles all rows.
+    counter
+        counts the passes that nobody set the epoch of; None leaves the epoch at 0 until it is set.
 
     Raises
     ------
@@ -129,9 +145,18 @@ class EpochSampler(DistributedSampler[Any]):
     """
 
     # Lightning does not replace a DistributedSampler. torch's __init__, which pads, is not called.
-    def __init__(self, rows: Tensor, batch_size: int, seed: int, shuffle: bool, blocks: Blocks | None = None) -> None:
+    def __init__(
+        self,
+        rows: Tensor,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        blocks: Blocks | None = None,
+        counter: PassCounter | None = None,
+    ) -> None:
         self.rows, self.seed, self.shuffle, self.blocks, self.epoch = rows, seed, shuffle, blocks, 0
         self._resumed: dict[str, Any] = {}
+        self.counter = counter
         self.rank, self.num_replicas = _rank_and_world_size()
         if len(rows) < self.num_replicas:
             raise ValueError(
@@ -145,6 +170,15 @@ class EpochSampler(DistributedSampler[Any]):
         n, world = len(self.rows), self.num_replicas
         share = n // world if self.shuffle else len(range(self.rank, n, world))
         return -(-share // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch; from then on passes are not counted."""
+        self.epoch, self.counter = epoch, None
+
+    def start_pass(self) -> None:
+        """Take the next epoch, unless epochs are set; a loader calls this at the start of each pass."""
+        if self.counter is not None:
+            self.epoch = self.counter.take()
 
     def order(self) -> Tensor:
         """The rows of all processes, in this epoch's order."""
@@ -202,6 +236,21 @@ class EpochSampler(DistributedSampler[Any]):
         for start in range(0, len(minibatches), n_together):
             if left := minibatches[max(start, first) : start + n_together]:
                 yield left
+
+
+class OrderedSampler(EpochSampler, SequentialSampler):  # type: ignore[misc]  # whose items are single rows
+    """`EpochSampler` in the order of the rows, by a class that Lightning knows not to shuffle.
+
+    For ``Trainer(overfit_batches=...)`` it replaces any other sampler by one of single rows of all data.
+
+    Parameters
+    ----------
+    rows, batch_size, blocks
+        as in `EpochSampler`.
+    """
+
+    def __init__(self, rows: Tensor, batch_size: int, blocks: Blocks | None = None) -> None:
+        super().__init__(rows, batch_size, seed=0, shuffle=False, blocks=blocks)
 
 
 def _even_batch_size(n: int, world: int, size: int) -> int:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytorch_lightning as pl
+from torch import nn
 
 from pyro_omics.evaluation.fingerprint import fingerprint, same_fit
 from pyro_omics.evaluation.report import SCORES, History, scores
 from pyro_omics.inference.svi_module import SVIModule
+from pyro_omics.lightning import pl
 from pyro_omics.posterior import Posterior
 from pyro_omics.schema import RowData
 from pyro_omics.serialization.atomic_write import atomic_write
@@ -89,6 +90,7 @@ def compare(
     TypeError
         For a configuration that does not make an `SVIModule`.
     """
+    _check_configurations(configurations)
     if not len(dm.rows("validation")):
         raise ValueError("no rows are held out to compare on: make the DataModule with validation_size=0.1")
     names = list(configurations)
@@ -101,6 +103,20 @@ def compare(
             raise FileExistsError(f"{existing} exists and is not a fit of a comparison: choose another folder")
     run = _Run(dm, {"max_epochs": max_epochs, "num_particles": num_particles, "seed": seed}, trainer)
     return table({name: run(name, make, root) for name, make in configurations.items()}, reference)
+
+
+def _check_configurations(configurations: Any) -> None:
+    if not isinstance(configurations, Mapping):
+        raise TypeError(
+            f"configurations must be a mapping of names to callables; got a {type(configurations).__name__}: pass "
+            '{"scvi": lambda: po.SVIModule(model)}'
+        )
+    for name, make in configurations.items():
+        if isinstance(make, nn.Module) or not callable(make):
+            raise TypeError(
+                f"the configuration {name!r} must be a callable that makes an SVIModule, so that each fit starts "
+                f"afresh; got a {type(make).__name__}: pass {{{name!r}: lambda: po.SVIModule(po.SCVI.from_data(dm))}}"
+            )
 
 
 def check_reference(reference: str | None, names: Iterable[str]) -> None:

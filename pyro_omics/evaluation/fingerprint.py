@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import pyro
-import pytorch_lightning as pl
 import torch
 from pyro.infer import ELBO
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from pyro_omics.data.module import RowDataModule, digest
 from pyro_omics.evaluation.source import source_digest
 from pyro_omics.inference.svi_module import SVIModule
+from pyro_omics.lightning import pl, rank_zero_info
 from pyro_omics.models.base import CountModel
 from pyro_omics.schema import RowData
 from pyro_omics.serialization.arguments import RecordsArguments, classes_of, encode, encode_factory
@@ -53,6 +52,7 @@ def fingerprint(svi: SVIModule, dm: RowData, trainer: Mapping[str, Any]) -> dict
         "elbo": _describe(svi.bound),
         "optimizer": encode(svi.make_optimizer),
         "scheduler": encode(svi.make_scheduler),
+        "lr": svi.lr,
         "kl_warmup_epochs": svi.kl_warmup_epochs,
         "noise_seed": svi.noise_seed,
         "start": _state_digest(pair),

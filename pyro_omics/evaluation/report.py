@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytorch_lightning as pl
 from matplotlib.figure import Figure
 
 from pyro_omics import plots
 from pyro_omics.inference.svi_module import SVIModule
+from pyro_omics.lightning import pl
 from pyro_omics.posterior import Posterior
 from pyro_omics.schema import RowData
 from pyro_omics.serialization.atomic_write import atomic_write, write_together

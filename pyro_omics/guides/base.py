@@ -24,7 +24,7 @@ from pyro_omics.guides.guided_model import GuidedModel
 from pyro_omics.guides.hooks import TrainingHooks
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
-from pyro_omics.sites import latent_sites
+from pyro_omics.sites import is_real, latent_sites
 
 Offsets: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -50,7 +50,7 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         super().__init__(type(self).__name__)
         self._model = (model,)
         self._current: tuple[Any, Offsets] | None = None  # the batch that is being sampled, and its offsets
-        self._supports: dict[str, tuple[Any, torch.Size]] = {}
+        self._supports: dict[str, tuple[Any, torch.Size, bool]] = {}  # the support, its shape, whether it is real
         sites = latent_sites(model.example_trace())
         for name in model.local_sites:
             if name not in sites:
@@ -59,7 +59,8 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
                     f"{sorted(sites)}; got {name!r}"
                 )
             fn = sites[name]["fn"]
-            self._supports[name] = (fn.support, biject_to(fn.support).inverse_shape(fn.event_shape))
+            shape = biject_to(fn.support).inverse_shape(fn.event_shape)
+            self._supports[name] = (fn.support, shape, is_real(fn.support))
         self.rest = None
         # Most autoguides raise on a program without latents.
         if set(sites) - set(model.local_sites):
@@ -135,8 +136,8 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
         base, informed = self.posterior(name, loc, scale), self.model.informed(name, batch)
         if informed is not None:
             base = masked(base, informed)
-        support = self._supports[name][0]
-        return base if _is_real(support) else dist.TransformedDistribution(base, [biject_to(support)])
+        support, _, real = self._supports[name]
+        return base if real else dist.TransformedDistribution(base, [biject_to(support)])
 
     def posterior(self, name: str, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """The distribution of a local site in unconstrained space: a Normal unless overridden.
@@ -162,9 +163,3 @@ class LocalGuide(FastPyroModule, TrainingHooks, RecordsArguments):
     def flattened(self, name: str) -> ReshapeTransform:
         """The transform from d numbers to the site's unconstrained shape."""
         return ReshapeTransform((self.size(name),), self._supports[name][1], cache_size=1)
-
-
-def _is_real(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support is dist.constraints.real

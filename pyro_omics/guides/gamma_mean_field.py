@@ -19,7 +19,7 @@ from pyro_omics.distributions import masked
 from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.serialization.arguments import RecordsArguments
-from pyro_omics.sites import PLATE, is_local, latent_sites
+from pyro_omics.sites import PLATE, is_local, is_positive, is_real, latent_sites
 
 SPREAD = 0.1  # initial standard deviation of a Normal factor, as in AutoNormal
 BOUNDS = (-7.0, 30.0)  # of the log of a Gamma's shape: below, its draws underflow to 0 in float32
@@ -158,8 +158,7 @@ class NormalFactor(FastPyroModule):
         chosen = ... if rows is None else rows
         loc, log_scale = self.loc[chosen], self.log_scale[chosen]
         base = dist.Normal(loc, log_scale.exp()).to_event(self.event_dim)
-        transform = biject_to(self.support)
-        return base if self.support is dist.constraints.real else dist.TransformedDistribution(base, [transform])
+        return base if is_real(self.support) else dist.TransformedDistribution(base, [biject_to(self.support)])
 
 
 def _factor(fn: Any, value: Tensor, shape: torch.Size) -> GammaFactor | NormalFactor:
@@ -168,7 +167,7 @@ def _factor(fn: Any, value: Tensor, shape: torch.Size) -> GammaFactor | NormalFa
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     mean = _moment(fn, "mean", value)
-    if support in (dist.constraints.positive, dist.constraints.nonnegative):
+    if is_positive(support):
         mean = mean.clamp(min=1e-6)
         variance = _moment(fn, "variance", mean.square()).clamp(min=1e-12)
         concentration = (mean.square() / variance).clamp(1e-2, 1e4)

@@ -73,9 +73,13 @@ def start_at(guide: PyroModule, site: str, start: dist.Gamma) -> None:
         Gamma of the site's shape.
     """
     if isinstance(guide, AutoNormal | AutoStructured):
-        shape = getattr(guide.locs, site).shape  # flat in an AutoStructured
-        setattr(guide.locs, site, (torch.digamma(start.concentration) - start.rate.log()).reshape(shape))
-        setattr(guide.scales, site, torch.polygamma(1, start.concentration).sqrt().reshape(shape))
+        like = getattr(guide.locs, site)  # flat in an AutoStructured
+        loc, scale = (
+            torch.digamma(start.concentration) - start.rate.log(),
+            torch.polygamma(1, start.concentration).sqrt(),
+        )
+        setattr(guide.locs, site, loc.reshape(like.shape).to(like.dtype))
+        setattr(guide.scales, site, scale.reshape(like.shape).to(like.dtype))
     elif hasattr(guide, "start_at"):
         guide.start_at(site, start)
 

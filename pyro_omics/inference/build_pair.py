@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.elbo import ELBOModule
 from pyro.poutine import Trace
-from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
 from pyro_omics.batch import RowBatch
 from pyro_omics.inference.checks import check_guide, check_model, check_pair, check_rows, run
 from pyro_omics.inference.elbos.adapters import BoundAdapter
 from pyro_omics.layers import without_side_effects
+from pyro_omics.lightning import rank_zero_info
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.sites import latent_sites
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from pyro_omics.lightning import pl
 from pyro_omics.serialization.atomic_write import atomic_write
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(pl.plugins.io.TorchCheckpointIO):
     """Lightning's CheckpointIO, with local files written beside their path.
 
     Lightning writes to the system's temporary folder, and copies the file over the old one if that is on another

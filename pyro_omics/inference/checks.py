@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
 from pyro.nn import PyroModule
 from pyro.params.param_store import ParamStoreDict
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from pyro_omics.batch import RowBatch
 from pyro_omics.layers import prototype_trace
 from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.schema import Schema
+from pyro_omics.schema import RowData, Schema
 from pyro_omics.sites import PLATE, is_local, latent_sites
 from pyro_omics.sizes import DELSizes, Sizes
 
@@ -84,12 +86,24 @@ def check_guide(guide: Any, model: CountModel) -> None:
     TypeError
         For an object that is no PyroModule.
     ValueError
-        For an autoguide without a plate, of a model with local latents.
+        For a guide of another model, and for an autoguide without a plate, of a model with local latents.
     """
     if not isinstance(guide, PyroModule):
         raise TypeError(f"guide must make a PyroModule from a model, as guides.Amortized does; it made {guide!r}")
+    owner = _program(guide)
+    if isinstance(owner, CountModel) and owner is not model:
+        raise ValueError(
+            f"guide was made for another {type(owner).__name__} than the model: pass the class or another callable "
+            f"that makes it, guide={type(guide).__name__}, or the model that it was made for"
+        )
     if isinstance(guide, AutoGuide) and not _knows_rows(guide):
         check_rows(type(guide), model)
+
+
+def _program(guide: Any) -> Any:
+    """The program that a guide was made for, without handlers around it; None where the guide does not say."""
+    held = getattr(guide, "_model", None) or getattr(guide, "_program", None)
+    return poutine.unwrap(held[0]) if isinstance(held, tuple) else None
 
 
 def _knows_rows(guide: AutoGuide) -> bool:
@@ -230,6 +244,48 @@ def check_schema(trained: Schema, found: Schema, training_rows: bool = False) ->
             f"the model was trained on data with other {names} than these: use a Posterior, which aligns data by name, "
             "or align the DataModule with dm.adopt(svi.schema, svi.n_obs)"
         )
+
+
+def warn_of_other_split(trained: Schema, dm: RowData) -> None:
+    """Warn where a DataModule holds out other rows of the training data than the one that was trained on did."""
+    found = dm.schema
+    same_rows = bool(trained.rows_digest) and trained.rows_digest == found.rows_digest
+    if same_rows and trained.training_digest != found.training_digest and len(dm.rows("validation")):
+        warnings.warn(
+            "the model was trained on another split of these rows, so that rows that this DataModule holds out were "
+            "trained on: make it with the validation_size, validation_indices and seed of the fit, or hold none out "
+            "(validation_size=0)",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def refuse_batch(batch: Any) -> NoReturn:
+    """Raise for what is no minibatch, as a Trainer finds it that was given an AnnData."""
+    raise TypeError(
+        "a Trainer must be given an SVIModule and a DataModule, trainer.fit(svi, CellDataModule(adata)), whose "
+        f"minibatches have x, row and index; got one of {kind_of(batch)}"
+    )
+
+
+def kind_of(value: Any) -> str:
+    """What a value of a wrong type is, for an error."""
+    if type(value).__name__ == "OptimizedModule":
+        return "torch.compile(...), which cannot compile a Pyro program: pass the module itself"
+    return f"a {type(value).__name__}"
+
+
+def check_not_compiled(svi: Any) -> None:
+    """Raise where a Trainer was given ``torch.compile(svi)``, and take off what Lightning has put on the module.
+
+    Pyro's handlers keep a stack and call back into the program, which torch's compiler cannot follow.
+    """
+    if getattr(svi, "_compiler_ctx", None) is None:
+        return
+    svi._compiler_ctx = None
+    for name in ("forward", *(f"{stage}_step" for stage in ("training", "validation", "test", "predict"))):
+        svi.__dict__.pop(name, None)
+    raise ValueError("torch.compile(svi) cannot compile a Pyro program: pass svi itself to the Trainer")
 
 
 def check_sizes(model: CountModel, found: Sizes | DELSizes) -> None:

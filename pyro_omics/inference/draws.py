@@ -121,8 +121,17 @@ class GuideDraws:
 
 @contextmanager
 def drawing(pair: Pair, seed: int) -> Iterator[GuideDraws]:
-    """Context of `GuideDraws` from a seed, in eval mode without gradients; random state and mode are restored after."""
+    """Context of `GuideDraws` from a seed, in eval mode without gradients; random state and mode are restored after.
+
+    Threads enter it one after the other.
+
+    Raises
+    ------
+    RuntimeError
+        Where the pair is being trained in another thread.
+    """
+    pair.check_thread()
     programs = (pair.model, pair.guide)
-    with local_parameters(*programs), without_side_effects(*programs), pyro.validation_enabled(False):
+    with without_side_effects(*programs), local_parameters(*programs), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         yield GuideDraws(pair)

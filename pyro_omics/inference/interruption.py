@@ -7,8 +7,7 @@ import signal
 import threading
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_info
+from pyro_omics.lightning import pl, rank_zero_info
 
 
 class EndAfterStep(pl.Callback):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pytorch_lightning as pl
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -23,6 +22,7 @@ from pyro_omics.inference.training_state import (
     set_gradients,
     waiting_gradients,
 )
+from pyro_omics.lightning import pl
 
 
 class FitLifecycle(pl.LightningModule):

@@ -20,6 +20,9 @@ class Pair(Protocol):
     def guide(self) -> Guide:
         """The guide."""
 
+    def check_thread(self) -> None:
+        """Raise where the pair is being trained in another thread."""
+
     @property
     def nesting(self) -> int | None:
         """Nesting depth of plates, where discrete latents are summed out; else None."""

@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pyro_omics.batch import RowBatch
+from pyro_omics.batch import RowBatch, in_precision
 from pyro_omics.guides.hooks import TrainingHooks
 from pyro_omics.inference.build_pair import build_pair, check_on_data
-from pyro_omics.inference.checks import check_callable, check_parameters, check_schema, check_sizes
+from pyro_omics.inference.checks import (
+    check_callable,
+    check_not_compiled,
+    check_parameters,
+    check_schema,
+    check_sizes,
+    kind_of,
+    refuse_batch,
+    warn_of_other_split,
+)
+from pyro_omics.inference.description import plain
 from pyro_omics.inference.draws import drawing
 from pyro_omics.inference.elbos.adapters import adapter
 from pyro_omics.inference.keyed_noise import KeyedNoise
 from pyro_omics.inference.kl_warmup import LatentValues
 from pyro_omics.inference.lifecycle import FitLifecycle
-from pyro_omics.layers import eval_mode
+from pyro_omics.inference.lightning_idioms import ENTRY, LightningIdioms
+from pyro_omics.inference.starts import remember_start, warn_if_trained
+from pyro_omics.layers.eval_mode import ONE_AT_A_TIME, eval_mode
 from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.optim import warn_of_two_decays
+from pyro_omics.parts.other_names import attribute_error
 from pyro_omics.schema import Schema
-from pyro_omics.serialization.arguments import encode, encode_factory
-from pyro_omics.serialization.folder import write_folder
-from pyro_omics.version import __version__
 
 
-class SVIModule(FitLifecycle):
+class SVIModule(LightningIdioms, FitLifecycle):
     """Stochastic variational inference as a LightningModule.
 
     The loss is the negative bound over the full data divided by ``n_obs``. The logged ``train_elbo`` and ``val_elbo``
@@ -73,6 +83,11 @@ class SVIModule(FitLifecycle):
         their minibatches joined, and a resumed fit draws what the uninterrupted one would have. The guide must draw
         local latents from Normals or transformed Normals. None draws from torch's generator.
 
+    Attributes
+    ----------
+    lr
+        learning rate that replaces the optimizer's own, as Lightning's ``Tuner.lr_find`` sets it; None keeps that.
+
     Raises
     ------
     ValueError, TypeError
@@ -93,7 +108,7 @@ class SVIModule(FitLifecycle):
     ) -> None:
         super().__init__()
         if not isinstance(model, CountModel):
-            raise TypeError(f"model must be a CountModel, such as SCVI.from_data(dm); got a {type(model).__name__}")
+            raise TypeError(f"model must be a CountModel, such as SCVI.from_data(dm); got {kind_of(model)}")
         if not (noise_seed is None or isinstance(noise_seed, Integral)):
             raise ValueError(
                 f"noise_seed must be an integer, or None to draw from torch's generator; got {noise_seed!r}"
@@ -112,9 +127,12 @@ class SVIModule(FitLifecycle):
         self.noise_seed = noise_seed
         self.make_optimizer = optimizer or model.default_optimizer()
         self.make_scheduler = scheduler
+        self.lr: float | None = None
         self.schema: Schema | None = None
         self._make_guide = guide
         self._waiting: tuple[CountModel] | None = None  # in a tuple, so that the model is registered in the pair alone
+        self._weight: tuple[Tensor, ...] = ()  # the first, whose precision is that of all
+        self._thread: int | None = None  # in which a Trainer is at work
         self._n_names = 0
         self._warmup_steps: int | None = None  # known when the training starts
         self._checked_step = False
@@ -125,10 +143,22 @@ class SVIModule(FitLifecycle):
         else:
             self._build(model, batch)
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            raise attribute_error(error, name) from None
+
     def _build(self, model: CountModel, batch: RowBatch) -> None:
+        made = isinstance(self._make_guide, nn.Module)
+        if not made:
+            warn_if_trained(model)
         # Only the pair is registered: model and guide beside it would triple the keys of the state dict.
         self.elbo = build_pair(model, self._make_guide, self.adapter, batch)
         self._n_names = len(list(self.elbo.parameters()))
+        self._weight = tuple(p for p in self.elbo.parameters() if p.is_floating_point())[:1]
+        self.fitted = made  # a guide that is an object may have been trained with its model
+        remember_start(model)
 
     @property
     def bound(self) -> ELBO:
@@ -152,6 +182,8 @@ class SVIModule(FitLifecycle):
 
     def setup(self, stage: str) -> None:
         """Check the data, take their schema from the DataModule, and build a pair that needs an example of the data."""
+        check_not_compiled(self)
+        self._thread = threading.get_ident()
         if self.trainer.precision in ("16-true", "bf16-true"):
             raise ValueError(
                 f"Trainer(precision={self.trainer.precision!r}) holds weights in 16 bits, which are too few for counts "
@@ -174,6 +206,7 @@ class SVIModule(FitLifecycle):
             return
         if self.schema is not None:
             check_schema(self.schema, dm.schema)
+            warn_of_other_split(self.schema, dm)
         if stage == "fit":
             check_sizes(self.model, dm.sizes)
             if dm.n_obs != self.n_obs:
@@ -181,9 +214,25 @@ class SVIModule(FitLifecycle):
                     f"the model was made for n_obs={self.n_obs} training rows, but the data have {dm.n_obs}: make it "
                     "from the DataModule that it is trained on, from_data(dm)"
                 )
-            check_on_data(self.elbo, self.adapter, dm.example_batch())
+            check_on_data(self.elbo, self.adapter, self.in_precision(dm.example_batch()))
             self.model.warm_start(self.guide, dm)
             self.schema = dm.schema
+
+    def check_thread(self) -> None:
+        """Raise in another thread than the one in which a Trainer is at work: Lightning notes and sets modes there."""
+        trainer = self._trainer
+        if trainer is not None and trainer.state.status == "running" and self._thread != threading.get_ident():
+            raise RuntimeError(
+                "this SVIModule is being trained in another thread: ask it there, in a callback, or ask a copy that "
+                "was made there, copy.deepcopy(svi), or wait for the end"
+            )
+
+    def in_precision(self, batch: Any) -> Any:
+        """The minibatch, its floats in the precision of the weights."""
+        if not isinstance(getattr(batch, "index", None), Tensor):
+            refuse_batch(batch)
+        dtype = self._weight[0].dtype if self._weight else batch.x.dtype
+        return batch if batch.x.dtype == dtype else in_precision(batch, dtype)
 
     def forward(self, batch: RowBatch) -> Tensor:
         """The training loss at full KL weight: the negative bound divided by n_obs, plus the model's penalty."""
@@ -209,6 +258,7 @@ class SVIModule(FitLifecycle):
 
     def on_train_start(self) -> None:
         """Set the length of the warm-up in steps, from the number of batches, or as in the fit that is resumed."""
+        self.lift_epochs()
         epochs, steps = self._resumed.get("warmup", (None, None))
         self._warmup_steps = steps if epochs == self.kl_warmup_epochs else self._count_warmup_steps()
         super().on_train_start()
@@ -225,8 +275,9 @@ class SVIModule(FitLifecycle):
 
     def on_train_end(self) -> None:
         """Call the guide's hooks, such as that of a Laplace approximation at the trained optimum."""
+        self.restore_epochs()
         sum_over_processes = partial(self.trainer.strategy.reduce, reduce_op="sum")
-        with torch.enable_grad(), eval_mode(self), pyro.validation_enabled(False):
+        with ONE_AT_A_TIME, torch.enable_grad(), eval_mode(self), pyro.validation_enabled(False):
             for hooks in self._hooks():
                 hooks.on_train_end(self._final_loss, self._training_batches(), sum_over_processes)
 
@@ -240,7 +291,7 @@ class SVIModule(FitLifecycle):
 
     def _training_batches(self) -> Iterator[Any]:
         for batch in self.trainer.train_dataloader:
-            yield self.trainer.strategy.batch_to_device(batch)
+            yield self.in_precision(self.trainer.strategy.batch_to_device(batch))
 
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
         """The loss of one step, with the latent sites at `kl_weight`.
@@ -250,8 +301,9 @@ class SVIModule(FitLifecycle):
         FloatingPointError
             If the loss is not finite; on a GPU, up to 50 steps later.
         """
+        batch = self.in_precision(batch)
         # Pyro's validation costs 8-17% of a step, and finds in the first step what there is to find.
-        with pyro.validation_enabled(not self._checked_step), self._running(batch, "step"):
+        with self._running(batch, "step"), pyro.validation_enabled(not self._checked_step):
             with self._record_latents() as latents:
                 loss, elbo = self.adapter.step(self.elbo, batch, self.kl_weight)
             penalty = self._penalty(batch, latents)
@@ -268,7 +320,8 @@ class SVIModule(FitLifecycle):
     @torch.no_grad()
     def plain_elbo(self, batch: RowBatch) -> Tensor:
         """One draw of the ELBO per observation, in nats, at full KL weight, with discrete latents summed out."""
-        with pyro.validation_enabled(False), self._running(batch, "plain"):
+        batch = self.in_precision(batch)
+        with self._running(batch, "plain"), pyro.validation_enabled(False):
             return self.adapter.plain(self.elbo, batch) / self.n_obs
 
     @contextmanager
@@ -276,7 +329,7 @@ class SVIModule(FitLifecycle):
         """Run the pair: with local parameters, and the keyed noise of this step if there is a ``noise_seed``."""
         seed = self.noise_seed
         noise = nullcontext() if seed is None else KeyedNoise(batch.index, seed, purpose, self.global_step)
-        with local_parameters(self.model, self.guide), noise:
+        with ONE_AT_A_TIME, local_parameters(self.model, self.guide), noise:
             yield
 
     def validation_step(self, batch: RowBatch, batch_idx: int) -> None:
@@ -289,6 +342,7 @@ class SVIModule(FitLifecycle):
 
     def predict_step(self, batch: RowBatch, batch_idx: int) -> dict[str, Tensor]:
         """``latent`` and ``latent_sd`` (n, k), the posterior mean and standard deviation, and ``row`` of each row."""
+        batch = self.in_precision(batch)
         with drawing(self, seed=batch_idx) as draws:
             mean, sd = draws.moments(batch, 25)
         return {"row": batch.row, "latent": mean, "latent_sd": sd}
@@ -301,6 +355,8 @@ class SVIModule(FitLifecycle):
                 f"optimizer must make a torch optimizer from parameters; it made a {type(optimizer).__name__}: use "
                 "pyro.optim.clipped_adam.ClippedAdam (pyro.optim.ClippedAdam is a factory for pyro.infer.SVI)"
             )
+        for group in optimizer.param_groups if self.lr is not None else ():
+            group["lr"] = self.lr
         for hooks in self._hooks():
             hooks.on_optimizer(optimizer.param_groups[0]["lr"])
         if self.make_scheduler is None:
@@ -312,39 +368,19 @@ class SVIModule(FitLifecycle):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the data's schema and sizes beside the weights, and during a fit what it needs to be resumed exactly."""
+        """Save the data's schema, the description of model and guide, and in a fit what it needs to be resumed."""
         sizes = getattr(self.model, "sizes", None)
         made_for = None if sizes is None else sizes.description()
         schema = None if self.schema is None else self.schema.to_dict()
-        checkpoint["pyro_omics"] = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for}
+        about = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for, "noise_seed": self.noise_seed}
+        checkpoint[ENTRY] = {**plain(about), **self.description()}
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the data's schema, and check that the DataModule has the same: weights refer to genes by position."""
-        schema = checkpoint["pyro_omics"]["schema"]
+        schema = checkpoint[ENTRY]["schema"]
         self.schema = None if schema is None else Schema.from_dict(schema)
         super().on_load_checkpoint(checkpoint)
         dm: Any = getattr(self._trainer, "datamodule", None)
         if hasattr(dm, "schema") and self.schema is not None:
             check_schema(self.schema, dm.schema, training_rows=True)
-
-    def save(self, path: str | Path) -> Path:
-        """Write weights (safetensors), configuration and the data's schema (JSON) to a folder, which `load` reads.
-
-        Returns
-        -------
-        The folder.
-
-        Raises
-        ------
-        FileExistsError
-            Where ``path`` exists and is not a saved model.
-        """
-        config = {
-            "pyro_omics": __version__,
-            "model": encode(self.model),
-            "guide": encode_factory(self.guide),
-            "kl_warmup_epochs": self.kl_warmup_epochs,
-            "schema": None if self.schema is None else self.schema.to_dict(),
-        }
-        return write_folder(path, self.elbo.state_dict(), config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -15,6 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_omics.batch import RowBatch
 from pyro_omics.layers.module import local_parameters
+
+# Pyro's handlers, torch's random state and the modes of modules belong to the process, not to a thread: threads run
+# programs one after the other.
+ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
@@ -34,18 +39,19 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 def without_side_effects(*modules: nn.Module) -> Iterator[None]:
     """Run modules in evaluation mode, without gradients, and restore modes and random state afterwards.
 
-    Not in torch's inference mode, because parameters made there could not be trained.
+    Not in torch's inference mode, because parameters made there could not be trained. One thread enters at a time.
     """
-    training = {child: child.training for module in modules for child in module.modules()}
-    devices = {p.device for module in modules for p in module.parameters() if p.device.type == "cuda"}
-    for module in modules:
-        module.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=list(devices)), pyro.validation_enabled(True):
-            yield
-    finally:
-        for child, mode in training.items():
-            child.training = mode
+    with ONE_AT_A_TIME:
+        training = {child: child.training for module in modules for child in module.modules()}
+        devices = {p.device for module in modules for p in module.parameters() if p.device.type == "cuda"}
+        for module in modules:
+            module.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=list(devices)), pyro.validation_enabled(True):
+                yield
+        finally:
+            for child, mode in training.items():
+                child.training = mode
 
 
 def prototype_trace(program: Callable[..., Any], batch: RowBatch) -> Trace:
@@ -58,5 +64,5 @@ def prototype_trace(program: Callable[..., Any], batch: RowBatch) -> Trace:
     # The batch of a guide that stands alone may be a bare tensor.
     devices = {leaf.device for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.is_cuda}
     still = torch.random.fork_rng(devices=list(devices))
-    with mode, torch.no_grad(), still, poutine.block(), local_parameters(program):
+    with ONE_AT_A_TIME, mode, torch.no_grad(), still, poutine.block(), local_parameters(program):
         return poutine.trace(program).get_trace(batch)

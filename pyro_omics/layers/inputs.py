@@ -81,7 +81,7 @@ def log_normalised(counts: Tensor, measured: Tensor | None = None) -> Tensor:
     return torch.log1p(counts / (1 + mean))
 
 
-# Values of global latents ----------------------------------------------------------------------------------------------
+# Values of global latents ---------------------------------------------------------------------------------------------
 
 
 def beside_rows(value: Tensor, event_dim: int) -> Tensor:

@@ -59,6 +59,8 @@ class FCLayers(FastPyroModule, RecordsArguments):
         first: type[nn.Module] = Linear,
     ) -> None:
         super().__init__()
+        if not (norm is None or callable(norm)):
+            raise TypeError(f"norm must be a class, layers.BatchNorm or layers.LayerNorm, or None; got {norm!r}")
         widths = [n_in] + [n_hidden] * n_layers
         classes = itertools.chain([first], itertools.repeat(Linear))
         layers = [cls(a + n_cov, b) for (a, b), cls in zip(itertools.pairwise(widths), classes, strict=False)]

@@ -24,6 +24,7 @@ from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.layers.module import FastPyroModule, local_parameters, parameters_are_collected
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.base import Part
+from pyro_omics.parts.other_names import TRAIN, attribute_error, check_arguments
 from pyro_omics.schema import RowData
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import PLATE
@@ -73,6 +74,23 @@ class CountModel(FastPyroModule, RecordsArguments):
     n_genes: int
     given_example: Any = None
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make the instance, unless it is given data in place of their sizes, or an argument of another package."""
+        check_arguments(cls, kwargs)
+        sizes = [*args[:1], *(kwargs[name] for name in ("sizes",) if name in kwargs)]
+        if sizes and "sizes" in inspect.signature(cls.__init__).parameters and not hasattr(sizes[0], "description"):
+            raise TypeError(
+                f"{cls.__name__} is made of a DataModule, {cls.__name__}.from_data(CellDataModule(adata)), or of its "
+                f"sizes; got a {type(sizes[0]).__name__}"
+            )
+        return super().__new__(cls, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            raise attribute_error(error, name) from None
+
     def __init__(self, n_obs: int) -> None:
         super().__init__()
         if n_obs < 1:
@@ -105,6 +123,12 @@ class CountModel(FastPyroModule, RecordsArguments):
         known.pop("n_latent", None)
         filled = {name: value for name, value in known.items() if name in wanted and name not in options}
         return cls(**filled, **options)
+
+    def train(self, mode: bool = True, **options: Any) -> Any:
+        """Set the mode of all modules, as of any torch module; a Trainer's ``fit`` trains."""
+        if options or not isinstance(mode, bool):
+            raise TypeError(TRAIN)
+        return super().train(mode)
 
     @property
     def latent_site(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any, Protocol, TypeVar
@@ -12,6 +13,7 @@ from pyro_omics.batch import RowBatch
 from pyro_omics.layers.module import FastPyroModule
 from pyro_omics.schema import RowData
 from pyro_omics.serialization.arguments import RecordsArguments
+from pyro_omics.serialization.class_names import class_name, public_classes
 
 P = TypeVar("P")
 
@@ -94,8 +96,24 @@ def check_part(argument: str, value: Any, kind: type[P]) -> P:
     got = repr(value)
     if isinstance(value, type) and issubclass(value, kind):
         got = f"the class {value.__name__}: pass an instance, {value.__name__}()"
+    elif isinstance(value, str):
+        got = f"the text {value!r}: {_advice(value, kind)}"
     article = "an" if kind.__name__[0] in "AEIOU" else "a"
     raise TypeError(f"{argument} must be {article} {kind.__name__} object; got {got}")
+
+
+def _advice(text: str, kind: type) -> str:
+    """Which object to pass in place of a text: one whose class has this name, or these initials."""
+    found = [cls for cls in public_classes().values() if issubclass(kind, Part) and issubclass(cls, kind)]
+    names = {cls.__name__: class_name(cls).partition(".")[2] for cls in found if cls is not kind}
+    wanted = re.sub("[^a-z0-9]", "", text.lower())
+    for name, path in names.items():
+        if wanted in (name.lower(), re.sub("[^A-Z]", "", name).lower()):
+            return f"pass {path}()"
+    near = [path for name, path in names.items() if len(wanted) > 2 and wanted in name.lower()]
+    if near or names:
+        return "pass an object, such as " + " or ".join(f"{path}()" for path in (near or list(names.values()))[:5])
+    return "pass an object"
 
 
 def check_unowned(argument: str, network: nn.Module) -> nn.Module:

@@ -15,7 +15,17 @@ def training_curve(history: Mapping[str, Sequence[float]]) -> Figure:
     ----------
     history
         name of a curve (``"train_elbo"``, ``"val_elbo"``) -> its value after each epoch, in nats per observation.
+
+    Raises
+    ------
+    TypeError
+        For anything else, such as a module or a Trainer, which do not keep these values.
     """
+    if not isinstance(history, Mapping):
+        raise TypeError(
+            f"history must be a mapping of names to values by epoch; got a {type(history).__name__}: record them by "
+            "history = report.History(), pl.Trainer(callbacks=[history]), and pass history.curves"
+        )
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     names = {"train_elbo": "training", "val_elbo": "validation"}

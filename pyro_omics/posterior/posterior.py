@@ -16,11 +16,12 @@ from torch import Tensor
 
 from pyro_omics.data.names import list_of
 from pyro_omics.inference.draws import drawing
+from pyro_omics.parts.other_names import attribute_error, instead
 from pyro_omics.posterior.axis_labels import dimension
 from pyro_omics.posterior.enrichment import EnrichmentTables
 from pyro_omics.posterior.likelihood_scores import LikelihoodScores
 from pyro_omics.posterior.query import ModelQuery, Summary, correlation, interval_bounds, summarise
-from pyro_omics.posterior.rows import check_draws
+from pyro_omics.posterior.rows import check_draws, with_hints
 from pyro_omics.sites import observed_sites
 
 # The docstring of a query as a method: the model's own, this sentence, and that of `Posterior.query` without "name".
@@ -30,6 +31,7 @@ QUERY_DOC = (
 NAME_DOC = "name\n    one of ``model.queries``.\n"
 
 
+@with_hints
 class Posterior(LikelihoodScores, EnrichmentTables):
     """The posterior of a fitted model over the rows of a DataModule, which may hold the training data or new data.
 
@@ -66,7 +68,8 @@ class Posterior(LikelihoodScores, EnrichmentTables):
         model = self.__dict__.get("model")
         queries = [] if model is None else list(model.queries)
         if name not in queries:
-            raise AttributeError(f"Posterior has no {name!r}; the model's own queries are {queries}")
+            error = AttributeError(f"Posterior has no {name!r}; the model's own queries are {queries}")
+            raise attribute_error(error, name)
         return self._query_method(name)
 
     def _query_method(self, name: str) -> Callable[..., Any]:
@@ -206,6 +209,11 @@ class Posterior(LikelihoodScores, EnrichmentTables):
             For a name that the model does not have.
         """
         check_draws("num_samples", num_samples)
+        if unknown := sorted(set(columns) - {axis for axes in self.labels.axes.values() for axis in axes} - {"genes"}):
+            raise ValueError(
+                f"predictive has no argument {unknown}: choose columns by genes=[...], proteins=[...]"
+                + instead(unknown[0])
+            )
         free = poutine.uncondition(self.model)
         names, filled = self._names(split), 0
         arrays: dict[str, xr.DataArray] = {}  # of full size from the start: joining parts would need twice the memory
@@ -222,10 +230,6 @@ class Posterior(LikelihoodScores, EnrichmentTables):
                         if name not in arrays:
                             arrays[name] = self._empty_counts(name, axis, column, num_samples, names)
                         arrays[name].values[s, rows] = x_ng[:, column].to(torch.int32).cpu().numpy()
-        if unknown := set(columns) - {axis for axes in self.labels.axes.values() for axis in axes} - {"genes"}:
-            raise ValueError(
-                f"predictive has no argument {sorted(unknown)}: choose columns by genes=[...], proteins=[...]"
-            )
         return next(iter(arrays.values())) if len(arrays) == 1 else xr.Dataset(arrays)
 
     def _count_sites(self, trace: Any) -> list[str]:

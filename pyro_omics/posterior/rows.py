@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Iterator
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from pyro_omics.batch import move_like
+from pyro_omics.inference.checks import kind_of, warn_of_other_split
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel
+from pyro_omics.parts.other_names import argument_error
 from pyro_omics.posterior.axis_labels import AxisLabels
 from pyro_omics.schema import RowData, Schema
 
 MAX_NUMBERS = 2**26  # numbers that a query keeps for one minibatch, at most: 256 MB
+Class = TypeVar("Class", bound=type)
 LONG = 200  # number of minibatch evaluations from which a query shows a progress bar
 
 
@@ -43,17 +49,19 @@ class PosteriorRows:
     def __init__(self, svi: SVIModule, dm: RowData, batch_size: int = 512) -> None:
         if not isinstance(svi, SVIModule) or not hasattr(dm, "schema"):
             raise TypeError(
-                "Posterior(svi, dm) must be given an SVIModule and a DataModule; got a "
-                f"{type(svi).__name__} and a {type(dm).__name__}"
+                f"Posterior(svi, dm) must be given an SVIModule and a DataModule; got {kind_of(svi)} and {kind_of(dm)}"
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be a number of rows, 1 or more; got {batch_size}")
+        _check_trained(svi)
         self.svi, self.batch_size = svi, batch_size
         self.dm: Any = dm  # Any: tables of DEL models use more than RowData has
         self.model: CountModel = svi.model
         self.schema: Schema = svi.schema or dm.schema
         self.own_data = svi.schema is None or (svi.schema == dm.schema and svi.n_obs == dm.n_obs)
         self.data = dm.data if self.own_data else dm.aligned(self.schema)
+        if svi.schema is not None:
+            warn_of_other_split(svi.schema, dm)
         genes = self.schema.axes.get("genes")
         n_genes = getattr(self.model, "n_genes", None)
         if genes is not None and n_genes not in (None, len(genes)):
@@ -102,7 +110,43 @@ class PosteriorRows:
         return self.dm.adata.obs_names[self.dm.rows(split)]
 
 
+def _check_trained(svi: SVIModule) -> None:
+    mend = "call trainer.fit(svi, dm) first, or load a fit"
+    if not hasattr(svi, "elbo"):
+        raise ValueError(f"the SVIModule has no guide yet, which is made from the first data: {mend}")
+    if not svi.fitted:
+        warnings.warn(
+            f"the SVIModule has not been trained, and the answers are those of its starting weights: {mend}",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def check_draws(name: str, value: int) -> None:
     """Raise unless the argument ``name``, a number of draws, is positive."""
     if value < 1:
         raise ValueError(f"{name} must be a number of draws, 1 or more; got {value}")
+
+
+def with_hints(cls: Class) -> Class:
+    """Class decorator: the public methods say what to pass in place of an argument that the table knows."""
+    for name, method in inspect.getmembers(cls, inspect.isfunction):
+        if not name.startswith("_"):
+            setattr(cls, name, hinted(method))
+    return cls
+
+
+def hinted(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, whose error for an unknown argument says what to pass in its place."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except TypeError as error:
+            hint = argument_error(error, kwargs)
+            if hint is error:
+                raise
+            raise hint from error
+
+    return call

@@ -559,7 +559,8 @@ def test_weights_are_made_latent_by_a_value_of_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["pyro-omics"])
     cli.main(["fit", "--config", "a.yaml", "--bayesianize=decoder", "--out", "out"])
     svi = po.load("out/model")
-    assert "decoder.heads.rho.weight" in po.Posterior(svi, po.CellDataModule(adata)).samples(num_samples=1)
+    dm = po.CellDataModule(adata, validation_size=0)
+    assert "decoder.heads.rho.weight" in po.Posterior(svi, dm).samples(num_samples=1)
     assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["bayesianize"] == "decoder"
 
 
@@ -576,3 +577,11 @@ def test_a_module_that_is_imported_anew_is_other_code(tmp_path, monkeypatch):
     assert source_digest(part.Part) == first
     importlib.reload(scale)
     assert source_digest(part.Part) != first
+
+
+def test_what_makes_no_module_is_refused_before_a_fit(fitted_scvi):
+    svi, dm = fitted_scvi
+    with pytest.raises(TypeError, match=r"'a' must be a callable .*got a SVIModule: pass \{'a': lambda: po.SVIModule"):
+        po.compare({"a": svi}, dm)
+    with pytest.raises(TypeError, match=r"configurations must be a mapping of names .*got a list"):
+        po.compare([svi], dm)

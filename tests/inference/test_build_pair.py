@@ -157,3 +157,33 @@ def test_nothing_moves_with_an_autoguide_whose_size_is_checked(cells):
     after = svi.model.state_dict()
     assert any("running_mean" in name for name in after)
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+# Guides and models of another pair ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [po.guides.Amortized, po.guides.GammaMeanField, po.guides.PerObservation])
+def test_a_guide_of_another_model_is_refused(cells, made):
+    model, other = scvi(cells), scvi(cells)
+    for guide in (made(other), lambda model: made(other)):
+        with pytest.raises(ValueError, match=rf"made for another SCVI than the model: .*guide={made.__name__}"):
+            po.SVIModule(model, guide=guide)
+    assert po.SVIModule(model, guide=made(model)).guide is not None
+
+
+def test_an_autoguide_of_another_model_is_refused(library):
+    model, other = hierarchical(library), hierarchical(library)
+    with pytest.raises(ValueError, match="made for another HierarchicalDEL than the model"):
+        po.SVIModule(model, guide=AutoMultivariateNormal(other))
+
+
+def test_a_trained_model_in_a_second_module_is_said(cells):
+    model = scvi(cells)
+    first = po.SVIModule(model)
+    po.SVIModule(model)  # not trained yet
+    quiet_trainer(1).fit(first, cells)
+    with pytest.warns(UserWarning, match=r"SCVI was trained in another .*SCVI.from_data\(dm\).*copy.deepcopy\(model\)"):
+        po.SVIModule(model, guide=po.guides.PerObservation)
+    copied = po.SVIModule(copy.deepcopy(model))
+    assert torch.equal(copied.model.decoder.heads["rho"].weight, model.decoder.heads["rho"].weight)
+    po.SVIModule(first.model, guide=first.guide, elbo=TraceMeanField_ELBO())  # the pair is meant to go on

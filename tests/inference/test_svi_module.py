@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from functools import partial
 
 import numpy as np
@@ -872,3 +873,79 @@ def test_weights_in_16_bits_are_refused_before_training(dm):
     trainer = quiet_trainer(1, precision="bf16-true")
     with pytest.raises(ValueError, match=r"precision='bf16-true'\) holds weights in 16 bits.*bf16-mixed"):
         trainer.fit(po.SVIModule(factors(dm)), dm)
+
+
+# Whether it is trained ------------------------------------------------------------------------------------------------
+
+
+def trained_by_lightning(svi, dm):
+    trainer(max_epochs=1).fit(svi, dm)
+
+
+def trained_by_hand(svi, dm):
+    optimizer = torch.optim.Adam(svi.parameters(), lr=1e-3)
+    svi(dm.example_batch()).backward()
+    optimizer.step()
+
+
+def loaded(svi, dm):
+    svi.load_state_dict({name: value + 1 for name, value in svi.state_dict().items()})
+
+
+def marked(svi, dm):
+    svi.fitted = True
+
+
+@pytest.mark.parametrize("change", [trained_by_lightning, trained_by_hand, loaded, marked])
+def test_an_untrained_module_is_said_at_the_first_question(dm, change):
+    svi = po.SVIModule(scvi(dm))
+    with pytest.warns(UserWarning, match=r"has not been trained.*trainer.fit\(svi, dm\)"):
+        po.Posterior(svi, dm)
+    assert not svi.fitted and not copy.deepcopy(svi).fitted
+    change(svi, dm)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        po.Posterior(svi, dm)
+        po.Posterior(copy.deepcopy(svi), dm)
+    svi.fitted = False
+    assert not svi.fitted
+
+
+def test_a_module_that_waits_for_data_has_no_answers(dm):
+    class Waits(PoissonFactors):
+        def example_batch(self):
+            raise NotImplementedError
+
+    with pytest.raises(ValueError, match=r"no guide yet.*trainer.fit\(svi, dm\)"):
+        po.Posterior(po.SVIModule(Waits(dm.n_obs, dm.n_genes)), dm)
+
+
+def test_another_split_of_the_training_rows_is_said():
+    adata = counts(60)
+    dm = po.CellDataModule(adata, batch_size=16, validation_size=0.2)
+    svi = po.SVIModule(scvi(dm))
+    trainer().fit(svi, dm)
+    other = po.CellDataModule(adata, validation_size=0.2, seed=1)
+    said = r"another split of these rows.*validation_size, validation_indices and seed of the fit"
+    for ask in (
+        lambda: po.Posterior(svi, other),
+        lambda: trainer().validate(svi, other, verbose=False),
+        lambda: trainer().fit(svi, other),
+    ):
+        with pytest.warns(UserWarning, match=said):
+            ask()
+
+
+def test_the_same_split_and_other_rows_are_not_said(tmp_path):
+    adata = counts(60)
+    dm = po.CellDataModule(adata, batch_size=16, validation_size=0.2)
+    svi = po.SVIModule(scvi(dm))
+    trainer().fit(svi, dm)
+    same = po.CellDataModule(adata, validation_indices=dm.rows("validation"))
+    whole = po.CellDataModule(adata, validation_size=0)
+    new = counts(50, seed=3)
+    for data in (same, whole, po.CellDataModule(new, validation_size=0.2)):
+        po.Posterior(svi, data)  # warnings are errors
+    saved = po.load(svi.save(tmp_path / "model"))
+    with pytest.warns(UserWarning, match="another split"):
+        po.Posterior(saved, po.CellDataModule(adata, validation_size=0.3))

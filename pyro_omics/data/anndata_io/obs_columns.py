@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,11 +59,6 @@ def categories(obs: pd.DataFrame, argument: str, key: str) -> list[str]:
     ValueError
         If the column identifies rows (levels for more than half of them), two levels have the same text or differ only
         in blanks, or a level is empty.
-
-    Warns
-    -----
-    UserWarning
-        If there is one level only, which carries no information and is dropped.
     """
     values = column(obs, argument, key)
     if isinstance(values.dtype, pd.CategoricalDtype):
@@ -82,9 +77,13 @@ def categories(obs: pd.DataFrame, argument: str, key: str) -> list[str]:
             f"{argument}={key!r} has {len(levels)} levels for {len(obs)} cells, {each}, such as {levels[0]!r}: it "
             "identifies cells; pass the column of the batch (donor, run, plate)"
         )
-    if len(levels) == 1:
-        warnings.warn(f"{argument}={key!r} has one level only, {levels[0]!r}: it is dropped", UserWarning, stacklevel=4)
     return levels
+
+
+def warn_of_one_level(argument: str, key: str | None, levels: Sequence[str]) -> None:
+    """Warn of a column with one level only, which carries no information for a model that is made of these data."""
+    if key is not None and len(levels) == 1:
+        warnings.warn(f"{argument}={key!r} has one level only, {levels[0]!r}: it is dropped", UserWarning, stacklevel=5)
 
 
 def codes(obs: pd.DataFrame, argument: str, key: str, levels: list[str]) -> np.ndarray:

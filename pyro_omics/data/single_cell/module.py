@@ -143,6 +143,7 @@ class CellDataModule(RowDataModule):
         self.n_obs = len(self.split.training)
         self.schema = CellSchema(
             training_digest=digest(self.adata.obs_names[self.split.training.numpy()]),
+            rows_digest=digest(self.adata.obs_names),
             genes=tuple(map(str, self.adata.var_names[genes])),
             batches=self._levels("batch_key", batch_key),
             labels=self._levels("label_key", label_key),
@@ -163,7 +164,14 @@ class CellDataModule(RowDataModule):
 
     @functools.cached_property
     def sizes(self) -> Sizes:
-        """Sizes and moments of the data that a model is made with."""
+        """Sizes and moments of the data that a model is made with.
+
+        Warns
+        -----
+        UserWarning
+            For a column with one level only. Data that are aligned to a trained model may have one level of many.
+        """
+        self._warn_of_single_levels()
         n_batches = len(self.schema.batches)
         cells, background = self._protein_sizes(n_batches)
         return self.schema.sizes(
@@ -172,6 +180,13 @@ class CellDataModule(RowDataModule):
             protein_cells=cells,
             protein_background=background,
         )
+
+    def _warn_of_single_levels(self) -> None:
+        levels = [("batch_key", self.keys["batch_key"], self.schema.batches)]
+        levels.append(("label_key", self.keys["label_key"], self.schema.labels))
+        named = zip(self.schema.categorical, self.schema.categories, strict=True)
+        for argument, key, of_key in (*levels, *(("categorical_keys", *pair) for pair in named)):
+            obs_columns.warn_of_one_level(argument, key, of_key)
 
     def _protein_sizes(self, n_batches: int) -> tuple[Any, Any]:
         y, measured, code = (self.data.fields[name] for name in ("y", "measured", "batch"))

@@ -97,6 +97,11 @@ class ProteinTable:
         ------
         ValueError
             If none of the proteins is in this table.
+
+        Warns
+        -----
+        UserWarning
+            If some are not, by name.
         """
         position = pd.Index(self.names).get_indexer(pd.Index(names))
         if (position < 0).all():
@@ -109,6 +114,14 @@ class ProteinTable:
             raise ValueError(
                 f"the model's protein {twins[0]!r} is {twins[1]!r} in these data, which differs in blanks: rename the "
                 "column"
+            )
+        if missing:
+            others = [name for name in self.names if name not in set(names)]
+            mend = f"; the model does not have {others[:5]}: if they are the same, rename the columns" if others else ""
+            warnings.warn(
+                f"the proteins {missing} of the model are not in these data, and are imputed as not measured{mend}",
+                UserWarning,
+                stacklevel=5,
             )
         counts = np.where(position >= 0, self.counts[:, position], np.nan)
         if code is not None:

@@ -16,10 +16,9 @@ def describe(model: CountModel, guide: Guide) -> dict[str, Any]:
     return plain({"model": encode(model), "guide": encode_factory(guide)})
 
 
-def plain(data: dict[str, Any]) -> dict[str, Any]:
+def plain(data: Any) -> Any:
     """JSON data without NumPy's numbers and texts, which cannot be read with ``weights_only``."""
-    found: dict[str, Any] = json.loads(json.dumps(data, default=encode))
-    return found
+    return json.loads(json.dumps(data, default=encode))
 
 
 def make_described(

@@ -116,6 +116,8 @@ class FitLifecycle(pl.LightningModule):
 
     def check_loss(self, loss: Tensor, batch: RowBatch) -> None:
         """Raise a FloatingPointError if the loss of a step is not finite; on a GPU, up to 50 steps later."""
+        if loss.device.type == "cpu" and math.isfinite(loss.item()):
+            return
         bad = self._losses.first_bad(loss, self.global_step)
         if bad is not None and (self._trainer is None or not self._tries_rates()):
             raise self._diverged(*bad, bad_site(self.elbo, batch))

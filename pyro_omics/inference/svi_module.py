@@ -265,7 +265,7 @@ class SVIModule(LightningIdioms, FitLifecycle):
 
     def training_state(self) -> dict[str, Any]:
         """See `FitLifecycle`; with the length of the warm-up."""
-        known = {} if self._warmup_steps is None else {"warmup": (self.kl_warmup_epochs, self._warmup_steps)}
+        known = {} if self._warmup_steps is None else {"warmup": plain((self.kl_warmup_epochs, self._warmup_steps))}
         return {**super().training_state(), **known}
 
     def _count_warmup_steps(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pyro
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -135,7 +136,8 @@ class SCVI(CountModel):
     def decode(self, z_nk: Tensor, batch: CellBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Expression frequencies rho (n, g), which sum to 1 in each row, and the likelihood's heads."""
         heads = self.decoder(self.prior.transform(z_nk), self.covariates(batch))
-        check_heads("decoder", heads, ("rho", *self.likelihood.heads), f"{self.n_genes} genes", self.n_genes)
+        if is_validation_enabled():  # as in the run before training, and in its first step
+            check_heads("decoder", heads, ("rho", *self.likelihood.heads), f"{self.n_genes} genes", self.n_genes)
         return torch.softmax(heads["rho"], -1), heads
 
     def encoder_covariates(self, batch: CellBatch) -> Tensor | None:

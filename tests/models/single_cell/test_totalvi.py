@@ -539,10 +539,13 @@ def test_a_mask_is_matched_by_name():
     adata = cells()
     mask = pd.DataFrame(True, adata.obs_names, NAMES[::-1])
     mask.loc[adata.obs["donor"] == "d2", "CD19"] = False
-    assert np.array(data(adata, protein_mask=mask).sizes.protein_cells[1]).astype(bool).tolist() == [True] * 3 + [False]
-    for wrong in (mask.iloc[::-1], mask["CD3"].iloc[::-1]):
-        with pytest.raises(ValueError, match=r"protein_mask must have its rows in the order of adata.obs_names"):
-            data(adata, protein_mask=wrong)
+    for given in (mask, mask.iloc[::-1]):  # rows by name too
+        cells_of_d2 = data(adata, protein_mask=given).sizes.protein_cells[1]
+        assert np.array(cells_of_d2).astype(bool).tolist() == [True] * 3 + [False]
+    of_cells = adata.obs["donor"] == "d1"
+    assert data(adata, protein_mask=of_cells.iloc[::-1]).sizes == data(adata, protein_mask=of_cells.to_numpy()).sizes
+    with pytest.raises(ValueError, match=r"protein_mask must .*adata.obs_names"):
+        data(adata, protein_mask=mask.iloc[1:])
     with pytest.raises(ValueError, match=r"protein_mask must have a column for each protein; got none for \['CD14'\]"):
         data(adata, protein_mask=mask.drop(columns="CD14"))
 

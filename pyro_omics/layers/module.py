@@ -10,6 +10,7 @@ from typing import Any
 
 import pyro
 from pyro.nn import PyroModule
+from pyro.nn import module as pyro_modules
 from pyro.nn.module import _Context
 from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
@@ -40,8 +41,16 @@ def local_parameters(*programs: Any) -> Iterator[None]:
         for module in programs:
             if isinstance(module, nn.Module):
                 _collect(module)
+    if _is_local():
+        yield
+        return
     with pyro.settings.context(module_local_params=True):
         yield
+
+
+def _is_local() -> bool:
+    # pyro.settings.get takes 2 microseconds, and this is asked at each call of a module.
+    return pyro_modules._MODULE_LOCAL_PARAMS
 
 
 def _collect(program: nn.Module) -> None:
@@ -123,9 +132,9 @@ class FastPyroModule(PyroModule):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module in `local_parameters`."""
         context: Any = self._pyro_context
-        # The modules inside of one that is running need no more.
-        if getattr(context, "in_local_parameters", False) and pyro.settings.get("module_local_params"):
-            return super().__call__(*args, **kwargs)
+        # The modules inside of one that is running need no more, also not what PyroModule does for a root.
+        if getattr(context, "in_local_parameters", False) and _is_local():
+            return super(PyroModule, self).__call__(*args, **kwargs)
         with local_parameters(self):
             context.in_local_parameters = True
             try:

@@ -1,62 +1,31 @@
-"""pyro_omics: Pyro-native probabilistic models of count data in biology."""
+"""pyro_omics: Pyro-native probabilistic models of count data in biology.
 
-from pyro_omics import baselines, distributions, guides, kernels, layers, models, plots, sizes, testing
-from pyro_omics.data import (
-    CellDataModule,
-    DELDataModule,
-    add_fingerprints,
-    complete_grid,
-    datasets,
-    fingerprints,
-    read_del,
-    simulate,
-)
-from pyro_omics.evaluation import report
-from pyro_omics.evaluation.comparison import compare
-from pyro_omics.inference import elbos
-from pyro_omics.inference.loading import load
-from pyro_omics.inference.svi_module import SVIModule
-from pyro_omics.models.bayesianize import bayesianize
-from pyro_omics.models.dna_encoded import *  # noqa: F403
-from pyro_omics.models.single_cell import *  # noqa: F403
-from pyro_omics.parts import dispersions, library_sizes, likelihoods, priors
-from pyro_omics.parts import protein_background as proteins
-from pyro_omics.parts import sparse_effects as effects
-from pyro_omics.posterior import Posterior
-from pyro_omics.version import __version__
+The public names are in `pyro_omics.public`, which is imported at the first use of one: `import pyro_omics` alone is
+quick, and of Lightning's two packages the one is taken that a session has imported by then (`pyro_omics.lightning`).
+"""
 
-__all__ = [
-    "CellDataModule",
-    "DELDataModule",
-    "Posterior",
-    "SVIModule",
-    "__version__",
-    "add_fingerprints",
-    "baselines",
-    "bayesianize",
-    "compare",
-    "complete_grid",
-    "datasets",
-    "dispersions",
-    "distributions",
-    "effects",
-    "elbos",
-    "fingerprints",
-    "guides",
-    "kernels",
-    "layers",
-    "library_sizes",
-    "likelihoods",
-    "load",
-    "models",
-    "plots",
-    "priors",
-    "proteins",
-    "read_del",
-    "report",
-    "simulate",
-    "sizes",
-    "testing",
-]
-__all__ += models.single_cell.__all__
-__all__ += models.dna_encoded.__all__
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_omics.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a module of the package."""
+    is_module = not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None
+    if is_module:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name.startswith("_") and name not in ("__all__", "__version__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = importlib.import_module(f"{__name__}.public")
+    if not hasattr(public, name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: its names are {sorted(public.__all__)}")
+    return getattr(public, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *importlib.import_module(f"{__name__}.public").__all__]

@@ -39,6 +39,7 @@ before = snapshot()
 
 COMPARE = """
 import pyro_omics
+pyro_omics.SCVI  # the names are imported at the first use
 after = snapshot()
 changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
 assert not changed, changed
@@ -89,6 +90,7 @@ before = run(guide, {"scale", "loc"})
 if not LOCAL:  # Pyro itself has no parameters of autoguides in its store under the other setting
     before += run(AutoNormal(model), {"scale", "AutoNormal.locs.m", "AutoNormal.scales.m"})
 import pyro_omics as po
+po.SCVI
 assert pyro.settings.get("module_local_params") is LOCAL
 torch.manual_seed(0)
 torch.randn(50)
@@ -110,3 +112,20 @@ assert pyro.settings.get("module_local_params") is LOCAL
 assert not list(pyro.get_param_store().keys())
 """
     _run((FIT + fits).replace("LOCAL", str(local)))
+
+
+def test_the_import_and_the_first_help_are_quick():
+    """Neither waits for torch, Lightning or the like, which are imported at the first use of a name."""
+    heavy = "import sys; found = {'torch', 'pyro', 'pytorch_lightning', 'anndata', 'numba'} & set(sys.modules)"
+    _run(f"import pyro_omics; {heavy}; assert not found, found")
+    program = (
+        "from pyro_omics.cli import main\ntry: main(['--help'])\nexcept SystemExit as e: assert e.code == 0\n"
+        f"{heavy}; assert not found, found"
+    )
+    assert "pyro-omics COMMAND --help" in _run(program)
+
+
+def test_public_names_are_there_however_they_are_asked_for():
+    _run("from pyro_omics import *; SCVI, priors, Posterior")
+    _run("from pyro_omics import SCVI, __version__; import pyro_omics as po; assert set(po.__all__) <= set(dir(po))")
+    _run("import pyro_omics as po; assert po.plots.umap and po.simulate and not hasattr(po, 'nothing')")

@@ -319,7 +319,8 @@ def test_hooks_at_the_end_of_a_fit_get_the_precision_of_the_weights():
 # The other package ----------------------------------------------------------------------------------------------------
 
 OTHER = """
-import lightning.pytorch as pl, numpy as np, anndata as ad, pyro_omics as po
+import pyro_omics as po  # the names, and with them Lightning, are imported at their first use
+import lightning.pytorch as pl, numpy as np, anndata as ad
 dm = po.CellDataModule(ad.AnnData(np.random.default_rng(0).poisson(1.0, (64, 20)).astype("f4")), batch_size=32)
 svi = po.SVIModule(po.SCVI.from_data(dm, n_latent=3))
 assert isinstance(svi, pl.LightningModule) and isinstance(dm, pl.LightningDataModule)

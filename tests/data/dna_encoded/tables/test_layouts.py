@@ -8,7 +8,7 @@ import pytest
 from anndata import read_h5ad
 
 import pyro_omics as po
-from pyro_omics.cli.main import main
+from pyro_omics.cli import main
 from pyro_omics.data.dna_encoded.tables import layouts
 from pyro_omics.data.dna_encoded.tables.conditions import KNOWN
 from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS

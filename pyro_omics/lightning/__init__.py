@@ -1,7 +1,8 @@
 """Lightning, from the one of its two packages that is in use: ``pytorch_lightning``, or else ``lightning.pytorch``.
 
-The two hold the same code, and a Trainer of one refuses modules of the other. If only ``lightning.pytorch`` has been
-imported by the first use of a name of this package, modules and DataModules are of that one; otherwise of ``pytorch_lightning``.
+The two hold the same code, and a Trainer of one refuses modules of the other. If, at the first use of a name of
+this package, only ``lightning.pytorch`` has been imported, modules and DataModules are of that one; otherwise they are
+of ``pytorch_lightning``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """What a configuration may name, and what of it is run."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,10 @@ QUIET = ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["pyro-omics"])
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+def folder(working_folder):
+    """A working folder with cells.h5ad in it."""
     AnnData(np.random.default_rng(0).poisson(2.0, (40, 8)).astype("f4")).write_h5ad("cells.h5ad")
-    return tmp_path
+    return working_folder
 
 
 PLACES = [

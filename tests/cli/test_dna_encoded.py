@@ -31,13 +31,9 @@ LEFT = sorted([*FIGURES, "compounds.csv", "config.yaml", "disynthons.csv", "hits
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """An own working folder; Lightning's notes about sys.argv and the environment kept out."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["pyro-omics"])
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    monkeypatch.setenv("PL_SEED_WORKERS", "0")
-    return tmp_path
+def folder(working_folder):
+    """A working folder."""
+    return working_folder
 
 
 def table(adata):

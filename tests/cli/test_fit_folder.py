@@ -20,14 +20,10 @@ RESULTS = ["adata.h5ad", "config.yaml", "metrics.json", "model", "training_curve
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """A working folder with cells.h5ad; Lightning's notes about sys.argv and the environment kept out."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["pyro-omics"])
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+def folder(working_folder):
+    """A working folder with cells.h5ad in it."""
     counts(60, 10, donor=donors(60, "d1", "d2")).write_h5ad("cells.h5ad")
-    return tmp_path
+    return working_folder
 
 
 def fit(*options, out="out", epochs=3):

@@ -27,14 +27,10 @@ SMALL = ["--model.model.init_args.n_latent=2", "--model.model.init_args.n_hidden
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """An own working folder, with cells.h5ad in it; Lightning's notes about sys.argv and the environment kept out."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["pyro-omics"])
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+def folder(working_folder):
+    """A working folder with cells.h5ad in it."""
     counts(N, G, donor=donors(N, "d1", "d2")).write_h5ad("cells.h5ad")
-    return tmp_path
+    return working_folder
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class Fit:
 
 def compare(
     configurations: Mapping[str, Callable[[], SVIModule]],
-    dm: RowData,
+    dm: RowData | None = None,
     max_epochs: int = 100,
     folder: str | Path | None = None,
     num_particles: int = 50,
@@ -88,9 +88,11 @@ def compare(
     FileExistsError
         Where the folder of a configuration exists and is not a fit of a comparison.
     TypeError
-        For a configuration that does not make an `SVIModule`.
+        For a configuration that does not make an `SVIModule`, and for a ``dm`` that is no DataModule.
     """
     _check_configurations(configurations)
+    if dm is None or not hasattr(dm, "schema"):
+        raise TypeError(f"dm must be a DataModule with held-out rows; got {dm!r:.80}: compare(configurations, dm)")
     if not len(dm.rows("validation")):
         raise ValueError("no rows are held out to compare on: make the DataModule with validation_size=0.1")
     names = list(configurations)

@@ -77,6 +77,8 @@ class FitLifecycle(pl.LightningModule):
         self._set_generators(resumed.get("generators"))  # where the strategy loads a checkpoint after `on_fit_start`
         self._sums, self._validated = dict(resumed.get("sums", {})), resumed.get("validated")
         set_gradients(self, resumed.get("gradients", {}))
+        if resumed and any(map(_has_stopped, self.trainer.callbacks)):
+            self.trainer.should_stop = True  # the fit had ended, and has no other step
 
     def on_validation_start(self) -> None:
         """Keep the generators' states, so that training draws the same with and without validation."""
@@ -196,3 +198,9 @@ class FitLifecycle(pl.LightningModule):
         """Step a scheduler, unless `on_train_epoch_end` did."""
         if not isinstance(scheduler, ReduceLROnPlateau):
             super().lr_scheduler_step(scheduler, metric)
+
+
+def _has_stopped(callback: pl.Callback) -> bool:
+    """Whether a callback like EarlyStopping had lost its patience when its state was saved."""
+    waited = getattr(callback, "wait_count", 0)
+    return waited > 0 and waited >= getattr(callback, "patience", math.inf)

@@ -24,14 +24,14 @@ from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.layers.module import FastPyroModule, local_parameters, parameters_are_collected
 from pyro_omics.optim import ClippedAdam
 from pyro_omics.parts.base import Part
-from pyro_omics.parts.other_names import TRAIN, attribute_error, check_arguments
+from pyro_omics.parts.other_names import TRAIN, HintsOfNames, attribute_error, check_arguments
 from pyro_omics.schema import RowData
 from pyro_omics.serialization.arguments import RecordsArguments
 from pyro_omics.sites import PLATE
 from pyro_omics.sizes import Sizes
 
 
-class CountModel(FastPyroModule, RecordsArguments):
+class CountModel(FastPyroModule, RecordsArguments, metaclass=HintsOfNames):
     """A Pyro program ``forward(batch)`` over a minibatch of counts.
 
     A custom model sets ``local_sites``, samples them inside ``self.plate(batch)``, and observes the counts there;

@@ -64,12 +64,16 @@ class Part(FastPyroModule, RecordsArguments):
         ValueError
             When the part has been built before: a second model would replace the first one's parameters.
         """
+        self.check_unbuilt()
+        self.built = True
+
+    def check_unbuilt(self) -> None:
+        """Raise a ValueError if a model has been made with the part."""
         if self.built:
             raise ValueError(
                 f"this {type(self).__name__} belongs to a model already, and so do its parameters: pass a new "
                 f"{type(self).__name__}() to each model"
             )
-        self.built = True
 
     def warm_start(self, model: EncodingModel, dm: RowData) -> None:
         """Initialize from the data, once, before training; does nothing by default.
@@ -90,7 +94,11 @@ def check_part(argument: str, value: Any, kind: type[P]) -> P:
     ------
     TypeError
         If it is a class, a name or anything else.
+    ValueError
+        If it is a part of another model.
     """
+    if isinstance(value, Part):
+        value.check_unbuilt()  # before it is attached: Pyro has an error of its own for a module that has run
     if isinstance(value, kind):
         return value
     got = repr(value)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pyro.nn import PyroModule
+
 from pyro_omics.serialization.class_names import PACKAGE
 
 TRAIN = (
@@ -55,6 +57,7 @@ ARGUMENTS = {
 }
 # Attribute -> what to use.
 ATTRIBUTES = {
+    "differential_expression": "normalized_expression(num_samples=..., credible_interval=0.9) of both groups",
     "fit": "pl.Trainer(max_epochs=...).fit(svi, dm)",
     "get_elbo": "Posterior(svi, dm).elbo()",
     "get_feature_correlation_matrix": "Posterior(svi, dm).correlations()",
@@ -64,13 +67,23 @@ ATTRIBUTES = {
     "get_normalized_expression": "Posterior(svi, dm).normalized_expression()",
     "get_protein_foreground_probability": "Posterior(svi, dm).protein_foreground_probability()",
     "get_reconstruction_error": "Posterior(svi, dm).elbo_parts()",
+    "from_scvi_model": "SCANVI.from_data(dm), which is trained from the start",
     "history": "plots.training_curve(history.curves), with history = report.History() among the Trainer's callbacks",
     "is_trained": "svi.fitted",
+    "load": "load(path), for every model",
     "posterior_predictive_sample": "Posterior(svi, dm).predictive()",
     "predict": "Posterior(svi, dm).label_probability() of a SCANVI",
     "setup_anndata": "CellDataModule(adata, layer=..., batch_key=..., label_key=...)",
+    "to_device": "to(device)",
     "view_anndata_setup": "dm.schema",
 }
+
+
+class HintsOfNames(type(PyroModule)):  # type: ignore[misc]
+    """Metaclass of models, whose unknown class attributes are looked up in the table: ``SCVI.setup_anndata``."""
+
+    def __getattr__(cls, name: str) -> Any:
+        raise attribute_error(AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}"), name)
 
 
 def argument_error(error: TypeError, given: Mapping[str, Any]) -> TypeError:

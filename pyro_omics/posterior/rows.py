@@ -46,8 +46,8 @@ class PosteriorRows:
         Where the data lack genes or covariates of the model, or have levels unknown to it.
     """
 
-    def __init__(self, svi: SVIModule, dm: RowData, batch_size: int = 512) -> None:
-        if not isinstance(svi, SVIModule) or not hasattr(dm, "schema"):
+    def __init__(self, svi: SVIModule, dm: RowData | None = None, batch_size: int = 512) -> None:
+        if not isinstance(svi, SVIModule) or dm is None or not hasattr(dm, "schema"):
             raise TypeError(
                 f"Posterior(svi, dm) must be given an SVIModule and a DataModule; got {kind_of(svi)} and {kind_of(dm)}"
             )

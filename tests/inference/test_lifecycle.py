@@ -342,3 +342,21 @@ def test_checkpoints_are_renamed_to_their_path(adata, tmp_path, monkeypatch):
         trainer.save_checkpoint(tmp_path / "again.ckpt")
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.ckpt", "fit.ckpt"]
+
+
+def test_a_fit_that_ended_early_has_no_further_steps(adata, tmp_path):
+    """EarlyStopping's end is not in what Lightning restores: the fit would go on until it lost its patience again."""
+
+    def stopping(patience=2):
+        return EarlyStopping("val_elbo", mode="max", patience=patience, min_delta=1e6)
+
+    held_out = {"validation_size": 0.2}
+    whole = fit(adata, callbacks=[stopping(), ModelCheckpoint(tmp_path, save_last=True)], dm=held_out, epochs=20)
+    assert 0 < whole[1].current_epoch < 19
+    again = fit(adata, tmp_path / "last.ckpt", [stopping()], dm=held_out, epochs=20)
+    assert again[1].global_step == whole[1].global_step
+    for name, value in whole[0].state_dict().items():
+        assert torch.equal(value, again[0].state_dict()[name]), name
+    assert (
+        fit(adata, tmp_path / "last.ckpt", [stopping(4)], dm=held_out, epochs=20)[1].global_step > whole[1].global_step
+    )

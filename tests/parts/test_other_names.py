@@ -54,6 +54,27 @@ def test_arguments_of_queries(name, post):
         getattr(post, name)(*given, n_samples=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [("setup_anndata", "CellDataModule"), ("load", "for load use load"), ("from_scvi_model", "SCANVI.from_data")],
+)
+def test_attributes_of_classes(name, mend):
+    with pytest.raises(AttributeError, match=mend):
+        getattr(po.SCVI, name)
+    assert not hasattr(po.SCVI, name)
+    with pytest.raises(AttributeError, match=r"has no attribute 'quite_another_name'$"):
+        _ = po.SCVI.quite_another_name
+
+
+def test_what_lacks_its_data(post):
+    with pytest.raises(TypeError, match=r"Posterior\(svi, dm\) must be given an SVIModule and a DataModule"):
+        po.Posterior(post.svi)
+    with pytest.raises(TypeError, match="dm must be a DataModule with held-out rows; got None"):
+        po.compare({"a": lambda: post.svi})
+    with pytest.raises(TypeError, match=r"lambda: po\.SVIModule"):
+        po.compare({"a": post.svi})
+
+
 def test_attributes(post):
     for value in (post, post.svi, post.model):
         with pytest.raises(AttributeError, match=r"get_latent_representation'.* use Posterior\(svi, dm\).latent\(\)"):

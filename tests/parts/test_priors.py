@@ -584,3 +584,19 @@ def test_weight_priors_are_recorded_and_checked():
             priors.WeightNormal(wrong)
     with pytest.raises(NotImplementedError, match="must define parts"):
         priors.WeightPrior().parts("weight", torch.Size([1]))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda: {"prior": priors.StandardNormal()},
+        lambda: {"likelihood": po.likelihoods.NegativeBinomial()},
+        lambda: {"library": po.library_sizes.Latent()},
+    ],
+)
+def test_a_part_of_a_model_that_has_run_is_refused_by_name(part):
+    dm = po.CellDataModule(counts(), batch_size=16)
+    options = part()
+    po.SVIModule(small(dm, **options))
+    with pytest.raises(ValueError, match="belongs to a model already, and so do its parameters: pass a new"):
+        small(dm, **options)

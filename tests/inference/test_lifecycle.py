@@ -347,8 +347,8 @@ def test_checkpoints_are_renamed_to_their_path(adata, tmp_path, monkeypatch):
 def test_a_fit_that_ended_early_has_no_further_steps(adata, tmp_path):
     """EarlyStopping's end is not in what Lightning restores: the fit would go on until it lost its patience again."""
 
-    def stopping(patience=2):
-        return EarlyStopping("val_elbo", mode="max", patience=patience, min_delta=1e6)
+    def stopping():
+        return EarlyStopping("val_elbo", mode="max", patience=2, min_delta=1e6)
 
     held_out = {"validation_size": 0.2}
     whole = fit(adata, callbacks=[stopping(), ModelCheckpoint(tmp_path, save_last=True)], dm=held_out, epochs=20)
@@ -357,6 +357,3 @@ def test_a_fit_that_ended_early_has_no_further_steps(adata, tmp_path):
     assert again[1].global_step == whole[1].global_step
     for name, value in whole[0].state_dict().items():
         assert torch.equal(value, again[0].state_dict()[name]), name
-    assert (
-        fit(adata, tmp_path / "last.ckpt", [stopping(4)], dm=held_out, epochs=20)[1].global_step > whole[1].global_step
-    )

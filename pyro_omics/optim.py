@@ -1,4 +1,4 @@
-"""Pyro's ClippedAdam with torch's fused kernel, and a check of learning rate schedules."""
+"""Pyro's ClippedAdam with torch's fused kernel, and schedules of the learning rate."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ import torch
 from pyro.optim import clipped_adam
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler
+
+from pyro_omics.serialization.arguments import RecordsArguments
 
 FUSED = ("cpu", "cuda")  # devices for which torch has the kernel
+UNKNOWN_WARMUP = 100  # steps in which the rate of a fit of unknown length rises
 
 
 class ClippedAdam(clipped_adam.ClippedAdam):
@@ -137,6 +140,112 @@ class ClippedAdam(clipped_adam.ClippedAdam):
 
 def _has_layout_of(tensor: Tensor, p: Tensor) -> bool:
     return tensor.dtype == p.dtype and tensor.device == p.device and tensor.shape == p.shape
+
+
+class OneCycle(RecordsArguments):
+    r"""One cycle of the learning rate over a fit: it rises linearly to the optimizer's rate, then falls to 0.
+
+    .. math::
+        \eta_t = \eta \, \begin{cases}
+            t / wT & t \le wT \\
+            \frac12 \left(1 + \cos \pi \frac{t/T - w}{1 - w}\right) & t > wT
+        \end{cases}
+
+    with eta the optimizer's own rate, T the number of steps that the optimizer takes in the fit (fewer than minibatches
+    where gradients are accumulated), and w the warm-up's share.
+
+    A fit that is resumed goes on where it was. If it was made longer or shorter, the rest of the cycle is stretched
+    over the rest of the steps; if the cycle had ended, another one begins. In a fit of unknown length
+    (``max_epochs=-1``), the rate rises over 100 steps and then falls with the inverse square root of the step. A fit
+    that EarlyStopping ends early has not lowered its rate: give it a length instead.
+
+    Parameters
+    ----------
+    warmup
+        w, in [0, 1).
+
+    Source: Smith and Topin 2018, arXiv:1708.07120 (one cycle); Loshchilov and Hutter 2017, arXiv:1608.03983 (cosine).
+    """
+
+    def __init__(self, warmup: float = 0.2) -> None:
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup must be a share of the training, in [0, 1); got {warmup}")
+        self.warmup = warmup
+
+    def __call__(self, optimizer: Optimizer, n_steps: float) -> LRScheduler:
+        """The scheduler of an optimizer, to be stepped after each of ``n_steps`` steps (inf: of unknown length)."""
+        return CycleLR(optimizer, n_steps, self.warmup)
+
+
+class Constant(RecordsArguments):
+    """The schedule that keeps the optimizer's learning rate."""
+
+    def __init__(self) -> None:
+        """Record that there are no arguments."""
+
+    def __call__(self, optimizer: Optimizer) -> LRScheduler:
+        """The scheduler of an optimizer."""
+        return ConstantLR(optimizer, factor=1.0)
+
+
+def takes_steps(schedule: Callable[..., Any]) -> bool:
+    """Whether a schedule is called with the number of steps too, and so stepped after each."""
+    required = [
+        p
+        for p in inspect.signature(schedule).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    return len(required) == 2
+
+
+class CycleLR(LRScheduler):
+    """The scheduler that `OneCycle` makes.
+
+    Parameters
+    ----------
+    optimizer
+        the optimizer.
+    n_steps
+        number of its steps; inf where it is not known.
+    warmup
+        share of the steps in which the rate rises.
+    """
+
+    def __init__(self, optimizer: Optimizer, n_steps: float, warmup: float) -> None:
+        self.n_steps, self.warmup = n_steps, warmup
+        self.begin, self.done = 0, 0.0  # a step, and the share of the cycle that was done then
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The rate of each group of parameters at this step."""
+        return [rate * self.factor(self.last_epoch) for rate in self.base_lrs]
+
+    def factor(self, step: int) -> float:
+        """The rate after ``step`` steps, as a share of the peak."""
+        if math.isinf(self.n_steps):
+            return min((step + 1) / UNKNOWN_WARMUP, math.sqrt(UNKNOWN_WARMUP / (step + 1)))
+        left = max(self.n_steps - self.begin, 1)
+        # The rate of the middle of the step, so that neither the first step nor the last has the rate 0.
+        share = min(self.done + (1 - self.done) * (step + 0.5 - self.begin) / left, 1.0)
+        if share < self.warmup:
+            return share / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * (share - self.warmup) / (1 - self.warmup)))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where another scheduler stood, over the number of steps that this one was made with."""
+        n_steps = self.n_steps
+        super().load_state_dict(state_dict)
+        if n_steps != self.n_steps:
+            self._go_on_until(n_steps)
+
+    def _go_on_until(self, n_steps: float) -> None:
+        left = max(self.n_steps - self.begin, 1)
+        done = self.done + (1 - self.done) * (self.last_epoch - self.begin) / left if math.isfinite(left) else 0.0
+        self.done = 0.0 if done >= 1 else done
+        self.begin, self.n_steps = self.last_epoch, n_steps
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
+        self._last_lr = self.get_lr()
 
 
 def warn_of_two_decays(optimizer: Optimizer, scheduler: LRScheduler) -> None:

@@ -23,10 +23,20 @@ def remember_start(model: nn.Module) -> None:
     _STARTS.setdefault(model, sums(model))
 
 
+def forget_start(model: nn.Module) -> None:
+    """Forget the weights of a model, whose new ones are a start from the data."""
+    _STARTS.pop(model, None)
+
+
+def was_trained(model: nn.Module) -> bool:
+    """Whether the weights differ from those that the first pair of the model was made with."""
+    start, now = _STARTS.get(model, {}), sums(model)
+    return any(now.get(name, value) != value for name, value in start.items())
+
+
 def warn_if_trained(model: nn.Module) -> None:
     """Warn of a model that was trained in another pair: it keeps its weights, and the two fits share them."""
-    start, now = _STARTS.get(model, {}), sums(model)
-    if any(now.get(name, value) != value for name, value in start.items()):
+    if was_trained(model):
         kind = type(model).__name__
         warnings.warn(
             f"this {kind} was trained in another SVIModule: it keeps its weights, and both share them. To start "

@@ -38,13 +38,16 @@ from pyro_omics.inference.keyed_noise import KeyedNoise
 from pyro_omics.inference.kl_warmup import LatentValues
 from pyro_omics.inference.lifecycle import FitLifecycle
 from pyro_omics.inference.lightning_idioms import ENTRY, LightningIdioms
-from pyro_omics.inference.starts import remember_start, warn_if_trained
+from pyro_omics.inference.starts import forget_start, remember_start, warn_if_trained, was_trained
 from pyro_omics.layers.eval_mode import ONE_AT_A_TIME, eval_mode
 from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.optim import warn_of_two_decays
+from pyro_omics.optim import takes_steps, warn_of_two_decays
 from pyro_omics.parts.other_names import attribute_error
 from pyro_omics.schema import Schema
+
+KL_WARMUP = 0.25  # share of the training in which the KL's weight rises to 1
+UNKNOWN_WARMUP = 10  # epochs of it, where the training's length is not known
 
 
 class SVIModule(LightningIdioms, FitLifecycle):
@@ -71,17 +74,22 @@ class SVIModule(LightningIdioms, FitLifecycle):
     optimizer
         callable parameters -> torch optimizer; None takes the model's default, `optim.ClippedAdam`.
     scheduler
-        callable optimizer -> learning-rate scheduler, stepped once per epoch; None for a constant rate.
-        ``ReduceLROnPlateau`` watches ``val_elbo`` (``train_elbo`` where nothing is held out), with ``mode="min"`` its
-        negative.
+        callable optimizer -> learning-rate scheduler, stepped once per epoch, or (optimizer, number of steps) ->
+        scheduler, stepped once per step of the optimizer; None takes the model's default, `optim.OneCycle` for most
+        models, and ``optim.Constant()`` keeps the rate. ``ReduceLROnPlateau`` watches ``val_elbo`` (``train_elbo``
+        where nothing is held out), with ``mode="min"`` its negative.
     kl_warmup_epochs
         number of epochs over which the weight of the latent sites rises linearly to 1, at most half of the training; 0
-        for no warm-up. Where discrete latents are summed out, the weight scales the KL of the other latents.
+        for no warm-up; None for a quarter of the training. Where discrete latents are summed out, the weight scales the
+        KL of the other latents.
     noise_seed
         integer that makes every draw in training and validation a function of the seed, the step and, for local
         latents, the row's index (`inference.keyed_noise.KeyedNoise`): several processes then train as one process with
         their minibatches joined, and a resumed fit draws what the uninterrupted one would have. The guide must draw
         local latents from Normals or transformed Normals. None draws from torch's generator.
+    warm_start
+        whether model and guide start from the data (`models.CountModel.warm_start`); False leaves them at the draws
+        that they were made with, as the field does.
 
     Attributes
     ----------
@@ -102,9 +110,10 @@ class SVIModule(LightningIdioms, FitLifecycle):
         guide: Callable[[CountModel], Guide] | Guide | None = None,
         elbo: ELBO | None = None,
         optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None,
-        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
-        kl_warmup_epochs: int = 10,
+        scheduler: Callable[..., LRScheduler] | None = None,
+        kl_warmup_epochs: int | None = None,
         noise_seed: int | None = None,
+        warm_start: bool = True,
     ) -> None:
         super().__init__()
         if not isinstance(model, CountModel):
@@ -113,8 +122,11 @@ class SVIModule(LightningIdioms, FitLifecycle):
             raise ValueError(
                 f"noise_seed must be an integer, or None to draw from torch's generator; got {noise_seed!r}"
             )
-        if kl_warmup_epochs < 0:
-            raise ValueError(f"kl_warmup_epochs must be a number of epochs, 0 or more; got {kl_warmup_epochs}")
+        if kl_warmup_epochs is not None and kl_warmup_epochs < 0:
+            raise ValueError(
+                f"kl_warmup_epochs must be a number of epochs, 0 or more, or None for a share of the training; got "
+                f"{kl_warmup_epochs}"
+            )
         for argument, value, example in (
             ("guide", guide, "guides.Amortized"),
             ("optimizer", optimizer, "pyro.optim.clipped_adam.ClippedAdam"),
@@ -126,7 +138,8 @@ class SVIModule(LightningIdioms, FitLifecycle):
         self.kl_warmup_epochs = kl_warmup_epochs
         self.noise_seed = noise_seed
         self.make_optimizer = optimizer or model.default_optimizer()
-        self.make_scheduler = scheduler
+        self.make_scheduler = model.default_scheduler() if scheduler is None else scheduler
+        self.warm_start = warm_start
         self.lr: float | None = None
         self.schema: Schema | None = None
         self._make_guide = guide
@@ -215,8 +228,18 @@ class SVIModule(LightningIdioms, FitLifecycle):
                     "from the DataModule that it is trained on, from_data(dm)"
                 )
             check_on_data(self.elbo, self.adapter, self.in_precision(dm.example_batch()))
-            self.model.warm_start(self.guide, dm)
+            self._start_from(dm)
             self.schema = dm.schema
+
+    def _start_from(self, dm: Any) -> None:
+        """Start model and guide from the data, unless they have been trained or loaded."""
+        if self.warm_start and not (self.model.started or was_trained(self.model)):
+            made_as = not self.fitted
+            self.model.warm_start(self.guide, dm)
+            self.fitted = self.fitted and not made_as  # a start is no fit
+            forget_start(self.model)
+            remember_start(self.model)
+        self.model.started = True
 
     def check_thread(self) -> None:
         """Raise in another thread than the one in which a Trainer is at work: Lightning notes and sets modes there."""
@@ -270,7 +293,11 @@ class SVIModule(LightningIdioms, FitLifecycle):
 
     def _count_warmup_steps(self) -> int:
         per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        steps = min(self.kl_warmup_epochs * per_epoch, self.trainer.estimated_stepping_batches / 2)
+        total, epochs = self.trainer.estimated_stepping_batches, self.kl_warmup_epochs
+        if epochs is None:
+            steps = KL_WARMUP * total if math.isfinite(total) else UNKNOWN_WARMUP * per_epoch
+        else:
+            steps = min(epochs * per_epoch, total / 2)
         return int(steps) if math.isfinite(steps) else 0
 
     def on_train_end(self) -> None:
@@ -361,6 +388,11 @@ class SVIModule(LightningIdioms, FitLifecycle):
             hooks.on_optimizer(optimizer.param_groups[0]["lr"])
         if self.make_scheduler is None:
             return optimizer
+        if takes_steps(self.make_scheduler):
+            n_steps = self.trainer.estimated_stepping_batches - self.trainer.global_step
+            scheduler = self.make_scheduler(optimizer, n_steps)
+            warn_of_two_decays(optimizer, scheduler)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
         scheduler = self.make_scheduler(optimizer)
         warn_of_two_decays(optimizer, scheduler)
         if isinstance(scheduler, ReduceLROnPlateau):  # Lightning asks for a metric that it has in every epoch

@@ -24,6 +24,7 @@ from pyro_omics.layers.networks import (
     FCLayers,
     GatedAttention,
     ResidualMLP,
+    start_outputs,
 )
 
 __all__ = [
@@ -49,5 +50,6 @@ __all__ = [
     "log_normalised",
     "prototype_trace",
     "row_product",
+    "start_outputs",
     "without_side_effects",
 ]

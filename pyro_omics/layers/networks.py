@@ -157,6 +157,17 @@ class Decoder(FastPyroModule, RecordsArguments):
             h = _concatenate(torch.cat([h, z], -1), cov)
         return {name: to_float32(head(h)) for name, head in self.heads.items()}
 
+    @torch.no_grad()
+    def start_at(self, outputs: Mapping[str, Tensor]) -> None:
+        """Initialize heads near ``outputs``, name -> (width of the head,), through their biases.
+
+        Other names, and heads whose bias is latent, are left out.
+        """
+        for name, output in outputs.items():
+            bias = self.heads[name]._parameters.get("bias") if name in self.heads else None
+            if bias is not None:
+                bias.copy_(output)
+
 
 class Branches(FastPyroModule, RecordsArguments):
     """Decoders with hidden layers of their own, whose outputs are merged into one dict.
@@ -174,6 +185,22 @@ class Branches(FastPyroModule, RecordsArguments):
     def forward(self, z: Tensor, cov: Tensor | None = None) -> dict[str, Tensor]:
         """Map (..., n, n_in) to the dict of all outputs."""
         return {name: out for decoder in self.decoders for name, out in decoder(z, cov).items()}
+
+    def start_at(self, outputs: Mapping[str, Tensor]) -> None:
+        """Initialize the decoders' heads near ``outputs``; see `start_outputs`."""
+        for decoder in self.decoders:
+            start_outputs(decoder, outputs)
+
+
+def start_outputs(network: nn.Module, outputs: Mapping[str, Tensor]) -> None:
+    """Initialize a network's outputs near these values, name -> (width,), before training.
+
+    A network of your own takes part by a method ``start_at(outputs)``, as `Decoder` has it; one without is left as it
+    is.
+    """
+    start_at = getattr(network, "start_at", None)
+    if start_at is not None:
+        start_at(outputs)
 
 
 class ResidualMLP(FastPyroModule, RecordsArguments):

@@ -15,6 +15,7 @@ from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_omics.batch import RowBatch
 from pyro_omics.guides.amortized import Amortized
@@ -22,7 +23,7 @@ from pyro_omics.guides.guided_model import Guide
 from pyro_omics.layers import Encoder, log_counts
 from pyro_omics.layers.eval_mode import prototype_trace
 from pyro_omics.layers.module import FastPyroModule, local_parameters, parameters_are_collected
-from pyro_omics.optim import ClippedAdam
+from pyro_omics.optim import ClippedAdam, OneCycle
 from pyro_omics.parts.base import Part
 from pyro_omics.parts.other_names import TRAIN, HintsOfNames, attribute_error, check_arguments
 from pyro_omics.schema import RowData
@@ -59,8 +60,10 @@ class CountModel(FastPyroModule, RecordsArguments, metaclass=HintsOfNames):
         names of methods of `Posterior` whose tables are written to a fit's report, such as ``"enrichment"``.
     starts
         name of a latent site -> its initial value in a guide.
+    started
+        whether the weights are a start from the data, or were loaded, so that `warm_start` is not to be called.
     learning_rate
-        learning rate of the default optimizer.
+        learning rate of the default optimizer, at the peak of the default schedule.
     given_example
         a batch of the data, which `SVIModule` sets for a model that cannot make an `example_batch` itself.
     """
@@ -70,7 +73,8 @@ class CountModel(FastPyroModule, RecordsArguments, metaclass=HintsOfNames):
     axes: Mapping[str, tuple[str, ...]] = {}
     levels: Mapping[str, Sequence[str]] = {}
     tables: ClassVar[tuple[str, ...]] = ()
-    learning_rate: ClassVar[float] = 1e-3
+    learning_rate: ClassVar[float] = 2e-2
+    started = False
     n_genes: int
     given_example: Any = None
 
@@ -99,6 +103,7 @@ class CountModel(FastPyroModule, RecordsArguments, metaclass=HintsOfNames):
         self.encoders = PyroModule[nn.ModuleDict]()
         self.starts: dict[str, Tensor] = {}
         self._shared = _SharedTrace()
+        self.register_load_state_dict_post_hook(_mark_started)
 
     @classmethod
     def from_data(cls, dm: RowData, **options: Any) -> CountModel:
@@ -263,9 +268,10 @@ class CountModel(FastPyroModule, RecordsArguments, metaclass=HintsOfNames):
         return None
 
     def warm_start(self, guide: Guide, dm: RowData) -> None:
-        """Initialize model and guide from the data, once, before training.
+        """Initialize model and guide from the data, before the first fit.
 
-        The base class calls `parts.base.Part.warm_start` of each part of the model.
+        The base class calls `parts.base.Part.warm_start` of each part of the model. An override calls it too, and may
+        set the outputs of its networks to the mean of what they predict, with `parts.starts`.
 
         Parameters
         ----------
@@ -292,6 +298,14 @@ class CountModel(FastPyroModule, RecordsArguments, metaclass=HintsOfNames):
     def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
         """The model's default optimizer, as a callable parameters -> optimizer: ClippedAdam with `learning_rate`."""
         return partial(ClippedAdam, lr=self.learning_rate)
+
+    def default_scheduler(self) -> Callable[..., LRScheduler] | None:
+        """The model's default schedule of the learning rate: `optim.OneCycle`; None for a constant rate."""
+        return OneCycle()
+
+
+def _mark_started(model: nn.Module, _: Any) -> None:
+    model.started = True  # type: ignore[assignment]
 
 
 class _SharedTrace:

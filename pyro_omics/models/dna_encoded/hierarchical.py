@@ -331,6 +331,9 @@ class HierarchicalDEL(CountModel):
         """
         return partial(ClippedAdam, lr=self.learning_rate, lrd=0.997)
 
+    def default_scheduler(self) -> None:
+        """None: the default optimizer lowers the rate itself."""
+
     def warm_start(self, guide: Guide, dm: RowData) -> None:
         """Initialize guide and priors by coordinate ascent in the Poisson model, unless ``warm_start`` is False."""
         super().warm_start(guide, dm)

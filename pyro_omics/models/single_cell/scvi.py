@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -12,17 +11,17 @@ import pyro
 import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from pyro_omics.batch import CellBatch
-from pyro_omics.layers import BatchNorm, Covariates, Decoder, Encoder
+from pyro_omics.layers import BatchNorm, Covariates, Decoder, Encoder, start_outputs
 from pyro_omics.layers.module import pyro_method
-from pyro_omics.models.base import CountModel
-from pyro_omics.optim import ClippedAdam
+from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.parts.base import check_at_least, check_heads, check_part, check_positive, check_unowned
 from pyro_omics.parts.library_sizes import Library, Observed
 from pyro_omics.parts.likelihoods import Likelihood, ZeroInflatedNegativeBinomial
 from pyro_omics.parts.priors import Prior, StandardNormal
+from pyro_omics.parts.starts import log_frequencies
+from pyro_omics.schema import RowData
 from pyro_omics.sizes import Sizes
 
 
@@ -157,18 +156,10 @@ class SCVI(CountModel):
         n_in = self.encoder_inputs(self.example_batch()).shape[-1]
         return Encoder(n_in, n_out, n_cov=n_cov, **network)
 
-    @property
-    def adam_eps(self) -> float:
-        """Adam's eps: 0.01 as in scvi-tools, or 1e-8 if weights are latent.
-
-        The gradient of one weight's KL, divided by n_obs, is far below 0.01, so that with 0.01 the weight's posterior
-        would hardly move.
-        """
-        return 1e-8 if any(getattr(module, "_pyro_samples", ()) for module in self.modules()) else 0.01
-
-    def default_optimizer(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """ClippedAdam with `learning_rate` and `adam_eps`."""
-        return partial(ClippedAdam, lr=self.learning_rate, eps=self.adam_eps)
+    def warm_start(self, guide: Guide, dm: RowData) -> None:
+        """Start the decoder at the genes' frequencies in all training cells, and the parts as they define it."""
+        super().warm_start(guide, dm)
+        start_outputs(self.decoder, {"rho": log_frequencies(dm)})
 
     @pyro_method
     def normalized_expression(

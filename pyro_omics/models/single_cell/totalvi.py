@@ -16,13 +16,16 @@ from torch.nn import functional
 
 from pyro_omics import distributions as counts
 from pyro_omics.batch import CellBatch
-from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, at_entries, log_normalised
+from pyro_omics.layers import Branches, Classifier, Decoder, Encoder, at_entries, log_normalised, start_outputs
 from pyro_omics.layers.module import pyro_method
+from pyro_omics.models.base import Guide
 from pyro_omics.models.single_cell.scvi import SCVI
 from pyro_omics.parts.base import check_heads, check_part, check_unowned
 from pyro_omics.parts.dispersions import PerGene
 from pyro_omics.parts.likelihoods import Likelihood, NegativeBinomial, NegativeBinomialMixture
 from pyro_omics.parts.protein_background import Background, Efficiency
+from pyro_omics.parts.starts import training_batches
+from pyro_omics.schema import RowData
 from pyro_omics.sizes import Sizes
 
 
@@ -93,7 +96,6 @@ class TotalVI(SCVI):
         "background": ("proteins",),
         "efficiency": ("batch", "proteins"),
     }
-    learning_rate = 4e-3
     measured_bt: Tensor
     stand_in_bt: Tensor
 
@@ -269,6 +271,27 @@ class TotalVI(SCVI):
         return {**self.network, "n_layers": 1, "dropout": self.dropout, "skip": True}
 
     # Training -------------------------------------------------------------------------------------------------------
+
+    def warm_start(self, guide: Guide, dm: RowData) -> None:
+        """Start as `SCVI`, and the protein decoder at each protein's share and level of foreground cells."""
+        super().warm_start(guide, dm)
+        start_outputs(self.protein_decoder, self.start_proteins(dm))
+
+    def start_proteins(self, dm: RowData) -> dict[str, Tensor]:
+        """``foreground`` and ``background_logits`` (t,) of cells above the background's 97.5th percentile."""
+        totals = torch.zeros(3, self.n_proteins, dtype=torch.double)
+        for batch in training_batches(dm):
+            y_nt = self._counts(batch)
+            codes_nt = self._entry_codes(batch)
+            loc_nt = at_entries(self.background.start_loc.expand(self.sizes.n_batches, -1), codes_nt)
+            scale_nt = at_entries(self.background.start_scale.expand(self.sizes.n_batches, -1), codes_nt)
+            measured_nt = torch.ones_like(y_nt) if batch.measured is None else batch.measured.to(y_nt)
+            high_nt = measured_nt * (y_nt.log1p() > loc_nt + 2 * scale_nt)
+            totals += torch.stack([(high_nt * (y_nt / loc_nt.exp())).sum(0), high_nt.sum(0), measured_nt.sum(0)])
+        ratio, n_high, n = totals.float()
+        share = (n_high + 1) / (n + 2)
+        alpha = (ratio + 2) / (n_high + 1)
+        return {"foreground": alpha.clamp(2, 50) - 2, "background_logits": -torch.logit(share).clamp(-3, 3)}
 
     def penalty(self, batch: CellBatch, latents: Mapping[str, Tensor]) -> Tensor | None:
         """Cross-entropy of a classifier of the batch given z, with reversed gradient; None without an adversary.

@@ -248,12 +248,15 @@ class CycleLR(LRScheduler):
         self._last_lr = self.get_lr()
 
 
+def lowers_its_rate(optimizer: Optimizer) -> bool:
+    """Whether the optimizer is a ClippedAdam that changes its learning rate at each step (``lrd``)."""
+    is_clipped = isinstance(optimizer, clipped_adam.ClippedAdam)
+    return is_clipped and any(group["lrd"] != 1.0 for group in optimizer.param_groups)
+
+
 def warn_of_two_decays(optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Warn if both ClippedAdam (``lrd``) and a scheduler change the learning rate."""
-    decays = isinstance(optimizer, clipped_adam.ClippedAdam) and any(
-        group["lrd"] != 1.0 for group in optimizer.param_groups
-    )
-    if decays:
+    if lowers_its_rate(optimizer):
         effect = "replaces" if isinstance(scheduler, LambdaLR) else "multiplies"
         warnings.warn(
             f"ClippedAdam(lrd={optimizer.param_groups[0]['lrd']}) decays the learning rate at each step, and "

@@ -42,7 +42,7 @@ from pyro_omics.inference.starts import forget_start, remember_start, warn_if_tr
 from pyro_omics.layers.eval_mode import ONE_AT_A_TIME, eval_mode
 from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.optim import takes_steps, warn_of_two_decays
+from pyro_omics.optim import lowers_its_rate, takes_steps, warn_of_two_decays
 from pyro_omics.parts.other_names import attribute_error
 from pyro_omics.schema import Schema
 
@@ -76,7 +76,7 @@ class SVIModule(LightningIdioms, FitLifecycle):
     scheduler
         callable optimizer -> learning-rate scheduler, stepped once per epoch, or (optimizer, number of steps) ->
         scheduler, stepped once per step of the optimizer; None takes the model's default, `optim.OneCycle` for most
-        models, and ``optim.Constant()`` keeps the rate. ``ReduceLROnPlateau`` watches ``val_elbo`` (``train_elbo``
+        models, unless the optimizer lowers the rate itself, and ``optim.Constant()`` keeps the rate. ``ReduceLROnPlateau`` watches ``val_elbo`` (``train_elbo``
         where nothing is held out), with ``mode="min"`` its negative.
     kl_warmup_epochs
         number of epochs over which the weight of the latent sites rises linearly to 1, at most half of the training; 0
@@ -138,7 +138,8 @@ class SVIModule(LightningIdioms, FitLifecycle):
         self.kl_warmup_epochs = kl_warmup_epochs
         self.noise_seed = noise_seed
         self.make_optimizer = optimizer or model.default_optimizer()
-        self.make_scheduler = model.default_scheduler() if scheduler is None else scheduler
+        self.default_scheduler = model.default_scheduler()
+        self.make_scheduler = self.default_scheduler if scheduler is None else scheduler
         self.warm_start = warm_start
         self.lr: float | None = None
         self.schema: Schema | None = None
@@ -386,18 +387,24 @@ class SVIModule(LightningIdioms, FitLifecycle):
             group["lr"] = self.lr
         for hooks in self._hooks():
             hooks.on_optimizer(optimizer.param_groups[0]["lr"])
-        if self.make_scheduler is None:
+        schedule = self.make_scheduler
+        if schedule is None or (schedule is self.default_scheduler and lowers_its_rate(optimizer)):
             return optimizer
-        if takes_steps(self.make_scheduler):
-            n_steps = self.trainer.estimated_stepping_batches - self.trainer.global_step
-            scheduler = self.make_scheduler(optimizer, n_steps)
-            warn_of_two_decays(optimizer, scheduler)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-        scheduler = self.make_scheduler(optimizer)
+        per_step = takes_steps(schedule)
+        scheduler = schedule(optimizer, self._count_steps()) if per_step else schedule(optimizer)
         warn_of_two_decays(optimizer, scheduler)
+        if per_step:
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
         if isinstance(scheduler, ReduceLROnPlateau):  # Lightning asks for a metric that it has in every epoch
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "train_elbo"}}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _count_steps(self) -> float:
+        """Number of steps of the optimizer in the fit; inf where it has no known end."""
+        if self._trainer is None:
+            return math.inf
+        self.trainer.fit_loop.setup_data()  # or Lightning says that it loads the data to count
+        return self.trainer.estimated_stepping_batches - self.trainer.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the data's schema, the description of model and guide, and in a fit what it needs to be resumed."""

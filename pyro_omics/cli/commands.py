@@ -26,6 +26,7 @@ from pyro_omics.cli.allowed_classes import allowed_classes, explain_denied, spli
 from pyro_omics.cli.fit_folder import CONFIG, FitFolder, last_checkpoint
 from pyro_omics.data.module import RowDataModule
 from pyro_omics.evaluation.report import Report
+from pyro_omics.inference.checkpoint_io import ENTRY, read_checkpoint
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import CountModel
 from pyro_omics.models.bayesianize import bayesianize
@@ -141,7 +142,7 @@ class OmicsCLI(LightningCLI):
                 f"--ckpt_path is needed, since {self.config.subcommand} runs a trained model: pass the checkpoint.ckpt "
                 "of a fit, and --config with the config.yaml beside it"
             )
-        self.trained = None if checkpoint is None else _read_checkpoint(checkpoint)
+        self.trained = None if checkpoint is None else read_checkpoint(checkpoint)[ENTRY]
 
     def _last_checkpoint(self, config: Any) -> str | None:
         """The path of the last checkpoint of a fit with this configuration; None before its first."""
@@ -263,19 +264,6 @@ def _make_sized(cls: type, *args: Any, **kwargs: Any) -> Any:
     return cls(*args, **kwargs)
 
 
-def _read_checkpoint(checkpoint: str) -> dict[str, Any]:
-    """The schema and sizes of the training data that a checkpoint holds."""
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"ckpt_path={checkpoint!r} does not exist: pass the .ckpt file of a fit")
-    try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types of errors for other files
-        raise ValueError(f"ckpt_path={checkpoint!r} could not be read as a checkpoint ({error})") from error
-    if not isinstance(loaded, dict) or "pyro_omics" not in loaded:
-        raise ValueError(f"ckpt_path must be a checkpoint of this package's SVIModule; got {checkpoint!r}")
-    return loaded["pyro_omics"]
-
-
 def _aligned_data(trained: dict[str, Any]) -> Any:
     """An instantiator of DataModules that aligns them to the training data of a checkpoint."""
 
@@ -322,10 +310,8 @@ def main(args: list[str] | None = None) -> None:
                 compare.main(given[1:], _run_checked)
             else:
                 _run_lightning(given)
-    except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
-        # Of RuntimeErrors, only those about weights that do not fit are the user's to mend.
-        internal = isinstance(error, RuntimeError) and "loading state_dict" not in str(error)
-        if internal or os.environ.get("JSONARGPARSE_DEBUG"):
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        if os.environ.get("JSONARGPARSE_DEBUG"):
             raise
         sys.exit(f"pyro-omics: error: {_shorten(str(error))}")
 

@@ -91,7 +91,7 @@ class FitFolder(pl.Callback):
         if trainer.sanity_checking:
             print("\nThe fit was ended by a signal before its first step", file=sys.stderr)
             return
-        trainer.save_checkpoint(self.folder / LAST)
+        trainer.save_checkpoint(self.folder / LAST, weights_only=False)
         if trainer.is_global_zero:
             self.begin()
             self._say(f"after step {trainer.global_step}; its checkpoint is {self.folder / LAST}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_omics.batch import RowBatch
-from pyro_omics.inference.checkpoint_io import use_atomic_files
+from pyro_omics.inference.checkpoint_io import ENTRY, use_atomic_files
 from pyro_omics.inference.divergence import LossWatch, bad_parameters, bad_site, divergence
 from pyro_omics.inference.interruption import EndAfterStep
 from pyro_omics.inference.monitors import check_monitors, step_plateau
@@ -45,9 +45,9 @@ class FitLifecycle(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check what the Trainer's callbacks watch, before a fit."""
+        use_atomic_files(self.trainer.strategy)
         if stage == "fit":
             check_monitors(self.trainer.callbacks)
-            use_atomic_files(self.trainer.strategy)
             self._losses, self._resumed = LossWatch(), {}
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -105,12 +105,12 @@ class FitLifecycle(pl.LightningModule):
         if self.trainer.state.fn == "fit":
             self._check_finite()
             forget_unfinished_batches(checkpoint, self.trainer)
-            checkpoint.setdefault("pyro_omics", {})["training"] = self.training_state()
+            checkpoint.setdefault(ENTRY, {})["training"] = self.training_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take from the checkpoint what a resumed fit goes on with."""
         if self._trainer is not None and self.trainer.state.fn == "fit":
-            self._resumed = dict(checkpoint["pyro_omics"].get("training", {}))
+            self._resumed = dict(checkpoint[ENTRY].get("training", {}))
             if self.trainer.max_steps != -1:
                 begin_next_epoch(checkpoint)
 

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import torch
 
+from pyro_omics.inference.checkpoint_io import ENTRY, read_checkpoint
 from pyro_omics.inference.description import describe, make_described, plain
 from pyro_omics.inference.starts import sums
 from pyro_omics.layers.eval_mode import ONE_AT_A_TIME
@@ -16,8 +17,6 @@ from pyro_omics.models.base import CountModel
 from pyro_omics.parts.other_names import TRAIN, check_arguments
 from pyro_omics.serialization.folder import write_folder
 from pyro_omics.version import __version__
-
-ENTRY = "pyro_omics"  # key of what this package adds to a checkpoint
 
 
 class LightningIdioms(pl.LightningModule):
@@ -74,7 +73,7 @@ class LightningIdioms(pl.LightningModule):
         hparams_file
             not used: the checkpoint describes the model.
         strict
-            whether the weights must be those of this model and guide.
+            whether model and guide must be made as those that were saved.
         weights_only
             whether to read tensors and plain data alone, which is all that these checkpoints have.
         model, guide, classes, options
@@ -83,12 +82,10 @@ class LightningIdioms(pl.LightningModule):
         Raises
         ------
         ValueError
-            For a checkpoint without a description of its model, and as `load`.
-        RuntimeError
-            Where the weights do not fit.
+            For a file that is no checkpoint of an SVIModule, one without a description of its model, and as `load`.
         """
-        checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=weights_only)
-        about = checkpoint.get(ENTRY, {})
+        checkpoint = read_checkpoint(checkpoint_path, map_location, weights_only)
+        about = checkpoint[ENTRY]
         if model is None and "model" not in about:
             raise ValueError(
                 f"{checkpoint_path} does not describe its model: make the model and the guide as before, and pass "
@@ -102,6 +99,7 @@ class LightningIdioms(pl.LightningModule):
                 f"{type(made).__name__} defines no example_batch(), by which its guide is made: pass the model with "
                 "an example of the data, model.given_example = dm.example_batch()"
             )
+        svi.strict_loading = strict
         svi.on_load_checkpoint(checkpoint)
         svi.load_state_dict(checkpoint["state_dict"], strict=strict)
         weight = next(iter(checkpoint["state_dict"].values()), torch.empty(0))

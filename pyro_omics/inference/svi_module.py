@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from pyro_omics.batch import RowBatch, in_precision
 from pyro_omics.guides.hooks import TrainingHooks
 from pyro_omics.inference.build_pair import build_pair, check_on_data
+from pyro_omics.inference.checkpoint_io import ENTRY
 from pyro_omics.inference.checks import (
     check_callable,
     check_not_compiled,
@@ -37,7 +38,8 @@ from pyro_omics.inference.elbos.adapters import adapter
 from pyro_omics.inference.keyed_noise import KeyedNoise
 from pyro_omics.inference.kl_warmup import LatentValues
 from pyro_omics.inference.lifecycle import FitLifecycle
-from pyro_omics.inference.lightning_idioms import ENTRY, LightningIdioms
+from pyro_omics.inference.lightning_idioms import LightningIdioms
+from pyro_omics.inference.saved_pair import check_saved
 from pyro_omics.inference.starts import remember_start, warn_if_trained
 from pyro_omics.layers.eval_mode import ONE_AT_A_TIME, eval_mode
 from pyro_omics.layers.module import local_parameters
@@ -377,7 +379,9 @@ class SVIModule(LightningIdioms, FitLifecycle):
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the data's schema, and check that the DataModule has the same: weights refer to genes by position."""
+        """Restore the data's schema, and check that pair and data are the same: weights refer to genes by position."""
+        if self.strict_loading:
+            check_saved(checkpoint[ENTRY], checkpoint["state_dict"], self, (self.model, self.guide), "the checkpoint")
         schema = checkpoint[ENTRY]["schema"]
         self.schema = None if schema is None else Schema.from_dict(schema)
         super().on_load_checkpoint(checkpoint)

@@ -217,7 +217,7 @@ def test_a_file_that_is_no_checkpoint_is_named(capsys, folder, content):
 def test_a_checkpoint_of_another_model_is_refused(capsys):
     fit()
     message = refused(capsys, *ASK, "--model.model.init_args.n_latent=5", start=predict, out="new")
-    assert "size mismatch" in message
+    assert "with n_latent=2; got n_latent=5: make it as it was" in message
 
 
 # Swaps ----------------------------------------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ def test_an_own_model_comes_back_in_an_instance(dm, tmp_path):
 
 def test_an_instance_that_was_built_otherwise_is_refused(dm, tmp_path):
     folder = factors(dm, n_latent=4).save(tmp_path / "model")
-    with pytest.raises((ValueError, RuntimeError), match=r"size mismatch|do not fit"):
+    with pytest.raises(ValueError, match=r"the model must be made as .* with n_latent=4; got n_latent=2"):
         po.load(folder, model=PoissonFactors(dm.n_obs, G, n_latent=2))
 
 
@@ -494,7 +494,7 @@ def test_weights_of_another_model_are_refused(dm, tmp_path):
     one = po.SVIModule(small(dm)).save(tmp_path / "one")
     other = po.SVIModule(small(dm, n_hidden=8)).save(tmp_path / "other")
     os.replace(other / "weights.safetensors", one / "weights.safetensors")
-    with pytest.raises((ValueError, RuntimeError), match=r"size mismatch|do not fit"):
+    with pytest.raises(ValueError, match=r"do not fit this model and guide: there is .* of shape .* and \d+ more"):
         po.load(one)
 
 
@@ -655,7 +655,7 @@ def test_load_from_checkpoint_is_strict(dm, tmp_path):
     model = small(dm, likelihood=likelihoods.NegativeBinomial())
     found = po.SVIModule.load_from_checkpoint(tmp_path / "a.ckpt", model=model, weights_only=True)
     assert same(svi, found, dm) and found.schema == dm.schema
-    with pytest.raises(RuntimeError, match="dropout_logits"):
+    with pytest.raises(ValueError, match=r"likelihood=NegativeBinomial.*; got likelihood=ZeroInflatedNegativeBinomial"):
         po.SVIModule.load_from_checkpoint(tmp_path / "a.ckpt", model=small(dm), weights_only=True)
 
 

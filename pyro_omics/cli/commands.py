@@ -325,12 +325,7 @@ def _run_checked(args: list[str], check: Callable[[Any, Any, Any], None]) -> Non
         def before_fit(self) -> None:
             check(self.model, self.datamodule, self.trainer)
 
-    # Lightning warns if there are arguments in sys.argv as well.
-    given, sys.argv = sys.argv, sys.argv[:1]
-    try:
-        _run_lightning(args, Checked)
-    finally:
-        sys.argv = given
+    _run_lightning(args, Checked)
 
 
 def _run_lightning(args: list[str] | None, cli: type[OmicsCLI] = OmicsCLI) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+import yaml
 from helpers import counts, donors
 from own_model import __file__ as own_model_file
 
@@ -602,3 +604,26 @@ def test_counts_may_stay_on_disk():
     cli.main(["predict", "--config=blocks/config.yaml", "--ckpt_path=blocks/checkpoint.ckpt", "--out=predicted"])
     found = ad.read_h5ad("predicted/predictions.h5ad")
     np.testing.assert_array_equal(found.obsm["X_scvi"], ad.read_h5ad("blocks/adata.h5ad").obsm["X_scvi"])
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_compare_in_two_processes():
+    """Each process that Lightning starts is given the whole command, takes part in all fits, and writes nothing."""
+    for name, n_latent in (("a", 2), ("b", 3)):
+        config = {
+            "data": {"class_path": "pyro_omics.CellDataModule", "init_args": {"adata": "cells.h5ad"}},
+            "model": {"model": {"class_path": "pyro_omics.SCVI", "init_args": {"n_latent": n_latent, "n_hidden": 8}}},
+            "trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 2, "strategy": "ddp"},
+            "report": {"umap": False, "num_particles": 2},
+        }
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "pyro_omics.cli", "compare", "a.yaml", "b.yaml", "--out=both",
+               "--trainer.enable_progress_bar=false"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        environment.pop(name)
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert said.returncode == 0, said.stderr
+    assert "MEMBER: 2/2" in said.stderr and said.stdout.count("The table is in") == 1
+    assert {line.split(",")[0] for line in Path("both/comparison.csv").read_text().splitlines()[1:]} == {"a", "b"}

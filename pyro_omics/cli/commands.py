@@ -24,6 +24,7 @@ from torch.distributions import Distribution
 from pyro_omics.cli import compare, dna_encoded
 from pyro_omics.cli.allowed_classes import allowed_classes, explain_denied, split_allowed
 from pyro_omics.cli.fit_folder import CONFIG, FitFolder, last_checkpoint
+from pyro_omics.cli.wrong_values import explain_wrong_value
 from pyro_omics.data.module import RowDataModule
 from pyro_omics.evaluation.report import Report
 from pyro_omics.inference.checkpoint_io import ENTRY, read_checkpoint
@@ -70,8 +71,10 @@ class OmicsParser(LightningArgumentParser):
         return defaults
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        """Exit with a message; of a class that may not be named, with the mend."""
-        super().error(explain_denied(str(message)), ex)
+        """Exit with a message; of a class or an argument that may not be named, or is not there, with the mend."""
+        # The parsers of the arguments of a class do not exit: theirs are part of the message that is explained.
+        text = str(message)
+        super().error(explain_wrong_value(explain_denied(text)) if self.exit_on_error else text, ex)
 
 
 class OmicsCLI(LightningCLI):

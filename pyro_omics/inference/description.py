@@ -45,7 +45,7 @@ def make_described(
         another class than a saved one of this package.
     """
     known = _by_name(classes)
-    for argument, cls in (("model", model), ("guide", guide)):
+    for argument, cls in (("model", type(model) if isinstance(model, CountModel) else model), ("guide", guide)):
         _check_class(argument, description[argument], cls)
     built: Any = model
     if model is None or isinstance(model, type):

@@ -103,8 +103,8 @@ class Waiting(CountModel):
         super().__init__(n_obs)
 
 
-def test_a_model_without_an_example_asks_for_one(fitted_scvi, tmp_path):
-    path = checkpoint(fitted_scvi, tmp_path / "a.ckpt")
+def test_a_model_without_an_example_asks_for_one(fitted_own_model, tmp_path):
+    path = checkpoint(fitted_own_model, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match=r"model.given_example = dm.example_batch\(\)"):
         po.SVIModule.load_from_checkpoint(path, model=Waiting(10))
 

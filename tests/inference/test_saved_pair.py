@@ -79,8 +79,11 @@ def test_another_guide_is_refused_by_name(saved, guide):
             load(path, guide=partial(guide))
 
 
-def test_another_class_of_model_is_refused_by_name(saved):
+def test_another_class_of_model_is_refused_by_name(dm, saved):
+    compounds = po.DELDataModule(po.simulate.del_library(cycles=(3, 3, 3))[0])
     for load, path in zip(LOADS, saved, strict=True):
+        with pytest.raises(ValueError, match=r"model must be the class that was saved, SCVI, .* got DELCount"):
+            load(path, model=po.DELCount.from_data(compounds))
         with pytest.raises(ValueError, match=r"model must be the class that was saved, SCVI, .* got TotalVI"):
             load(path, model=po.TotalVI)
 

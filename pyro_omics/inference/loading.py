@@ -45,7 +45,7 @@ def load(
     ValueError
         Where the configuration names a class outside this package that was not passed in, or the weights do not fit.
     """
-    weights, config = read_folder(path)
+    weights, config, rows = read_folder(path)
     built, maker = make_described(config, model, guide, classes)
     svi = SVIModule(built, guide=maker, **{"kl_warmup_epochs": config["kl_warmup_epochs"], **options})
     try:
@@ -53,4 +53,5 @@ def load(
     except RuntimeError as error:
         raise ValueError(f"the weights in {path} do not fit this model and guide: {error}") from error
     svi.schema = None if config["schema"] is None else Schema.from_dict(config["schema"])
+    svi.row_codes = rows
     return svi

@@ -14,11 +14,15 @@ from torch import Tensor
 
 from pyro_omics.serialization.atomic_write import atomic_write
 
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+WEIGHTS, ROWS, CONFIG = "weights.safetensors", "rows.safetensors", "config.json"
 
 
-def write_folder(path: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
+def write_folder(
+    path: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any], rows: Tensor | None = None
+) -> Path:
     """Write a folder with ``weights.safetensors`` and ``config.json``, which replaces an earlier one as a whole.
+
+    ``rows``, if given, are in a file of their own, ``rows.safetensors``.
 
     Parameters
     ----------
@@ -28,6 +32,8 @@ def write_folder(path: str | Path, weights: Mapping[str, Tensor], config: Mappin
         name -> tensor, on any device.
     config
         plain JSON data.
+    rows
+        codes of the rows that were trained on, if they are known.
 
     Raises
     ------
@@ -42,22 +48,24 @@ def write_folder(path: str | Path, weights: Mapping[str, Tensor], config: Mappin
             f"path must be new or a saved model; got {path}, which is something else: choose a new path"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    files = {WEIGHTS: weights} if rows is None else {WEIGHTS: weights, ROWS: {"rows": rows}}
 
     def write(fresh: Path) -> None:
         fresh.mkdir()
-        # Copies, because safetensors refuses tensors that share memory.
-        try:
-            save_file({name: value.detach().cpu().clone() for name, value in weights.items()}, fresh / WEIGHTS)
-        except SafetensorError as error:
-            raise OSError(f"{path / WEIGHTS} cannot be written: {error}") from error
-        os.chmod(fresh / WEIGHTS, 0o644)  # safetensors makes it readable by the user only
+        for name, tensors in files.items():
+            # Copies, because safetensors refuses tensors that share memory.
+            try:
+                save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, fresh / name)
+            except SafetensorError as error:
+                raise OSError(f"{path / name} cannot be written: {error}") from error
+            os.chmod(fresh / name, 0o644)  # safetensors makes it readable by the user only
         (fresh / CONFIG).write_text(json.dumps(config, indent=1))
 
     return atomic_write(path, write)
 
 
-def read_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the weights, on the CPU, and the configuration that `write_folder` wrote.
+def read_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], Tensor | None]:
+    """Read the weights, on the CPU, the configuration and, if they are there, the rows that `write_folder` wrote.
 
     Raises
     ------
@@ -74,8 +82,12 @@ def read_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         config = json.loads((path / CONFIG).read_text())
     except ValueError as error:
         raise ValueError(f"{path / CONFIG} is not valid JSON ({error}): save the fit again, svi.save(path)") from error
+    rows = _read(path / ROWS).get("rows") if (path / ROWS).is_file() else None
+    return _read(path / WEIGHTS), config, rows
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     try:
-        weights = load_file(path / WEIGHTS)
+        return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path / WEIGHTS} cannot be read ({error}): save the fit again, svi.save(path)") from error
-    return weights, config
+        raise ValueError(f"{path} cannot be read ({error}): save the fit again, svi.save(path)") from error

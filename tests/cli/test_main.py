@@ -81,6 +81,7 @@ def test_fit_leaves_its_results(folder):
         "config.yaml",
         "metrics.json",
         "model/config.json",
+        "model/rows.safetensors",
         "model/weights.safetensors",
         "training_curve.png",
         "validation_scores.csv",

@@ -16,10 +16,12 @@ from pyro_omics.inference.interruption import EndAfterStep
 from pyro_omics.inference.monitors import check_monitors, step_plateau
 from pyro_omics.inference.training_state import (
     begin_next_epoch,
+    end_averages,
     forget_unfinished_batches,
     generator_states,
     go_on_after_step,
     metrics,
+    resume_averages,
     set_generator_states,
     set_gradients,
     set_metrics,
@@ -86,12 +88,19 @@ class FitLifecycle(pl.LightningModule):
         self._sums, self._validated = dict(resumed.get("sums", {})), resumed.get("validated")
         self._means.clear()
         if self.trainer.fit_loop.restarted_mid_epoch:
+            resume_averages(self.trainer, self)
             for name in resumed.get("means", ()):
                 self._log_mean(name)
         set_metrics(self.trainer, resumed.get("metrics", {}))
         set_gradients(self, resumed.get("gradients", {}))
         if resumed and any(map(_has_stopped, self.trainer.callbacks)):
             self.trainer.should_stop = True  # the fit had ended, and has no other step
+
+    def on_fit_end(self) -> None:
+        """End a fit that had all of its steps when it was resumed: its checkpoints were saved before the end."""
+        if self._resumed:  # `on_train_start` was not called
+            end_averages(self.trainer, self)
+            self.on_train_end()
 
     def on_validation_start(self) -> None:
         """Keep the generators' states, so that training draws the same with and without validation."""

@@ -292,7 +292,12 @@ class SVIModule(TrainedRows, LightningIdioms, FitLifecycle):
             return self.adapter.loss(self.elbo, batch)
 
     def _training_batches(self) -> Iterator[Any]:
-        for batch in self.trainer.train_dataloader:
+        """All minibatches of training, in the order of the epoch after the last, also where a fit was resumed."""
+        loader = self.trainer.train_dataloader
+        sampler: Any = getattr(loader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):  # in the last epoch, what was taken before would be left out
+            sampler.set_epoch(self.trainer.current_epoch)
+        for batch in loader:
             yield self.in_precision(self.trainer.strategy.batch_to_device(batch))
 
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:

@@ -108,6 +108,34 @@ def set_metrics(trainer: Any, seen: dict[str, dict[str, Tensor]]) -> None:
         getattr(trainer._logger_connector, kind).update({name: value.to(device) for name, value in values.items()})
 
 
+def resume_averages(trainer: Any, module: nn.Module) -> None:
+    """Let Lightning's StochasticWeightAveraging go on within an epoch, at whose start alone it does so by itself.
+
+    Raises
+    ------
+    ValueError
+        In the epoch that it adds at the end for batch norm, whose statistics so far it does not save.
+    """
+    for callback in _of_class(trainer, "StochasticWeightAveraging"):
+        if trainer.current_epoch > callback.swa_end:
+            raise ValueError(
+                "ckpt_path must be a checkpoint from before the last epoch, in which StochasticWeightAveraging renews "
+                f"the statistics of batch norm; got one of step {trainer.global_step}, within it: pass an earlier one"
+            )
+        callback.on_train_epoch_start(trainer, module)
+
+
+def end_averages(trainer: Any, module: nn.Module) -> None:
+    """Give the module the averaged weights of Lightning's WeightAveraging, which it does only after a step."""
+    for callback in _of_class(trainer, "WeightAveraging"):
+        callback.on_train_end(trainer, module)
+
+
+def _of_class(trainer: Any, name: str) -> list[Any]:
+    """The callbacks of a class of Lightning, by name, since `pytorch_lightning` and `lightning` each have it."""
+    return [c for c in trainer.callbacks if name in {cls.__name__ for cls in type(c).__mro__}]
+
+
 def begin_next_epoch(checkpoint: dict[str, Any]) -> None:
     """Let a checkpoint of the end of an epoch begin the next one.
 

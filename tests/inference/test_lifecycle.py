@@ -9,8 +9,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from helpers import counts, donors, quiet_trainer, small
+from pyro.infer.autoguide import AutoLaplaceApproximation
 from pyro.optim.clipped_adam import ClippedAdam
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from pytorch_lightning.loggers import Logger
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
@@ -50,11 +57,15 @@ def fit(adata, ckpt=None, callbacks=(), svi=None, dm=None, epochs=3, scheduler=N
     return module, runner, means.seen
 
 
+def assert_same_weights(first, second):
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
 def assert_same(one, other):
     (first, left, means), (second, right, again) = one, other
     assert left.global_step == right.global_step
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
+    assert_same_weights(first, second)
     pairs = zip(left.optimizers[0].state.values(), right.optimizers[0].state.values(), strict=True)
     for state, other_state in pairs:
         for name, value in state.items():
@@ -158,6 +169,48 @@ def test_what_follows_a_step_is_not_left_out_of_a_resumed_fit(adata, tmp_path, o
         assert rows_again == rows[len(rows) - len(rows_again) :]
         for name, value in seen.items():
             assert str(seen_again[name]) == str(value), (path.name, name)
+
+
+AVERAGES = {
+    "swa": partial(StochasticWeightAveraging, 1e-2, swa_epoch_start=2, annealing_epochs=2),
+    "swa, linear": partial(StochasticWeightAveraging, 1e-2, 0.5, annealing_epochs=9, annealing_strategy="linear"),
+    "ema": EMAWeightAveraging,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Swapping scheduler")
+@pytest.mark.parametrize("make", AVERAGES.values(), ids=AVERAGES)
+@pytest.mark.parametrize("scheduler", [None, partial(CosineAnnealingLR, T_max=4)], ids=["constant", "cosine"])
+def test_averaged_weights_are_those_of_the_uninterrupted_fit(adata, tmp_path, make, scheduler):
+    options = {"epochs": 4, "scheduler": scheduler}
+    each = [ModelCheckpoint(tmp_path / "step", **EACH_STEP), ModelCheckpoint(tmp_path / "epoch", **EACH_EPOCH)]
+    whole = fit(adata, callbacks=[make(), *each], **options)
+    saved = sorted(tmp_path.rglob("*.ckpt"))
+    assert len(saved) >= 20
+    for path in saved:
+        if make is not EMAWeightAveraging and path == tmp_path / "step" / "step=17.ckpt":
+            with pytest.raises(ValueError, match=r"from before the last epoch.*got one of step 17"):
+                fit(adata, ckpt=path, callbacks=[make()], **options)
+            continue
+        assert_same_weights(whole[0], fit(adata, ckpt=path, callbacks=[make()], **options)[0])
+
+
+@pytest.mark.parametrize("batch_size", [16, 60])
+def test_what_is_made_at_the_end_of_a_training_is_made_of_a_resumed_one(tmp_path, batch_size):
+    """A Laplace approximation comes after the last checkpoint, and is of all minibatches."""
+
+    def ended(ckpt=None, **options):
+        dm = po.CellDataModule(counts(N), batch_size=batch_size)
+        model = po.bayesianize(small(dm), "likelihood")
+        svi = po.SVIModule(model, partial(po.guides.Amortized, rest=AutoLaplaceApproximation))
+        quiet_trainer(2, **options).fit(svi, dm, ckpt_path=ckpt, weights_only=True)
+        return svi
+
+    each = [ModelCheckpoint(tmp_path / "step", **EACH_STEP), ModelCheckpoint(tmp_path / "epoch", **EACH_EPOCH)]
+    whole = ended(callbacks=each, enable_checkpointing=True)
+    assert whole.guide.rest.found
+    for path in tmp_path.rglob("*.ckpt"):
+        assert_same_weights(whole, ended(path))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -422,5 +475,4 @@ def test_a_fit_that_ended_early_has_no_further_steps(adata, tmp_path):
     assert 0 < whole[1].current_epoch < 19
     again = fit(adata, tmp_path / "last.ckpt", [stopping()], dm=held_out, epochs=20)
     assert again[1].global_step == whole[1].global_step
-    for name, value in whole[0].state_dict().items():
-        assert torch.equal(value, again[0].state_dict()[name]), name
+    assert_same_weights(whole[0], again[0])

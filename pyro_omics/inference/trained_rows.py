@@ -80,8 +80,8 @@ class TrainedRows:
             warnings.warn(
                 f"the model was trained on {n} of the {len(held_out)} rows that this DataModule holds out, so that "
                 "their scores are not of new rows: make it with the validation_size, validation_indices and seed of "
-                "the fit, with validation_indices=numpy.flatnonzero(~svi.trained_on(dm)), or hold none out "
-                "(validation_size=0)",
+                "the fit, with validation_indices=numpy.flatnonzero(~svi.trained_on(dm)), hold none out "
+                "(validation_size=0), or leave these rows out of the data",
                 UserWarning,
                 stacklevel=3,
             )

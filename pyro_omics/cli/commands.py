@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from torch.distributions import Distribution
 
 from pyro_omics.cli import compare, dna_encoded
 from pyro_omics.cli.allowed_classes import allowed_classes, explain_denied, split_allowed
-from pyro_omics.cli.fit_folder import CONFIG, FitFolder, last_checkpoint
+from pyro_omics.cli.fit_folder import CONFIG, FitFolder, ended_by, last_checkpoint
 from pyro_omics.cli.wrong_values import explain_wrong_value
 from pyro_omics.data.module import RowDataModule
 from pyro_omics.evaluation.report import Report
@@ -160,30 +159,34 @@ class OmicsCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer; a fit's default checkpoint is written to the folder of the results."""
         given = self.config_init[self.subcommand].trainer.get("callbacks")
+        given = list(given) if isinstance(given, list) else [given]  # a copy: Lightning adds its own to the list
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
             resumed = self.config[self.subcommand].get("ckpt_path")
             self._folder = FitFolder(self._out, self._write_config, resumed, self.command)
-            self._folder.attach(trainer, list(given) if isinstance(given, list) else given)
+            self._folder.attach(trainer, given)
         return trainer
 
     def fit(self, **kwargs: Any) -> None:
         """Fit; where a signal ended the fit, exit with its status, whatever else it ended."""
         try:
-            self.trainer.fit(**kwargs)
+            with self._folder.writing():
+                self.trainer.fit(**kwargs)
         except RuntimeError as error:
             if self._folder.status is None:
                 raise
             raise SystemExit(self._folder.status) from error
+        finally:
+            self.trainer._signal_connector.teardown()  # Lightning keeps its handlers where a callback fails at the end
 
     def after_fit(self) -> None:
         """Write the report, and print the paths of its files."""
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             report = next(c for c in self.trainer.callbacks if isinstance(c, Report))
             self._folder.begin()
-            with self._folder.reporting():
-                if self.trainer.received_sigterm:  # after the last step, when Lightning no longer looks
-                    sys.exit(128 + signal.SIGTERM)
+            with self._folder.writing(), self._folder.reporting():
+                if number := ended_by(self.trainer):  # after the last step, when Lightning no longer looks
+                    sys.exit(128 + number)
                 paths = report.write(self.model, self.datamodule, self.trainer, self._out)
             saved = [getattr(callback, "best_model_path", "") for callback in self.trainer.checkpoint_callbacks]
             paths += [Path(os.path.relpath(path)) for path in saved if path]

@@ -206,6 +206,11 @@ class RowTensors(Dataset[B]):
         """The minibatch of the rows at these positions (n,), whose counts are x (n, columns)."""
         raise NotImplementedError
 
+    def count_codes(self, rows: np.ndarray) -> np.ndarray:
+        """The code (n,) of the counts of each of ``rows``, by which the same rows are found in other data."""
+        found: np.ndarray = self.counts.codes(torch.from_numpy(rows))
+        return found
+
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[B]:
         """Minibatches over ``rows``, in order."""
         for start in range(0, len(rows), batch_size):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FunctionType
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from pyro_omics.batch import RowBatch
 from pyro_omics.layers import prototype_trace
 from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.schema import RowData, Schema
+from pyro_omics.schema import Schema
 from pyro_omics.sites import PLATE, is_local, latent_sites
 from pyro_omics.sizes import DELSizes, Sizes
 
@@ -279,20 +278,6 @@ def check_schema(trained: Schema, found: Schema, training_rows: bool = False) ->
         raise ValueError(
             f"the model was trained on data with other {names} than these: use a Posterior, which aligns data by name, "
             "or align the DataModule with dm.adopt(svi.schema, svi.n_obs)"
-        )
-
-
-def warn_of_other_split(trained: Schema, dm: RowData) -> None:
-    """Warn where a DataModule holds out other rows of the training data than the one that was trained on did."""
-    found = dm.schema
-    same_rows = bool(trained.rows_digest) and trained.rows_digest == found.rows_digest
-    if same_rows and trained.training_digest != found.training_digest and len(dm.rows("validation")):
-        warnings.warn(
-            "the model was trained on another split of these rows, so that rows that this DataModule holds out were "
-            "trained on: make it with the validation_size, validation_indices and seed of the fit, or hold none out "
-            "(validation_size=0)",
-            UserWarning,
-            stacklevel=3,
         )
 
 

@@ -24,6 +24,7 @@ class LightningIdioms(pl.LightningModule):
 
     _start: dict[str, float] = {}
     _lifted: int | None = None
+    row_codes: torch.Tensor | None  # of `TrainedRows`
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the instance, unless an argument is of another package."""
@@ -106,7 +107,7 @@ class LightningIdioms(pl.LightningModule):
         return svi.to(weight.device)
 
     def save(self, path: str | Path) -> Path:
-        """Write weights (safetensors), configuration and the data's schema (JSON) to a folder, which `load` reads.
+        """Write a folder that `load` reads: weights and trained rows (safetensors), configuration and schema (JSON).
 
         Returns
         -------
@@ -119,7 +120,7 @@ class LightningIdioms(pl.LightningModule):
         """
         schema = None if self.schema is None else self.schema.to_dict()
         config = {"pyro_omics": __version__, **self.description(), "schema": schema}
-        return write_folder(path, self.elbo.state_dict(), config)
+        return write_folder(path, self.elbo.state_dict(), config, rows=self.row_codes)
 
     def description(self) -> dict[str, Any]:
         """The description of model, guide and settings from which a saved fit is made again."""

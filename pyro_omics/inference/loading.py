@@ -48,10 +48,11 @@ def load(
         Where the configuration names a class outside this package that was not passed in, or where model or guide were
         not made as those that were saved.
     """
-    weights, config = read_folder(path, needed=("model", "guide", "kl_warmup_epochs", "schema"))
+    weights, config, rows = read_folder(path, needed=("model", "guide", "kl_warmup_epochs", "schema"))
     built, maker = make_described(config, model, guide, classes)
     svi = SVIModule(built, guide=maker, **{"kl_warmup_epochs": config["kl_warmup_epochs"], **options})
     check_saved(config, weights, svi.elbo, (svi.model, svi.guide), path)
     svi.elbo.load_state_dict(weights, strict=True)
     svi.schema = None if config["schema"] is None else Schema.from_dict(config["schema"])
+    svi.row_codes = rows
     return svi

@@ -30,7 +30,6 @@ from pyro_omics.inference.checks import (
     check_sizes,
     kind_of,
     refuse_batch,
-    warn_of_other_split,
 )
 from pyro_omics.inference.description import plain
 from pyro_omics.inference.draws import drawing
@@ -41,6 +40,7 @@ from pyro_omics.inference.lifecycle import FitLifecycle
 from pyro_omics.inference.lightning_idioms import LightningIdioms
 from pyro_omics.inference.saved_pair import check_saved
 from pyro_omics.inference.starts import remember_start, warn_if_trained
+from pyro_omics.inference.trained_rows import TrainedRows
 from pyro_omics.layers.eval_mode import ONE_AT_A_TIME, eval_mode
 from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
@@ -49,7 +49,7 @@ from pyro_omics.parts.other_names import attribute_error
 from pyro_omics.schema import Schema
 
 
-class SVIModule(LightningIdioms, FitLifecycle):
+class SVIModule(TrainedRows, LightningIdioms, FitLifecycle):
     """Stochastic variational inference as a LightningModule.
 
     The loss is the negative bound over the full data divided by ``n_obs``. The logged ``train_elbo`` and ``val_elbo``
@@ -208,7 +208,8 @@ class SVIModule(LightningIdioms, FitLifecycle):
             return
         if self.schema is not None:
             check_schema(self.schema, dm.schema)
-            warn_of_other_split(self.schema, dm)
+            if stage != "predict":  # which scores no row
+                self.warn_of_other_split(dm, dm.data)
         if stage == "fit":
             check_sizes(self.model, dm.sizes)
             if dm.n_obs != self.n_obs:
@@ -219,6 +220,7 @@ class SVIModule(LightningIdioms, FitLifecycle):
             check_on_data(self.elbo, self.adapter, self.in_precision(dm.example_batch()))
             self.model.warm_start(self.guide, dm)
             self.schema = dm.schema
+            self.note_rows(dm, self.row_codes if self.fitted else None)
 
     def check_thread(self) -> None:
         """Raise in another thread than the one in which a Trainer is at work: Lightning notes and sets modes there."""
@@ -292,7 +294,12 @@ class SVIModule(LightningIdioms, FitLifecycle):
             return self.adapter.loss(self.elbo, batch)
 
     def _training_batches(self) -> Iterator[Any]:
-        for batch in self.trainer.train_dataloader:
+        """All minibatches of training, in the order of the epoch after the last, also where a fit was resumed."""
+        loader = self.trainer.train_dataloader
+        sampler: Any = getattr(loader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):  # in the last epoch, what was taken before would be left out
+            sampler.set_epoch(self.trainer.current_epoch)
+        for batch in loader:
             yield self.in_precision(self.trainer.strategy.batch_to_device(batch))
 
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
@@ -375,7 +382,7 @@ class SVIModule(LightningIdioms, FitLifecycle):
         made_for = None if sizes is None else sizes.description()
         schema = None if self.schema is None else self.schema.to_dict()
         about = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for, "noise_seed": self.noise_seed}
-        checkpoint[ENTRY] = {**plain(about), **self.description()}
+        checkpoint[ENTRY] = {**plain(about), **self.description(), "rows": self.row_codes}
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -384,7 +391,12 @@ class SVIModule(LightningIdioms, FitLifecycle):
             check_saved(checkpoint[ENTRY], checkpoint["state_dict"], self, (self.model, self.guide), "the checkpoint")
         schema = checkpoint[ENTRY]["schema"]
         self.schema = None if schema is None else Schema.from_dict(schema)
+        stage = None if self._trainer is None else self.trainer.state.fn
+        if (rows := checkpoint[ENTRY].get("rows")) is not None or stage != "fit":
+            self.row_codes = None if rows is None else rows.cpu()
         super().on_load_checkpoint(checkpoint)
         dm: Any = getattr(self._trainer, "datamodule", None)
         if hasattr(dm, "schema") and self.schema is not None:
             check_schema(self.schema, dm.schema, training_rows=True)
+            if stage in ("validate", "test"):
+                self.warn_of_other_split(dm, dm.data)

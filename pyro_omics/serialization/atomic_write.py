@@ -27,6 +27,11 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> Path:
     Returns
     -------
     ``path``.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, with ``path`` in the message.
     """
     # The name is kept, in a temporary folder, because some writers choose a format by the suffix.
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -34,6 +39,10 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> Path:
         write(temporary / path.name)
         _flush(temporary / path.name)
         _rename(temporary / path.name, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # as of a full disk
+            error.filename = str(path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_omics.serialization.atomic_write import atomic_write
 
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+WEIGHTS, ROWS, CONFIG = "weights.safetensors", "rows.safetensors", "config.json"
 
 
 def is_saved(path: Path) -> bool:
@@ -22,8 +22,12 @@ def is_saved(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
-def write_folder(path: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
+def write_folder(
+    path: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any], rows: Tensor | None = None
+) -> Path:
     """Write a folder with ``weights.safetensors`` and ``config.json``, which replaces an earlier one as a whole.
+
+    ``rows``, if given, are in a file of their own, ``rows.safetensors``.
 
     Parameters
     ----------
@@ -33,6 +37,8 @@ def write_folder(path: str | Path, weights: Mapping[str, Tensor], config: Mappin
         name -> tensor, on any device.
     config
         plain JSON data.
+    rows
+        codes of the rows that were trained on, if they are known.
 
     Raises
     ------
@@ -47,22 +53,26 @@ def write_folder(path: str | Path, weights: Mapping[str, Tensor], config: Mappin
             f"path must be new or a saved model; got {path}, which is something else: choose a new path"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    files = {WEIGHTS: weights} if rows is None else {WEIGHTS: weights, ROWS: {"rows": rows}}
 
     def write(fresh: Path) -> None:
         fresh.mkdir()
-        # Copies, because safetensors refuses tensors that share memory.
-        try:
-            save_file({name: value.detach().cpu().clone() for name, value in weights.items()}, fresh / WEIGHTS)
-        except SafetensorError as error:
-            raise OSError(f"{path / WEIGHTS} cannot be written: {error}") from error
-        os.chmod(fresh / WEIGHTS, 0o644)  # safetensors makes it readable by the user only
+        for name, tensors in files.items():
+            # Copies, because safetensors refuses tensors that share memory.
+            try:
+                save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, fresh / name)
+            except SafetensorError as error:
+                raise OSError(f"{path / name} cannot be written: {error}") from error
+            os.chmod(fresh / name, 0o644)  # safetensors makes it readable by the user only
         (fresh / CONFIG).write_text(json.dumps(config, indent=1))
 
     return atomic_write(path, write)
 
 
-def read_folder(path: str | Path, needed: Iterable[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the weights, on the CPU, and the configuration that `write_folder` wrote.
+def read_folder(
+    path: str | Path, needed: Iterable[str] = ()
+) -> tuple[dict[str, Tensor], dict[str, Any], Tensor | None]:
+    """Read the weights, on the CPU, the configuration and, if they are there, the rows that `write_folder` wrote.
 
     Parameters
     ----------
@@ -90,11 +100,15 @@ def read_folder(path: str | Path, needed: Iterable[str] = ()) -> tuple[dict[str,
     if not isinstance(config, dict) or (lacking := [name for name in needed if name not in config]):
         what = "no configuration" if not isinstance(config, dict) else f"a configuration without {lacking}"
         raise ValueError(f"{path / CONFIG} is {what} of a saved fit: save the fit again, svi.save(path)")
+    rows = _read(path / ROWS).get("rows") if (path / ROWS).is_file() else None
+    return _read(path / WEIGHTS), config, rows
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     try:
-        weights = load_file(path / WEIGHTS)
+        return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path / WEIGHTS} cannot be read ({error}): save the fit again, svi.save(path)") from error
-    return weights, config
+        raise ValueError(f"{path} cannot be read ({error}): save the fit again, svi.save(path)") from error
 
 
 def _hint(path: Path) -> str:

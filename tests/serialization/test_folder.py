@@ -379,7 +379,7 @@ def test_a_guide_of_a_function_asks_for_the_guide(dm, tmp_path):
 
 def test_the_folder_holds_no_pickle(fitted_scvi, tmp_path):
     folder = fitted_scvi.svi.save(tmp_path / "model")
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "weights.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "rows.safetensors", "weights.safetensors"]
     assert json.loads((folder / "config.json").read_text())["pyro_omics"] == po.__version__
 
 
@@ -506,7 +506,12 @@ def test_saving_over_a_saved_model_replaces_it_whole(dm, tmp_path):
     (old / "stray").touch()
     svi = fitted(dm, epochs=1, n_latent=4)
     assert same(svi, po.load(svi.save(tmp_path / "model")), dm)
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["config.json", "model", "weights.safetensors"]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [
+        "config.json",
+        "model",
+        "rows.safetensors",
+        "weights.safetensors",
+    ]
 
 
 def test_parents_are_made(dm, tmp_path):

@@ -128,7 +128,6 @@ class DELDataModule(RowDataModule):
         self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
         self.schema = DELSchema(
             training_digest=digest(self.adata.obs_names[self.split.training.numpy()]),
-            rows_digest=digest(self.adata.obs_names),
             targets=tuple(named["target"]),
             controls=tuple(named["control"]),
             pre_selections=tuple(named["pre"]),

@@ -143,7 +143,6 @@ class CellDataModule(RowDataModule):
         self.n_obs = len(self.split.training)
         self.schema = CellSchema(
             training_digest=digest(self.adata.obs_names[self.split.training.numpy()]),
-            rows_digest=digest(self.adata.obs_names),
             genes=tuple(map(str, self.adata.var_names[genes])),
             batches=self._levels("batch_key", batch_key),
             labels=self._levels("label_key", label_key),

@@ -10,12 +10,10 @@ import pandas as pd
 
 from pyro_omics.data.dna_encoded.tables.text import Form, form_of, line_of
 from pyro_omics.data.dna_encoded.tables.written_numbers import as_numbers
-from pyro_omics.data.names import plain
+from pyro_omics.data.names import MISSING, plain
 
 HEAD = 1000  # number of rows from which the columns are recognised
 TEXT = (".csv", ".tsv", ".txt")
-# Missing values in columns of numbers; a name may be "NA".
-EMPTY = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "#N/A"]
 
 
 class Table(abc.ABC):
@@ -112,7 +110,7 @@ def _numpy_column(values: pd.Series) -> pd.Series:
 
 
 class TextTable(Table):
-    """A text file, in which building blocks, names and SMILES stay text, such as "001" or "NA".
+    """A text file, in which building blocks, names and SMILES stay text, such as "001".
 
     Parameters
     ----------
@@ -135,15 +133,12 @@ class TextTable(Table):
 
     def head(self) -> pd.DataFrame:
         """The first rows; columns in which numbers are written as spreadsheets do are numbers."""
-        head = self._read(nrows=HEAD)
-        for name in head:
-            if head[name].dtype == object:
-                head[name] = as_numbers(head[name])
-        return head
+        head = self._read(nrows=HEAD, dtype=str, keep_default_na=False, na_values=["", *MISSING])
+        return head.apply(as_numbers)
 
     def read(self, text: list[str], numbers: list[str]) -> pd.DataFrame:
         """All rows that are not blank; counts that are not plain whole numbers stay text."""
-        missing = {**{name: [""] for name in text}, **dict.fromkeys(numbers, EMPTY)}
+        missing = {name: [""] if name in text else ["", *MISSING] for name in (*text, *numbers)}
 
         def load(columns: list[str], as_text: list[str]) -> pd.DataFrame:
             return self._read(

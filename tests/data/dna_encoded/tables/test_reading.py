@@ -421,10 +421,10 @@ def test_parquet(tmp_path, monkeypatch):
 
 def test_names_in_a_file_stay_text(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_text("A,B,smiles,target_1\n001,NA,,3\n1,NA,C,0\n001,1e5,N,2\n")
+    path.write_text("A,B,smiles,target_1\n001,Na,,3\n1,Na,NA,0\n001,1e5,N,2\n")
     adata = read_del(path)
-    assert adata.obs_names.tolist() == ["001-NA", "1-NA", "001-1e5"]
-    assert adata.obs["smiles"].isna().tolist() == [True, False, False]
+    assert adata.obs_names.tolist() == ["001-Na", "1-Na", "001-1e5"]
+    assert adata.obs["smiles"].isna().tolist() == [True, True, False]
 
 
 def test_the_table_of_an_anndata_comes_back(tmp_path):

@@ -164,28 +164,24 @@ def test_types_that_are_no_numbers(dtype, seen):
         po.CellDataModule(AnnData(X.astype(dtype)))
 
 
-def objects(**changed):
-    """The counts as Python's numbers, as a DataFrame with a column of text becomes, with another first one."""
+def objects(first):
+    """The counts as Python's numbers, as a DataFrame with a column of text gives them, with another first one."""
     found = X.astype(int).astype(object)
-    found[0, 0] = changed.get("first", 3)
+    found[0, 0] = first
     return found
 
 
 @pytest.mark.parametrize("first", [3, 3.0, np.int8(3), np.float32(3), decimal.Decimal(3), True])
 def test_numbers_as_objects_are_counts(first):
-    found, total = objects(first=first), X.sum() - 3 + int(first)
-    as_csr = csr(object)
+    found, as_csr, total = objects(first), csr(object), X.sum() - 3 + int(first)
     as_csr.data[0] = first
-    places = {"X": found, "sparse": as_csr, "frame": pd.DataFrame(found)}
-    for matrix in places.values():
-        adata = AnnData(np.ones_like(X), layers={"counts": matrix if sp.issparse(matrix) else np.asarray(matrix)})
-        adata.obsm["y"] = matrix.set_axis(adata.obs_names) if isinstance(matrix, pd.DataFrame) else matrix
-        batch = next(iter(po.CellDataModule(adata, layer="counts", batch_size=N).train_dataloader()))
-        assert batch.x.sum() == total
-        if not sp.issparse(matrix):
-            y = po.CellDataModule(adata, protein_obsm_key="y", batch_size=N).data.fields["y"]
-            assert y.sum() == total
-    assert po.CellDataModule(AnnData(found)).n_obs == N
+    adata = AnnData(found, layers={"dense": found, "sparse": as_csr})
+    adata.obsm["matrix"] = found
+    adata.obsm["frame"] = pd.DataFrame(found, adata.obs_names)
+    for layer in (None, "dense", "sparse"):
+        assert po.CellDataModule(adata, layer=layer).data.counts.totals.sum() == total
+    for key in adata.obsm:
+        assert po.CellDataModule(adata, protein_obsm_key=key).data.fields["y"].sum() == total
 
 
 @pytest.mark.parametrize(
@@ -203,8 +199,8 @@ def test_numbers_as_objects_are_counts(first):
 )
 def test_objects_that_are_no_counts(first, message):
     with pytest.raises(ValueError, match=rf"adata.X {message}"):
-        po.CellDataModule(AnnData(objects(first=first)))
-    adata = AnnData(X, obsm={"y": objects(first=first)})
+        po.CellDataModule(AnnData(objects(first)))
+    adata = AnnData(X, obsm={"y": objects(first)})
     if "NaN" in message:  # of proteins: not measured
         assert po.CellDataModule(adata, protein_obsm_key="y").data.fields["measured"].sum() == N * G - 1
     else:

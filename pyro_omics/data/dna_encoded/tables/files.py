@@ -8,12 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from pyro_omics.data.dna_encoded.tables.text import Form, form_of, line_of
+from pyro_omics.data.dna_encoded.tables.compressed import BROKEN
+from pyro_omics.data.dna_encoded.tables.text import Form, form_of, line_of, open_text
 from pyro_omics.data.dna_encoded.tables.written_numbers import as_numbers
 from pyro_omics.data.names import MISSING, plain
 
 HEAD = 1000  # number of rows from which the columns are recognised
 TEXT = (".csv", ".tsv", ".txt")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 
 
 class Table(abc.ABC):
@@ -52,10 +54,11 @@ def open_table(source: Any) -> Table:
     name = path.name.lower()
     if name.endswith(".parquet"):
         return FrameTable(_parquet(path))
-    if Path(name.removesuffix(".gz")).suffix not in TEXT:
+    suffix = Path(name).suffix
+    if (Path(name.removesuffix(suffix)).suffix if suffix in COMPRESSED else suffix) not in TEXT:
         raise ValueError(
-            f"path_or_frame must be a {', '.join(TEXT)} file (also .gz), a .parquet file or a DataFrame; "
-            f"got {str(path)!r}"
+            f"path_or_frame must be a {', '.join(TEXT)} file (also {', '.join(COMPRESSED)}), a .parquet file or a "
+            f"DataFrame; got {str(path)!r}"
         )
     return TextTable(path)
 
@@ -127,7 +130,7 @@ class TextTable(Table):
         self.path = path
         try:
             self.form: Form = form_of(path)
-        except (OSError, EOFError, UnicodeError, ValueError) as error:
+        except (*BROKEN, UnicodeError, ValueError) as error:
             raise ValueError(f"path_or_frame={str(path)!r} could not be read as a table ({error})") from error
         _check_header(list(self.form.names))
 
@@ -160,21 +163,20 @@ class TextTable(Table):
         # Fields that all rows lack are not read; nor are blank ones beyond the names.
         names = [*form.names, *(f"beyond {i}" for i in range(form.width - len(form.names)))][: form.width]
         try:
-            found = pd.read_csv(
-                self.path,
-                sep=form.separator,
-                encoding=form.encoding,
-                skiprows=form.header,
-                header=None,
-                names=names,
-                usecols=[name for name in wanted if name in names],
-                index_col=False,
-                compression="gzip" if self.path.suffix.lower() == ".gz" else None,
-                **options,
-            )
+            with open_text(self.path, form.encoding) as file:
+                found = pd.read_csv(
+                    file,
+                    sep=form.separator,
+                    skiprows=form.header,
+                    header=None,
+                    names=names,
+                    usecols=[name for name in wanted if name in names],
+                    index_col=False,
+                    **options,
+                )
         except pd.errors.EmptyDataError:
             return pd.DataFrame(columns=wanted)
-        except (pd.errors.ParserError, UnicodeError, EOFError) as error:
+        except (*BROKEN, pd.errors.ParserError, UnicodeError) as error:
             raise ValueError(f"path_or_frame={str(self.path)!r} could not be read as a table ({error})") from error
         return found.reindex(columns=wanted)
 

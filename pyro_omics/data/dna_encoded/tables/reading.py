@@ -77,8 +77,9 @@ def read_del(
     Parameters
     ----------
     path_or_frame
-        a .csv, .tsv or .txt file (comma, semicolon or tab; also .gz), a .parquet file, or a DataFrame, also of pyarrow
-        or polars. Above the header of a text file may stand Excel's ``sep=;``, comments (#), blank lines and titles.
+        a .csv, .tsv or .txt file (comma, semicolon, tab or |; also .gz, .bz2, .xz, .zip), a .parquet file, or a
+        DataFrame, also of pyarrow or polars. Above the header of a text file may stand Excel's ``sep=;``, comments (#),
+        blank lines and titles.
     layout
         name of the table's layout; None to recognise it by the columns.
     conditions

@@ -63,8 +63,9 @@ def read_del(
     ``competitor_1`` (in any case, also without the number) or are given by ``conditions``.
 
     Building blocks are recognised as ``A``, ``B``, ... (columns of whole numbers after two or more of text are left
-    out, unless they are written with zeros, "001"); ``ID_A``; ``cycle1`` or ``cycle_1``; ``cycle_1_lane``; ``bb1``;
-    ``bb1_id``; ``BB_A``; ``synthon1``; ``codon1``; and, if there are none of these, as KinDEL's ``smiles_a``.
+    out, unless they are written with zeros, "001"); ``ID_A``; ``cycle_1_lane``; ``cycle1`` or ``cycle_1``,
+    ``cycle1_id`` and ``cycle_A``, likewise with "bb", "synthon", "codon" or "building block"; and, if there are none of
+    these, as KinDEL's ``smiles_a``.
 
     Names stay as they are written: "001" and "1" are two. "NA", "nan", "None" and the like are refused as missing,
     since programs write them so: a building block that is really called "NA" needs another name, and a product without
@@ -178,10 +179,11 @@ def _recognition_warnings(columns: Columns, has_synthon_keys: bool) -> Iterator[
             SYNTHON_KEYS,
             "; if neither, drop them from the table",
         )
-    if names := [name for name in columns.other_letters if name not in columns.ignored_counts]:
+    if names := [name for name in columns.other_cycles if name not in columns.ignored_counts]:
         yield ArgumentWarning(
-            f"the columns {listed(names)} are called as building blocks are, and are left out, since letters before "
-            "them are missing: if they are building blocks, pass the columns of all cycles, ",
+            f"the columns {listed(names)} are called as building blocks are, and are left out, since they are not in "
+            f"line with {listed([*columns.synthons.values()])}: if they are building blocks, pass the columns of all "
+            "cycles, ",
             SYNTHON_KEYS,
             "; if not, drop them from the table",
         )
@@ -306,10 +308,14 @@ def _ids(table: pd.DataFrame, obs: pd.DataFrame, columns: Columns, counts: list[
 def _how_to_be_distinct(columns: Columns) -> Iterator[str | Argument]:
     """What to do where rows repeat their building blocks: name the cycle that is left out, or sum the counts."""
     keys = list(columns.synthons.values())
-    if columns.other_letters:
-        yield f"if {listed(columns.other_letters)} are building blocks too, pass "
-        yield Argument("synthon_keys", [*keys, *columns.other_letters])
+    if columns.other_cycles:
+        yield f"if {listed(columns.other_cycles)} are building blocks too, pass "
+        yield Argument("synthon_keys", [*keys, *columns.other_cycles])
         yield "; if they are not, "
+    elif columns.unread:
+        yield f"if some of the columns that are not read, {listed(columns.unread)}, are building blocks too, pass all, "
+        yield SYNTHON_KEYS
+        yield "; if not, "
     yield _how_to_sum(keys, columns.counts())
 
 

@@ -49,8 +49,11 @@ class Columns:
         names of the selections that are taken as targets, if some of them may be something else.
     other_text
         columns of text that are not read.
-    other_letters
-        columns called by a single letter, as cycles are here, that are not read: whole numbers, or text after a gap.
+    other_cycles
+        columns that are called as cycles are and are not read: by a single letter, of whole numbers or after a gap; or
+        alone of their kind.
+    unread
+        all columns that are not read.
     """
 
     layout: str
@@ -62,7 +65,8 @@ class Columns:
     ignored_counts: list[str]
     assumed_targets: list[str]
     other_text: list[str]
-    other_letters: list[str]
+    other_cycles: list[str]
+    unread: list[str]
 
     def counts(self) -> list[str]:
         """The table's columns of numbers."""
@@ -79,9 +83,11 @@ LETTER = "([A-Z])"
 FAMILIES = (
     LETTER,
     *(layout.synthons for layout in LAYOUTS.values() if layout.synthons),
-    *(rf"(?i:{word})[_ ]?(\d+)" for word in ("cycle", "bb", "synthon", "codon", "building[_ ]?block")),
-    r"(?i:bb)[_ ]?(\d+)[_ ]?(?i:id)",
-    r"(?i:bb)[_ ]([A-Za-z])",
+    *(
+        rf"(?i:{word}){which}"
+        for word in ("cycle", "bb", "synthon", "codon", "building[_ ]?block")
+        for which in (r"[_ ]?(\d+)", r"[_ ]?(\d+)[_ ]?(?i:id)", r"[_ ]([A-Za-z])")
+    ),
 )
 STRUCTURES = (r"(?i:smiles)_([A-Za-z])",)  # structures of building blocks, used if no columns have their names
 
@@ -119,8 +125,8 @@ def recognise(
         raise ValueError(f"a column must be either building blocks or counts; got {both[0]!r} among both")
     taken = {*blocks.values(), *(selection.column for selection in selections)}
     lower = {name.lower(): name for name in names}
-    unread = _count_like(head, taken)
-    letters = _other_letters(head, taken, blocks) if synthon_keys is None else []
+    counts_left = _count_like(head, taken)
+    cycles = _other_cycles(head, taken, blocks) if synthon_keys is None else []
     return Columns(
         layout=chosen.name,
         selections=with_replicates(selections),
@@ -128,10 +134,11 @@ def recognise(
         id=_id(head, taken),
         smiles=lower.get("smiles"),
         names=names,
-        ignored_counts=[name for name in unread if chosen.is_general or name in letters],
+        ignored_counts=[name for name in counts_left if chosen.is_general or name in cycles],
         assumed_targets=[] if chosen.names_conditions else assumed_targets(selections, conditions),
         other_text=[n for n in names if n not in taken and n.lower() not in ids and _is_text(head[n])],
-        other_letters=letters,
+        other_cycles=cycles,
+        unread=[name for name in names if name not in taken and name.lower() not in ids],
     )
 
 
@@ -199,13 +206,14 @@ def _family(head: pd.DataFrame, pattern: str) -> list[str]:
     return family[: text[-1] + 1] if len(text) > 1 else family
 
 
-def _other_letters(head: pd.DataFrame, taken: set[str], blocks: Mapping[str, str]) -> list[str]:
-    """Columns that are not ``taken`` and may be cycles, where cycles were recognised by single letters."""
-    if not matches(list(blocks.values()), LETTER):
-        return []
-    names = [match.string for match in matches(map(str, head.columns), LETTER) if match.string not in taken]
+def _other_cycles(head: pd.DataFrame, taken: set[str], blocks: Mapping[str, str]) -> list[str]:
+    """Columns that are not ``taken`` and may be cycles by their names; by a single letter, if other cycles are so."""
+    by_letter = bool(matches(blocks.values(), LETTER))
+    patterns = [one for one in FAMILIES if one != LETTER or by_letter] if blocks else []
+    left = [str(name) for name in head.columns if name not in taken]
+    named = {match.string for pattern in patterns for match in matches(left, pattern)}
     counts = _count_like(head, taken)
-    return [name for name in names if name in counts or _is_text(head[name])]
+    return [name for name in left if name in named and (name in counts or _is_text(head[name]))]
 
 
 def _id(head: pd.DataFrame, taken: set[str]) -> str | None:

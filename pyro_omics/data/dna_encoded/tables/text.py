@@ -114,8 +114,19 @@ def _encoding(path: Path) -> str:
                 chunk = file.read(CHUNK)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
+            _check_not_mixed(path)
             return "cp1252"
     return "utf-8-sig"
+
+
+def _check_not_mixed(path: Path) -> None:
+    """Raise a ValueError if a file that is not UTF-8 has letters of UTF-8, whose bytes would be read as two letters."""
+    with open_bytes(path) as file:
+        while chunk := file.read(CHUNK):
+            if found := re.search(rb"[^\x80-\xff](?:[\xc2-\xdf][\x80-\xbf])+(?![\x80-\xff])", chunk):
+                raise ValueError(
+                    f"it is of two encodings, UTF-8 at {found[0][1:].decode()!r} and another: save it anew as UTF-8"
+                )
 
 
 def _wide(start: bytes) -> str | None:
@@ -272,7 +283,7 @@ def _records(path: Path, form: Form) -> Iterator[tuple[int, int, list[str]]]:
                 _raise(first, f"it cannot be read ({error}): look for a quote that is not closed")
             if fields is None:
                 return
-            if fields and (len(fields) > 1 or fields[0].strip()):
+            if fields and (len(fields) > 1 or fields[0].strip(" \t")):  # pandas takes other blanks as a row
                 yield first, record, fields
                 record += 1
             first = form.header + reader.line_num + 1

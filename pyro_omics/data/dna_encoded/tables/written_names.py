@@ -16,6 +16,8 @@ from pyro_omics.data.names import check_names
 LARGEST_EXACT = 2**53  # above it, float64 skips integers
 WHOLE_FLOAT = re.compile(r"(-?\d+)[.,]0")
 # Spreadsheets write long numbers so; an id such as "1e5" is none of these.
+SUMMARY = re.compile(r"(?i)(?:grand |sub)?(?:total|sum|mean|average|median)s?:?")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 ROUNDED = re.compile(r"-?\d(?:[.,]\d+)?E\+\d+")
 
 
@@ -49,15 +51,25 @@ def names_in(values: pd.Series, column: str) -> pd.Series:
 
 
 def check_blocks(names: Iterable[str], column: str) -> None:
-    """Raise a ValueError where the building blocks of a column differ in how they are written alone."""
+    """Raise a ValueError where building blocks differ only in how they are written, or are of no compound."""
     names, what = list(names), f"the building blocks in the column {column!r}"
     check_names(names, what, "rename one")
     known = set(names)
+    commented = [name for name in names if name.startswith("#")]
     for name in names:
         match = WHOLE_FLOAT.fullmatch(name)
         if match is not None and match[1] in known:
             raise ValueError(
                 f"{what} must be written alike; got {match[1]!r} and {name!r}: write both as one, or rename one"
+            )
+        if SUMMARY.fullmatch(name):
+            raise ValueError(
+                f"{what} must be of compounds; got {name!r}, as of a row of sums: leave it out, or rename it"
+            )
+        if name in commented and len(commented) < len(names):
+            raise ValueError(
+                f"{what} must be of compounds; got {name!r}, as of a comment, which may stand above the header alone: "
+                "leave it out, or rename it"
             )
 
 
@@ -80,4 +92,7 @@ def _as_text(level: Any, column: str) -> str:
             f"the column {column!r} must hold names as they are; got {text!r}, which a spreadsheet has rounded: export "
             "it again with the column formatted as text"
         )
+    if text.startswith("=") or CONTROL.search(text):
+        what = "a formula" if text.startswith("=") else "text with a control character"
+        raise ValueError(f"the column {column!r} must hold names; got {text!r}, {what}: write the name")
     return text

@@ -11,7 +11,8 @@ from pyro_omics.data import DELDataModule, read_del
 from pyro_omics.data.dna_encoded.full_grid import complete_grid
 
 FAMILIES = ["A B C", "ID_A ID_B ID_C", "cycle1 cycle2 cycle3", "cycle_1_lane cycle_2_lane cycle_3_lane", "bb1 bb2 bb3",
-            "bb1_id bb2_id bb3_id", "BB_A BB_B BB_C", "synthon1 synthon2 synthon3", "codon1 codon2 codon3"]  # fmt: skip
+            "bb1_id bb2_id bb3_id", "BB_A BB_B BB_C", "synthon1 synthon2 synthon3", "codon1 codon2 codon3",
+            "synthon_A synthon_B synthon_C", "Cycle1_ID Cycle2_ID Cycle3_ID"]  # fmt: skip
 COUNTS = [5, 0, 1, 2, 3, 0, 4, 6]
 
 
@@ -84,12 +85,30 @@ def test_a_cycle_that_was_left_out_is_named_where_compounds_repeat(tmp_path, ids
 def test_a_cycle_after_a_gap():
     frame = table(*TEXT, ["d1", "d2"], names="ABD")
     with (
-        pytest.warns(UserWarning, match="the columns 'D' are called as building blocks are.*letters before"),
+        pytest.warns(UserWarning, match="the columns 'D' are called as building blocks are.*not in line"),
         pytest.raises(ValueError, match=r"if 'D' are building blocks too, pass synthon_keys=\['A', 'B', 'D'\]"),
     ):
         read_del(frame)
     named = frame.rename(columns={name: f"BB_{name}" for name in "ABD"})
     assert read_del(named).obs_names.tolist() == joined(*TEXT, ["d1", "d2"])
+
+
+@pytest.mark.parametrize("ids", [["c1", "c2"], ["001", "002"], ["1", "2"]])
+def test_a_cycle_called_otherwise_than_the_others(tmp_path, ids):
+    frame = table(*TEXT, ids, names=["cycle1", "cycle2", "bb3"])
+    advice = r"if 'bb3' are building blocks too, pass synthon_keys=\['cycle1', 'cycle2', 'bb3'\]"
+    with pytest.warns(UserWarning, match="'bb3'"), pytest.raises(ValueError, match=advice):
+        read_del(written(tmp_path, frame))
+    with pytest.warns(UserWarning, match="'bb3'"):  # also where no compound repeats
+        read_del(written(tmp_path, frame.iloc[[0, 3, 5, 6]]), complete=False)
+    adata = read_del(frame, synthon_keys=["cycle1", "cycle2", "bb3"])
+    assert adata.obs_names.tolist() == joined(*TEXT, ids)
+
+
+def test_columns_that_are_not_read_are_named_where_compounds_repeat():
+    frame = table(*TEXT, ["c1", "c2"], names=["A", "B", "linker"])
+    with pytest.raises(ValueError, match=r"not read, 'linker', are building blocks too, pass all, synthon_keys="):
+        read_del(frame)
 
 
 @pytest.mark.parametrize("twins", [("cycle1", "cycle_1"), ("BB1", "bb_1"), ("bb1", "bb01"), ("BB_A", "bb_a")])
@@ -113,6 +132,28 @@ def test_two_columns_of_one_cycle(twins):
 def test_ids_that_are_no_names(ids, message):
     with pytest.raises(ValueError, match=f"the (building blocks in the )?column 'bb3'.*{message}"):
         read_del(table(*TEXT, ids, names=["bb1", "bb2", "bb3"]))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("#a1,b1,c1,3", "must be of compounds; got '#a1', as of a comment"),
+        ("# note,b1,c1,3", "must be of compounds; got '# note', as of a comment"),
+        ("Total,all,all,21", "must be of compounds; got 'Total', as of a row of sums"),
+        ("=A2,b1,c1,3", "must hold names; got '=A2', a formula"),
+        ("a\x1a1,b1,c1,3", "must hold names; got 'a.x1a1', text with a control character"),
+    ],
+)
+def test_rows_that_are_no_compounds(tmp_path, row, message):
+    path = written(tmp_path, table(*TEXT, ["c1", "c2"]))
+    path.write_text(path.read_text() + row + "\n")
+    with pytest.raises(ValueError, match=rf"the column 'A' {message}"):
+        read_del(path)
+
+
+def test_names_of_signs_are_names():
+    ids = [["#1", "#2"], ["C#", "C"], ["'", "-"]]
+    assert read_del(table(*ids)).obs_names.tolist() == joined(*ids)
 
 
 # Missing --------------------------------------------------------------------------------------------------------------

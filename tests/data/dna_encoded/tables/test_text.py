@@ -172,6 +172,21 @@ def test_names_of_other_letters(tmp_path, encoding):
     assert found.obs_names[0] == "µ1-B0"
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "mac_roman"])
+def test_two_encodings_in_one_file(tmp_path, encoding):
+    """The µ in UTF-8 was read as two letters."""
+    content = table(rows=with_field(0, 0, "µ1")).encode() + "é,B0,1,1,1\n".encode(encoding)
+    with pytest.raises(ValueError, match="it is of two encodings, UTF-8 at 'µ' and another: save it anew as UTF-8"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize("mark", ["\x0c", "\u2028", "\x85", "\u00a0"])
+def test_lines_of_one_mark_are_counted(tmp_path, mark):
+    content = table() + mark + "\n"
+    with pytest.raises(ValueError, match=r"row 12 .*; line 14 of 'screen7.csv', which has 1 fields for 5 columns"):
+        read(tmp_path, content)
+
+
 @pytest.mark.parametrize("chunk", [7, 64])
 def test_lines_are_checked_in_chunks(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(text, "CHUNK", chunk)

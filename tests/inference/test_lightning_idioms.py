@@ -194,6 +194,24 @@ def test_overfitting_takes_the_same_minibatches_of_training_rows(n_batches, back
     assert seen.validation == held_out[: 2 if n_batches == 2 else 1] * 3
 
 
+@pytest.mark.parametrize(("share", "rows"), [(0.3, "3 minibatches of validation"), (0.1, "4 minibatches of training")])
+def test_overfitting_less_than_a_minibatch_is_refused_by_its_own_name(share, rows):
+    """Lightning names limit_val_batches, which overfit_batches overrides."""
+    dm = po.CellDataModule(counts(60), batch_size=9, validation_size=0.4)
+    message = rf"overfit_batches must take a minibatch or more; got {share} of the {rows} rows: pass a number"
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(1, overfit_batches=share, num_sanity_val_steps=0).fit(po.SVIModule(small(dm)), dm)
+    quiet_trainer(1, overfit_batches=1).fit(po.SVIModule(small(dm)), dm)
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
+@pytest.mark.parametrize("option", ["overfit_batches", "limit_val_batches"])
+def test_a_share_of_the_minibatches_where_no_rows_are_held_out(option):
+    dm, seen = po.CellDataModule(counts(60), batch_size=6, validation_size=0), Seen()
+    quiet_trainer(2, callbacks=[seen], **{option: 0.3}).fit(po.SVIModule(small(dm)), dm)
+    assert len(seen.training) == 2 * (3 if option == "overfit_batches" else 10) and not seen.validation
+
+
 @pytest.mark.parametrize(
     "options",
     [

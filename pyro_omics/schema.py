@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -19,8 +19,6 @@ class Schema:
     ----------
     training_digest
         hash of the names of the training rows, in their order.
-    rows_digest
-        hash of the names of all rows, in their order; "" where it is not known. It is not compared.
     """
 
     # Entry "kind" of a saved schema, which selects its class.
@@ -29,7 +27,6 @@ class Schema:
     of_training_rows: ClassVar[tuple[str, ...]] = ("training_digest",)
 
     training_digest: str = ""
-    rows_digest: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Convert lists, as JSON has them, to tuples."""
@@ -76,8 +73,8 @@ class Schema:
         training_rows
             whether to compare the fields that describe the training rows too; default False.
         """
-        compared = [one.name for one in fields(self) if one.compare]
-        names = [name for name in compared if training_rows or name not in self.of_training_rows]
+        known = [one.name for one in fields(self)]
+        names = [name for name in known if training_rows or name not in self.of_training_rows]
         if type(other) is not type(self):
             return names
         return [name for name in names if getattr(self, name) != getattr(other, name)]
@@ -96,6 +93,7 @@ class Schema:
             If the kind of schema is unknown, or if it does not have one of the fields.
         """
         data = dict(data) if "kind" in data else _from_earlier_version(data)
+        data.pop("rows_digest", None)  # of an earlier version
         kinds = {cls.kind: cls for cls in _subclasses(Schema)}
         if (kind := data.pop("kind")) not in kinds:
             raise ValueError(

@@ -7,6 +7,7 @@ import copy
 import importlib.util
 import inspect
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +24,8 @@ from pyro.infer import (
     NUTS,
     SVGD,
     SVI,
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
     Predictive,
     RBFSteinKernel,
     Trace_ELBO,
@@ -123,6 +126,14 @@ def svi(make):
         trained(case, case.guide(), make())
 
     return use
+
+
+def compiled(case):
+    """A step by torch's tracer, which warns of what it cannot follow."""
+    kind = JitTraceEnum_ELBO if case.summed else JitTrace_ELBO
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        trained(case, case.guide(), kind(max_plate_nesting=1))
 
 
 def package_guide(name):
@@ -479,6 +490,7 @@ TOOLS = {
     "`SVI`, `elbos.TraceELBO`": svi(po.elbos.TraceELBO),
     "`SVI`, `elbos.RenyiELBO`": svi(partial(po.elbos.RenyiELBO, 0.5)),
     "`SVI`, `elbos.ImportanceWeightedELBO`": svi(po.elbos.ImportanceWeightedELBO),
+    "`SVI`, `JitTrace_ELBO`": compiled,
     "`vectorize_particles=True`": particles,
     **{f"`guides.{name}`: `SVI`, particles, `Predictive`": package_guide(name) for name in po.guides.__all__},
     "`AutoNormal`, minibatches": autoguide(AutoNormal),
@@ -545,6 +557,13 @@ LIMITS = [
         lambda case: bool(case.summed),
         error="Found vars in model but not guide",
         why="a discrete latent is summed out, by `TraceEnum_ELBO(max_plate_nesting=1)` or the bounds of `elbos`",
+    ),
+    Limit(
+        ("`SVI`, `JitTrace_ELBO`",),
+        lambda case: True,
+        error=r"^'[\w.]+'$",  # a KeyError of the parameter's name
+        why="`Jit..._ELBO` looks for parameters in Pyro's store, where those of modules under "
+        "`module_local_params=True`, as this package's are, do not go: use the ELBO without `Jit`",
     ),
     Limit(
         ("`SVGD`",),

@@ -101,9 +101,6 @@ def test_each_field_makes_a_difference(schema):
     others = {str: "other", bool: False, tuple: ()}
     for field in fields(schema):
         other = replace(schema, **{field.name: others[type(getattr(schema, field.name))]})
-        if field.name == "rows_digest":  # of an earlier version's schema it is not known
-            assert schema.differences(other, training_rows=True) == [] and schema == other
-            continue
         of_rows = field.name in ("training_digest", "panels", "mean_counts")
         assert schema.differences(other) == ([] if of_rows else [field.name])
         assert schema.differences(other, training_rows=True) == [field.name]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -23,9 +22,11 @@ from torch.distributions import Distribution
 
 from pyro_omics.cli import compare, dna_encoded
 from pyro_omics.cli.allowed_classes import allowed_classes, explain_denied, split_allowed
-from pyro_omics.cli.fit_folder import CONFIG, FitFolder, last_checkpoint
+from pyro_omics.cli.fit_folder import CONFIG, FitFolder, ended_by, last_checkpoint
+from pyro_omics.cli.wrong_values import explain_wrong_value
 from pyro_omics.data.module import RowDataModule
 from pyro_omics.evaluation.report import Report
+from pyro_omics.inference.checkpoint_io import ENTRY, read_checkpoint
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models import CountModel
 from pyro_omics.models.bayesianize import bayesianize
@@ -69,8 +70,10 @@ class OmicsParser(LightningArgumentParser):
         return defaults
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        """Exit with a message; of a class that may not be named, with the mend."""
-        super().error(explain_denied(str(message)), ex)
+        """Exit with a message; of a class or an argument that may not be named, or is not there, with the mend."""
+        # The parsers of the arguments of a class do not exit: theirs are part of the message that is explained.
+        text = str(message)
+        super().error(explain_wrong_value(explain_denied(text)) if self.exit_on_error else text, ex)
 
 
 class OmicsCLI(LightningCLI):
@@ -141,7 +144,7 @@ class OmicsCLI(LightningCLI):
                 f"--ckpt_path is needed, since {self.config.subcommand} runs a trained model: pass the checkpoint.ckpt "
                 "of a fit, and --config with the config.yaml beside it"
             )
-        self.trained = None if checkpoint is None else _read_checkpoint(checkpoint)
+        self.trained = None if checkpoint is None else read_checkpoint(checkpoint)[ENTRY]
 
     def _last_checkpoint(self, config: Any) -> str | None:
         """The path of the last checkpoint of a fit with this configuration; None before its first."""
@@ -156,30 +159,34 @@ class OmicsCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer; a fit's default checkpoint is written to the folder of the results."""
         given = self.config_init[self.subcommand].trainer.get("callbacks")
+        given = list(given) if isinstance(given, list) else [given]  # a copy: Lightning adds its own to the list
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
             resumed = self.config[self.subcommand].get("ckpt_path")
             self._folder = FitFolder(self._out, self._write_config, resumed, self.command)
-            self._folder.attach(trainer, list(given) if isinstance(given, list) else given)
+            self._folder.attach(trainer, given)
         return trainer
 
     def fit(self, **kwargs: Any) -> None:
         """Fit; where a signal ended the fit, exit with its status, whatever else it ended."""
         try:
-            self.trainer.fit(**kwargs)
+            with self._folder.writing():
+                self.trainer.fit(**kwargs)
         except RuntimeError as error:
             if self._folder.status is None:
                 raise
             raise SystemExit(self._folder.status) from error
+        finally:
+            self.trainer._signal_connector.teardown()  # Lightning keeps its handlers where a callback fails at the end
 
     def after_fit(self) -> None:
         """Write the report, and print the paths of its files."""
         if self.trainer.is_global_zero and not self.trainer.interrupted:
             report = next(c for c in self.trainer.callbacks if isinstance(c, Report))
             self._folder.begin()
-            with self._folder.reporting():
-                if self.trainer.received_sigterm:  # after the last step, when Lightning no longer looks
-                    sys.exit(128 + signal.SIGTERM)
+            with self._folder.writing(), self._folder.reporting():
+                if number := ended_by(self.trainer):  # after the last step, when Lightning no longer looks
+                    sys.exit(128 + number)
                 paths = report.write(self.model, self.datamodule, self.trainer, self._out)
             saved = [getattr(callback, "best_model_path", "") for callback in self.trainer.checkpoint_callbacks]
             paths += [Path(os.path.relpath(path)) for path in saved if path]
@@ -263,19 +270,6 @@ def _make_sized(cls: type, *args: Any, **kwargs: Any) -> Any:
     return cls(*args, **kwargs)
 
 
-def _read_checkpoint(checkpoint: str) -> dict[str, Any]:
-    """The schema and sizes of the training data that a checkpoint holds."""
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"ckpt_path={checkpoint!r} does not exist: pass the .ckpt file of a fit")
-    try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types of errors for other files
-        raise ValueError(f"ckpt_path={checkpoint!r} could not be read as a checkpoint ({error})") from error
-    if not isinstance(loaded, dict) or "pyro_omics" not in loaded:
-        raise ValueError(f"ckpt_path must be a checkpoint of this package's SVIModule; got {checkpoint!r}")
-    return loaded["pyro_omics"]
-
-
 def _aligned_data(trained: dict[str, Any]) -> Any:
     """An instantiator of DataModules that aligns them to the training data of a checkpoint."""
 
@@ -322,10 +316,8 @@ def main(args: list[str] | None = None) -> None:
                 compare.main(given[1:], _run_checked)
             else:
                 _run_lightning(given)
-    except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
-        # Of RuntimeErrors, only those about weights that do not fit are the user's to mend.
-        internal = isinstance(error, RuntimeError) and "loading state_dict" not in str(error)
-        if internal or os.environ.get("JSONARGPARSE_DEBUG"):
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        if os.environ.get("JSONARGPARSE_DEBUG"):
             raise
         sys.exit(f"pyro-omics: error: {_shorten(str(error))}")
 
@@ -339,12 +331,7 @@ def _run_checked(args: list[str], check: Callable[[Any, Any, Any], None]) -> Non
         def before_fit(self) -> None:
             check(self.model, self.datamodule, self.trainer)
 
-    # Lightning warns if there are arguments in sys.argv as well.
-    given, sys.argv = sys.argv, sys.argv[:1]
-    try:
-        _run_lightning(args, Checked)
-    finally:
-        sys.argv = given
+    _run_lightning(args, Checked)
 
 
 def _run_lightning(args: list[str] | None, cli: type[OmicsCLI] = OmicsCLI) -> None:

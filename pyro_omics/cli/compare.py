@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
 from pyro_omics import plots
 from pyro_omics.evaluation import comparison
 from pyro_omics.evaluation.fingerprint import fingerprint, same_fit
@@ -64,12 +66,13 @@ def main(args: list[str], fit: Callable[[list[str], Callable[[Any, Any, Any], No
         )
     _check_files(files)
     comparison.check_reference(given.reference, [file.stem for file in files])
-    out, fits, data = Path(given.out).expanduser(), {}, {}
+    out, data = Path(given.out).expanduser(), {}
     for file in files:
-        folder = out / file.stem
-        print(f"\n{file}", flush=True)
-        data[file.stem] = _fit_or_reuse(file, options, folder, fit)["data"]
-        fits[file.stem] = comparison.read(folder)
+        _say(f"\n{file}")
+        data[file.stem] = _fit_or_reuse(file, options, out / file.stem, fit)["data"]
+    if rank_zero_only.rank:
+        return  # a process that Lightning started takes part in the fits alone
+    fits = {file.stem: comparison.read(out / file.stem) for file in files}
     table = comparison.table(fits, given.reference)
     _check_data(data)
     paths = [
@@ -77,6 +80,11 @@ def main(args: list[str], fit: Callable[[list[str], Callable[[Any, Any, Any], No
         *draw({"comparison.png": plots.comparison(table)}, out),
     ]
     print(f"\n{table.round(2).to_string()}\n\nThe table is in {paths[0]}, and a figure in {paths[1]}")
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _fit_or_reuse(file: Path, options: list[str], folder: Path, fit: Callable[..., None]) -> dict[str, Any]:
@@ -95,8 +103,9 @@ def _fit_or_reuse(file: Path, options: list[str], folder: Path, fit: Callable[..
     try:
         fit(["fit", "--config", str(file), *options, "--out", str(folder)], check)
     except FittedAlreadyError:
-        print(f"is fitted already, in {folder}", flush=True)
-    else:
+        _say(f"is fitted already, in {folder}")
+        return current
+    if not rank_zero_only.rank:
         atomic_write(folder / FINGERPRINT, lambda path: path.write_text(json.dumps(current, indent=1)))
     return current
 

@@ -83,8 +83,8 @@ def analyse(
     Parameters
     ----------
     table
-        the counts: one row per compound, one column per selection (.csv, .tsv, .txt, also .gz, or .parquet; see
-        pyro_omics.read_del), or an .h5ad or .zarr for pyro_omics.DELDataModule.
+        the counts: one row per compound, one column per selection (.csv, .tsv, .txt, also compressed, or .parquet;
+        see pyro_omics.read_del), or an .h5ad or .zarr for pyro_omics.DELDataModule.
     out
         folder of the results. A path ending in .csv is the file of the hit list; the other results then go into the
         folder of the same name without .csv.

@@ -52,9 +52,8 @@ class FitFolder(pl.Callback):
         self._begun = False
         self.status: int | None = None  # with which the process exits, where a signal ended the fit
 
-    def attach(self, trainer: pl.Trainer, given: Any) -> None:
+    def attach(self, trainer: pl.Trainer, given: list[Any]) -> None:
         """Join a trainer; its checkpoint goes to the folder, unless ``given`` callbacks save checkpoints."""
-        given = given if isinstance(given, list) else [given]
         if not any(isinstance(callback, Checkpoint) for callback in given):
             default = ModelCheckpoint(dirpath=self.folder, filename=Path(CHECKPOINT).stem, enable_version_counter=False)
             trainer.callbacks[:] = [default if type(c) is ModelCheckpoint else c for c in trainer.callbacks]
@@ -81,8 +80,7 @@ class FitFolder(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save a checkpoint and say how to go on, where a signal ended the fit."""
-        ends = [callback.signal for callback in trainer.callbacks if isinstance(callback, EndAfterStep)]
-        number = next(filter(None, ends), signal.SIGTERM if trainer.received_sigterm else None)
+        number = ended_by(trainer)
         # A signal to all processes also ends the loader's workers, whose RuntimeError may come first.
         batches = trainer.fit_loop.epoch_loop.batch_progress.current
         if number is None or batches.ready > batches.processed:
@@ -91,13 +89,24 @@ class FitFolder(pl.Callback):
         if trainer.sanity_checking:
             print("\nThe fit was ended by a signal before its first step", file=sys.stderr)
             return
-        trainer.save_checkpoint(self.folder / LAST)
+        trainer.save_checkpoint(self.folder / LAST, weights_only=False)
         if trainer.is_global_zero:
             self.begin()
             self._say(f"after step {trainer.global_step}; its checkpoint is {self.folder / LAST}")
 
     def _say(self, when: str) -> None:
         print(f"\nThe fit was ended by a signal {when}. Go on with\n  {self.command}", file=sys.stderr)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say how to go on where a file cannot be written, as on a full disk, and there is a checkpoint."""
+        try:
+            yield
+        except OSError:
+            if (self._saved or self.resumed) and (self.folder / CONFIG).is_file():
+                said = "A file could not be written; the last checkpoint is whole. Once there is space, go on with"
+                print(f"\n{said}\n  {self.command}", file=sys.stderr)
+            raise
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
@@ -129,6 +138,12 @@ class _NotedCheckpointIO(AtomicCheckpointIO):
         """Save a checkpoint, then tell of it."""
         super().save_checkpoint(checkpoint, path, storage_options)
         self.note(Path(path))
+
+
+def ended_by(trainer: pl.Trainer) -> int | None:
+    """The signal that ended a fit, or came after its last step; None where none did."""
+    ends = [callback.signal for callback in trainer.callbacks if isinstance(callback, EndAfterStep)]
+    return next(filter(None, ends), signal.SIGTERM if trainer.received_sigterm else None)
 
 
 def last_checkpoint(folders: Iterable[Path]) -> Path | None:

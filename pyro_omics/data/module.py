@@ -150,13 +150,28 @@ class RowDataModule(pl.LightningDataModule):
         With ``Trainer(overfit_batches=...)`` they come in the order of the AnnData, the same ones in each epoch. In a
         loop of one's own each pass is the next epoch; ``loader.sampler.set_epoch(n)`` sets it.
         """
-        return self._loader(self.split.training, shuffle=True)
+        return self._to_overfit(self._loader(self.split.training, shuffle=True), "training")
 
-    def val_dataloader(self) -> DataLoader[Any] | BlockLoader | Iterator[Any]:
+    def _to_overfit(self, loader: Any, rows: str) -> Any:
+        """The loader; a ValueError if ``Trainer(overfit_batches=share)`` takes less than one of its minibatches.
+
+        Lightning's own error names limits that ``overfit_batches`` overrides.
+        """
+        share = 0 if self.trainer is None else self.trainer.overfit_batches
+        if isinstance(share, float) and 0 < share * len(loader) < 1:
+            raise ValueError(
+                f"overfit_batches must take a minibatch or more; got {share:g} of the {len(loader)} minibatches of "
+                f"{rows} rows: pass a number of minibatches, Trainer(overfit_batches=1), or give the data a smaller "
+                "batch_size"
+            )
+        return loader
+
+    def val_dataloader(self) -> DataLoader[Any] | BlockLoader | Iterable[Any]:
         """Minibatches of the held-out rows, in order."""
         if not len(self.split.validation):
-            return iter(())  # of an empty loader with a length Lightning would warn at each epoch
-        return self._loader(self.split.validation, shuffle=False)
+            # Of an empty loader with a length Lightning would warn, and of one without it refuse to take a share.
+            return [] if self.trainer is not None and 0 < self.trainer.limit_val_batches < 1 else iter(())
+        return self._to_overfit(self._loader(self.split.validation, shuffle=False), "validation")
 
     def test_dataloader(self) -> DataLoader[Any] | BlockLoader:
         """The minibatches of validation; the package tunes nothing on them, unless you stop a fit early by them."""
@@ -205,6 +220,11 @@ class RowTensors(Dataset[B]):
     def batch(self, at: Tensor, x: Tensor) -> B:
         """The minibatch of the rows at these positions (n,), whose counts are x (n, columns)."""
         raise NotImplementedError
+
+    def count_codes(self, rows: np.ndarray) -> np.ndarray:
+        """The code (n,) of the counts of each of ``rows``, by which the same rows are found in other data."""
+        found: np.ndarray = self.counts.codes(torch.from_numpy(rows))
+        return found
 
     def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[B]:
         """Minibatches over ``rows``, in order."""

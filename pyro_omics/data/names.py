@@ -11,6 +11,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+# What pandas, R and databases write where a name or number is missing; not "none", which is a name.
+MISSING = ("NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NaT", "NULL", "null", "None")
+# What is no name: nor is what spreadsheets write where a formula failed.
+NO_NAMES = ("", *MISSING, "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!")
 # Blanks of any kind, and marks of no width that spreadsheets and web pages leave in names.
 BLANKS = re.compile("[\\s\u200b\u200c\u200d\u2060\ufeff]+")
 

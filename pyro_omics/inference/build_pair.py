@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from torch import nn
 
 from pyro_omics.batch import RowBatch
-from pyro_omics.inference.checks import check_guide, check_model, check_pair, check_rows, run
+from pyro_omics.inference.checks import check_guide, check_model, check_pair, check_rows, make_guide, run
 from pyro_omics.inference.elbos.adapters import BoundAdapter
 from pyro_omics.layers import without_side_effects
 from pyro_omics.lightning import rank_zero_info
@@ -53,7 +53,7 @@ def build_pair(
         p = run("model", model, batch)
     check_model(model, p)
     with model.reuse_trace(p):
-        made = make if isinstance(make, nn.Module) else make(model)
+        made = make if isinstance(make, nn.Module) else make_guide(make, model, batch)
         check_guide(made, model)
         pair = adapter.bound(model, made)
         with without_side_effects(pair):

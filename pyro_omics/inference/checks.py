@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any, NoReturn
 
 import pyro
@@ -20,10 +20,19 @@ from torch import Tensor, nn
 from pyro_omics.batch import RowBatch
 from pyro_omics.layers import prototype_trace
 from pyro_omics.models.base import CountModel, Guide
-from pyro_omics.schema import RowData, Schema
+from pyro_omics.schema import Schema
 from pyro_omics.sites import PLATE, is_local, latent_sites
 from pyro_omics.sizes import DELSizes, Sizes
 
+MODULE = "write the guide as a PyroModule with forward(batch), and pass its class"
+# Texts of Pyro's errors -> what they mean.
+MAP_ESTIMATE = {
+    "'unconstrained'": "makes a parameter inside the plate of rows, as EasyGuide.map_estimate does; Pyro cannot do so "
+    "for minibatches where parameters belong to modules: use guides.PerObservation, which has a table of rows, or give "
+    "the guide a network",
+    'contain "."': "makes a parameter with a dot in its name, as EasyGuide.map_estimate does for latent weights: take "
+    "them as a group, self.group(PATTERN).sample(NAME, FN)",
+}
 ENUM_ELBO = "TraceEnum_ELBO(max_plate_nesting=1)"
 
 
@@ -78,6 +87,26 @@ def check_model(model: CountModel, p: Trace) -> None:
             )
 
 
+def make_guide(make: Any, model: CountModel, batch: RowBatch) -> Any:
+    """Make the guide of a model.
+
+    Raises
+    ------
+    TypeError
+        Where ``make`` is a guide itself, a function of minibatches.
+    """
+    try:
+        return make(model)
+    except AttributeError as error:
+        found = re.search(r"has no attribute '(\w+)'", str(error))
+        if isinstance(make, type) or found is None or found[1] not in getattr(batch, "_fields", ()):
+            raise
+        raise TypeError(
+            f"guide must be a callable of a model, which makes its guide; got {getattr(make, '__name__', make)!r}, "
+            f"which reads {found[1]!r} of a minibatch: {MODULE}"
+        ) from error
+
+
 def check_guide(guide: Any, model: CountModel) -> None:
     """Raise unless ``guide`` is a PyroModule that can handle minibatches of rows.
 
@@ -89,7 +118,8 @@ def check_guide(guide: Any, model: CountModel) -> None:
         For a guide of another model, and for an autoguide without a plate, of a model with local latents.
     """
     if not isinstance(guide, PyroModule):
-        raise TypeError(f"guide must make a PyroModule from a model, as guides.Amortized does; it made {guide!r}")
+        mend = f": {MODULE}" if isinstance(guide, FunctionType) else ""
+        raise TypeError(f"guide must make a PyroModule from a model, as guides.Amortized does; it made {guide!r}{mend}")
     owner = _program(guide)
     if isinstance(owner, CountModel) and owner is not model:
         raise ValueError(
@@ -195,9 +225,14 @@ def _check_uninformed(side: str, informed: Tensor | None, site: dict[str, Any]) 
 
 @contextmanager
 def _parameters_in_modules(side: str, program: PyroModule) -> Iterator[None]:
-    """Replace Pyro's error for a ``pyro.param`` statement by one that says what to use instead."""
+    """Replace Pyro's errors for parameters that a program makes as it runs by ones that say what to use instead."""
     try:
         yield
+    except (AttributeError, KeyError) as error:
+        for text, message in MAP_ESTIMATE.items():
+            if text in str(error):
+                raise ValueError(f"the {side} {type(program).__name__} {message}") from error
+        raise
     except NotImplementedError as error:
         if "pyro.param" not in str(error):
             raise
@@ -243,20 +278,6 @@ def check_schema(trained: Schema, found: Schema, training_rows: bool = False) ->
         raise ValueError(
             f"the model was trained on data with other {names} than these: use a Posterior, which aligns data by name, "
             "or align the DataModule with dm.adopt(svi.schema, svi.n_obs)"
-        )
-
-
-def warn_of_other_split(trained: Schema, dm: RowData) -> None:
-    """Warn where a DataModule holds out other rows of the training data than the one that was trained on did."""
-    found = dm.schema
-    same_rows = bool(trained.rows_digest) and trained.rows_digest == found.rows_digest
-    if same_rows and trained.training_digest != found.training_digest and len(dm.rows("validation")):
-        warnings.warn(
-            "the model was trained on another split of these rows, so that rows that this DataModule holds out were "
-            "trained on: make it with the validation_size, validation_indices and seed of the fit, or hold none out "
-            "(validation_size=0)",
-            UserWarning,
-            stacklevel=3,
         )
 
 

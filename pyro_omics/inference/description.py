@@ -8,7 +8,7 @@ from typing import Any
 
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.serialization.arguments import decode, encode, encode_factory
-from pyro_omics.serialization.class_names import qualified_name
+from pyro_omics.serialization.class_names import class_name, find_class, qualified_name
 
 
 def describe(model: CountModel, guide: Guide) -> dict[str, Any]:
@@ -41,9 +41,12 @@ def make_described(
     TypeError
         Where ``classes`` is not a list of classes.
     ValueError
-        Where the description names a class outside this package that was not passed in.
+        Where the description names a class outside this package that was not passed in, and for a model or guide of
+        another class than a saved one of this package.
     """
     known = _by_name(classes)
+    for argument, cls in (("model", type(model) if isinstance(model, CountModel) else model), ("guide", guide)):
+        _check_class(argument, description[argument], cls)
     built: Any = model
     if model is None or isinstance(model, type):
         built = decode(description["model"], _with_class(known, description["model"], model))
@@ -58,6 +61,17 @@ def _by_name(classes: Iterable[type]) -> dict[str, type]:
     if not isinstance(classes, Iterable) or not all(isinstance(cls, type) for cls in given):
         raise TypeError(f"classes must be a list of classes, such as [MyPrior]; got {classes!r}")
     return {qualified_name(cls): cls for cls in given}
+
+
+def _check_class(argument: str, data: dict[str, Any], cls: Any) -> None:
+    saved = find_class(data.get("class", data.get("partial", "")))
+    if saved is None or not isinstance(cls, type) or cls is saved:
+        return
+    if find_class(class_name(cls)) is cls or not issubclass(cls, saved):
+        raise ValueError(
+            f"{argument} must be the class that was saved, {saved.__name__}, or one of your own derived from it; got "
+            f"{cls.__name__}: leave out {argument}="
+        )
 
 
 def _with_class(known: dict[str, type], data: dict[str, Any], cls: Any) -> dict[str, type]:

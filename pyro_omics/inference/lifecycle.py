@@ -10,17 +10,23 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_omics.batch import RowBatch
-from pyro_omics.inference.checkpoint_io import use_atomic_files
+from pyro_omics.inference.checkpoint_io import ENTRY, use_atomic_files
 from pyro_omics.inference.divergence import LossWatch, bad_parameters, bad_site, divergence
 from pyro_omics.inference.interruption import EndAfterStep
 from pyro_omics.inference.monitors import check_monitors, step_plateau
 from pyro_omics.inference.training_state import (
     begin_next_epoch,
+    end_averages,
     forget_unfinished_batches,
     generator_states,
+    go_on_after_step,
+    metrics,
+    resume_averages,
     set_generator_states,
     set_gradients,
+    set_metrics,
     waiting_gradients,
+    what_follows,
 )
 from pyro_omics.lightning import pl
 
@@ -40,14 +46,15 @@ class FitLifecycle(pl.LightningModule):
         self._losses = LossWatch()
         self._validated: float | None = None  # ELBO of this epoch's validation
         self._sums: dict[str, tuple[Any, float]] = {}  # name -> sum over rows of the epoch, number of rows
+        self._means: list[str] = []  # names of the sums whose mean is logged
         self._resumed: dict[str, Any] = {}  # of the checkpoint that the fit goes on from, until it starts
         self._generators: dict[str, Any] | None = None  # states in training, while a fit validates
 
     def setup(self, stage: str) -> None:
         """Check what the Trainer's callbacks watch, before a fit."""
+        use_atomic_files(self.trainer.strategy)
         if stage == "fit":
             check_monitors(self.trainer.callbacks)
-            use_atomic_files(self.trainer.strategy)
             self._losses, self._resumed = LossWatch(), {}
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -62,8 +69,11 @@ class FitLifecycle(pl.LightningModule):
         return {
             "generators": self._generators or generator_states(self.device),
             "sums": dict(self._sums),
+            "means": list(self._means),
+            "metrics": metrics(self.trainer),
             "validated": self._validated,
             "gradients": waiting_gradients(self, self.trainer),
+            "follows": what_follows(self.trainer),
         }
 
     def on_fit_start(self) -> None:
@@ -76,14 +86,27 @@ class FitLifecycle(pl.LightningModule):
         resumed, self._resumed = self._resumed, {}
         self._set_generators(resumed.get("generators"))  # where the strategy loads a checkpoint after `on_fit_start`
         self._sums, self._validated = dict(resumed.get("sums", {})), resumed.get("validated")
+        self._means.clear()
+        if self.trainer.fit_loop.restarted_mid_epoch:
+            resume_averages(self.trainer, self)
+            for name in resumed.get("means", ()):
+                self._log_mean(name)
+        set_metrics(self.trainer, resumed.get("metrics", {}))
         set_gradients(self, resumed.get("gradients", {}))
         if resumed and any(map(_has_stopped, self.trainer.callbacks)):
             self.trainer.should_stop = True  # the fit had ended, and has no other step
+
+    def on_fit_end(self) -> None:
+        """End a fit that had all of its steps when it was resumed: its checkpoints were saved before the end."""
+        if self._resumed:  # `on_train_start` was not called
+            end_averages(self.trainer, self)
+            self.on_train_end()
 
     def on_validation_start(self) -> None:
         """Keep the generators' states, so that training draws the same with and without validation."""
         if self.trainer.state.fn == "fit":
             self._generators = generator_states(self.device)
+            self.trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()  # of `go_on_after_step`
 
     def on_validation_end(self) -> None:
         """Go on with the generators' states before the validation."""
@@ -105,12 +128,13 @@ class FitLifecycle(pl.LightningModule):
         if self.trainer.state.fn == "fit":
             self._check_finite()
             forget_unfinished_batches(checkpoint, self.trainer)
-            checkpoint.setdefault("pyro_omics", {})["training"] = self.training_state()
+            checkpoint.setdefault(ENTRY, {})["training"] = self.training_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take from the checkpoint what a resumed fit goes on with."""
         if self._trainer is not None and self.trainer.state.fn == "fit":
-            self._resumed = dict(checkpoint["pyro_omics"].get("training", {}))
+            self._resumed = dict(checkpoint[ENTRY].get("training", {}))
+            go_on_after_step(checkpoint, self._resumed.get("follows"))
             if self.trainer.max_steps != -1:
                 begin_next_epoch(checkpoint)
 
@@ -155,7 +179,8 @@ class FitLifecycle(pl.LightningModule):
             self._log_rows(name, value, rows)
 
     def _log_mean(self, name: str) -> None:
-        total, rows = self._sums.pop(name)
+        total, rows = self._sums[name]
+        self._means.append(name)
         self._log_rows(name, total / rows, rows)
 
     def _log_rows(self, name: str, value: Any, rows: Any) -> None:
@@ -164,7 +189,11 @@ class FitLifecycle(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Reset the sums of the logged values."""
+        self._forget_sums()
+
+    def _forget_sums(self) -> None:
         self._sums.clear()
+        self._means.clear()
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val_loss``, the negative of ``val_elbo``: lower is better, as Lightning's callbacks expect."""
@@ -178,8 +207,9 @@ class FitLifecycle(pl.LightningModule):
 
         Lightning would step those after the checkpoints of the epoch's end are saved, which would lack the step.
         """
-        for name in list(self._sums):
+        for name in [name for name in self._sums if name not in self._means]:
             self._log_mean(name)
+        self._forget_sums()
         validated, self._validated = self._validated, None
         for config in self.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and (elbo := self._watched(validated)) is not None:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import torch
 
+from pyro_omics.inference.checkpoint_io import ENTRY, read_checkpoint
 from pyro_omics.inference.description import describe, make_described, plain
 from pyro_omics.inference.starts import sums
 from pyro_omics.layers.eval_mode import ONE_AT_A_TIME
@@ -17,14 +18,13 @@ from pyro_omics.parts.other_names import TRAIN, check_arguments
 from pyro_omics.serialization.folder import write_folder
 from pyro_omics.version import __version__
 
-ENTRY = "pyro_omics"  # key of what this package adds to a checkpoint
-
 
 class LightningIdioms(pl.LightningModule):
     """Saved fits, checkpoints that load by themselves, Lightning's learning rate finder, and hints for wrong names."""
 
     _start: dict[str, float] = {}
     _lifted: int | None = None
+    row_codes: torch.Tensor | None  # of `TrainedRows`
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the instance, unless an argument is of another package."""
@@ -74,7 +74,7 @@ class LightningIdioms(pl.LightningModule):
         hparams_file
             not used: the checkpoint describes the model.
         strict
-            whether the weights must be those of this model and guide.
+            whether model and guide must be made as those that were saved.
         weights_only
             whether to read tensors and plain data alone, which is all that these checkpoints have.
         model, guide, classes, options
@@ -83,12 +83,10 @@ class LightningIdioms(pl.LightningModule):
         Raises
         ------
         ValueError
-            For a checkpoint without a description of its model, and as `load`.
-        RuntimeError
-            Where the weights do not fit.
+            For a file that is no checkpoint of an SVIModule, one without a description of its model, and as `load`.
         """
-        checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=weights_only)
-        about = checkpoint.get(ENTRY, {})
+        checkpoint = read_checkpoint(checkpoint_path, map_location, weights_only)
+        about = checkpoint[ENTRY]
         if model is None and "model" not in about:
             raise ValueError(
                 f"{checkpoint_path} does not describe its model: make the model and the guide as before, and pass "
@@ -102,13 +100,14 @@ class LightningIdioms(pl.LightningModule):
                 f"{type(made).__name__} defines no example_batch(), by which its guide is made: pass the model with "
                 "an example of the data, model.given_example = dm.example_batch()"
             )
+        svi.strict_loading = strict
         svi.on_load_checkpoint(checkpoint)
         svi.load_state_dict(checkpoint["state_dict"], strict=strict)
         weight = next(iter(checkpoint["state_dict"].values()), torch.empty(0))
         return svi.to(weight.device)
 
     def save(self, path: str | Path) -> Path:
-        """Write weights (safetensors), configuration and the data's schema (JSON) to a folder, which `load` reads.
+        """Write a folder that `load` reads: weights and trained rows (safetensors), configuration and schema (JSON).
 
         Returns
         -------
@@ -121,7 +120,7 @@ class LightningIdioms(pl.LightningModule):
         """
         schema = None if self.schema is None else self.schema.to_dict()
         config = {"pyro_omics": __version__, **self.description(), "schema": schema}
-        return write_folder(path, self.elbo.state_dict(), config)
+        return write_folder(path, self.elbo.state_dict(), config, rows=self.row_codes)
 
     def description(self) -> dict[str, Any]:
         """The description of model, guide and settings from which a saved fit is made again."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_omics.inference.description import make_described
+from pyro_omics.inference.saved_pair import check_saved
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel, Guide
 from pyro_omics.schema import Schema
@@ -39,18 +40,19 @@ def load(
     Raises
     ------
     FileNotFoundError
-        Where the folder or one of its files is missing.
+        Where the folder or one of its files is missing, as for a Trainer's checkpoint, which
+        ``SVIModule.load_from_checkpoint`` reads.
     TypeError
         Where ``classes`` is not a list of classes.
     ValueError
-        Where the configuration names a class outside this package that was not passed in, or the weights do not fit.
+        Where the configuration names a class outside this package that was not passed in, or where model or guide were
+        not made as those that were saved.
     """
-    weights, config = read_folder(path)
+    weights, config, rows = read_folder(path, needed=("model", "guide", "kl_warmup_epochs", "schema"))
     built, maker = make_described(config, model, guide, classes)
     svi = SVIModule(built, guide=maker, **{"kl_warmup_epochs": config["kl_warmup_epochs"], **options})
-    try:
-        svi.elbo.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {path} do not fit this model and guide: {error}") from error
+    check_saved(config, weights, svi.elbo, (svi.model, svi.guide), path)
+    svi.elbo.load_state_dict(weights, strict=True)
     svi.schema = None if config["schema"] is None else Schema.from_dict(config["schema"])
+    svi.row_codes = rows
     return svi

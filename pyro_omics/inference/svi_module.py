@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from pyro_omics.batch import RowBatch, in_precision
 from pyro_omics.guides.hooks import TrainingHooks
 from pyro_omics.inference.build_pair import build_pair, check_on_data
+from pyro_omics.inference.checkpoint_io import ENTRY
 from pyro_omics.inference.checks import (
     check_callable,
     check_not_compiled,
@@ -29,7 +30,6 @@ from pyro_omics.inference.checks import (
     check_sizes,
     kind_of,
     refuse_batch,
-    warn_of_other_split,
 )
 from pyro_omics.inference.description import plain
 from pyro_omics.inference.draws import drawing
@@ -37,8 +37,10 @@ from pyro_omics.inference.elbos.adapters import adapter
 from pyro_omics.inference.keyed_noise import KeyedNoise
 from pyro_omics.inference.kl_warmup import LatentValues
 from pyro_omics.inference.lifecycle import FitLifecycle
-from pyro_omics.inference.lightning_idioms import ENTRY, LightningIdioms
+from pyro_omics.inference.lightning_idioms import LightningIdioms
+from pyro_omics.inference.saved_pair import check_saved
 from pyro_omics.inference.starts import forget_start, remember_start, warn_if_trained, was_trained
+from pyro_omics.inference.trained_rows import TrainedRows
 from pyro_omics.layers.eval_mode import ONE_AT_A_TIME, eval_mode
 from pyro_omics.layers.module import local_parameters
 from pyro_omics.models.base import CountModel, Guide
@@ -50,7 +52,7 @@ KL_WARMUP = 0.25  # share of the training in which the KL's weight rises to 1
 UNKNOWN_WARMUP = 10  # epochs of it, where the training's length is not known
 
 
-class SVIModule(LightningIdioms, FitLifecycle):
+class SVIModule(TrainedRows, LightningIdioms, FitLifecycle):
     """Stochastic variational inference as a LightningModule.
 
     The loss is the negative bound over the full data divided by ``n_obs``. The logged ``train_elbo`` and ``val_elbo``
@@ -76,8 +78,9 @@ class SVIModule(LightningIdioms, FitLifecycle):
     scheduler
         callable optimizer -> learning-rate scheduler, stepped once per epoch, or (optimizer, number of steps) ->
         scheduler, stepped once per step of the optimizer; None takes the model's default, `optim.OneCycle` for most
-        models, unless the optimizer lowers the rate itself, and ``optim.Constant()`` keeps the rate. ``ReduceLROnPlateau`` watches ``val_elbo`` (``train_elbo``
-        where nothing is held out), with ``mode="min"`` its negative.
+        models, unless the optimizer lowers the rate itself, and ``optim.Constant()`` keeps the rate.
+        ``ReduceLROnPlateau`` watches ``val_elbo`` (``train_elbo`` where nothing is held out), with ``mode="min"`` its
+        negative.
     kl_warmup_epochs
         number of epochs over which the weight of the latent sites rises linearly to 1, at most half of the training; 0
         for no warm-up; None for a quarter of the training. Where discrete latents are summed out, the weight scales the
@@ -220,7 +223,8 @@ class SVIModule(LightningIdioms, FitLifecycle):
             return
         if self.schema is not None:
             check_schema(self.schema, dm.schema)
-            warn_of_other_split(self.schema, dm)
+            if stage != "predict":  # which scores no row
+                self.warn_of_other_split(dm, dm.data)
         if stage == "fit":
             check_sizes(self.model, dm.sizes)
             if dm.n_obs != self.n_obs:
@@ -231,6 +235,7 @@ class SVIModule(LightningIdioms, FitLifecycle):
             check_on_data(self.elbo, self.adapter, self.in_precision(dm.example_batch()))
             self._start_from(dm)
             self.schema = dm.schema
+            self.note_rows(dm, self.row_codes if self.fitted else None)
 
     def _start_from(self, dm: Any) -> None:
         """Start model and guide from the data, unless they have been trained or loaded."""
@@ -318,7 +323,12 @@ class SVIModule(LightningIdioms, FitLifecycle):
             return self.adapter.loss(self.elbo, batch)
 
     def _training_batches(self) -> Iterator[Any]:
-        for batch in self.trainer.train_dataloader:
+        """All minibatches of training, in the order of the epoch after the last, also where a fit was resumed."""
+        loader = self.trainer.train_dataloader
+        sampler: Any = getattr(loader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):  # in the last epoch, what was taken before would be left out
+            sampler.set_epoch(self.trainer.current_epoch)
+        for batch in loader:
             yield self.in_precision(self.trainer.strategy.batch_to_device(batch))
 
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
@@ -344,6 +354,13 @@ class SVIModule(LightningIdioms, FitLifecycle):
         if penalty is not None:
             self._log("train_penalty", penalty.detach(), batch)
         return value
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Add the gradient of the model's `models.CountModel.weight_priors`, divided by n_obs as the loss is."""
+        for weight, scale in self.model.weight_priors():
+            if weight.grad is not None:
+                weight.grad.add_(weight, alpha=1 / (scale**2 * self.n_obs))
 
     @torch.no_grad()
     def plain_elbo(self, batch: RowBatch) -> Tensor:
@@ -412,14 +429,21 @@ class SVIModule(LightningIdioms, FitLifecycle):
         made_for = None if sizes is None else sizes.description()
         schema = None if self.schema is None else self.schema.to_dict()
         about = {"schema": schema, "n_obs": self.n_obs, "sizes": made_for, "noise_seed": self.noise_seed}
-        checkpoint[ENTRY] = {**plain(about), **self.description()}
+        checkpoint[ENTRY] = {**plain(about), **self.description(), "rows": self.row_codes}
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the data's schema, and check that the DataModule has the same: weights refer to genes by position."""
+        """Restore the data's schema, and check that pair and data are the same: weights refer to genes by position."""
+        if self.strict_loading:
+            check_saved(checkpoint[ENTRY], checkpoint["state_dict"], self, (self.model, self.guide), "the checkpoint")
         schema = checkpoint[ENTRY]["schema"]
         self.schema = None if schema is None else Schema.from_dict(schema)
+        stage = None if self._trainer is None else self.trainer.state.fn
+        if (rows := checkpoint[ENTRY].get("rows")) is not None or stage != "fit":
+            self.row_codes = None if rows is None else rows.cpu()
         super().on_load_checkpoint(checkpoint)
         dm: Any = getattr(self._trainer, "datamodule", None)
         if hasattr(dm, "schema") and self.schema is not None:
             check_schema(self.schema, dm.schema, training_rows=True)
+            if stage in ("validate", "test"):
+                self.warn_of_other_split(dm, dm.data)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 POSITIONS = "combined_loader"  # Lightning's name for the positions of the training loaders
+METRICS = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")  # Lightning's names
 
 
 def generator_states(device: torch.device) -> dict[str, Any]:
@@ -60,6 +61,79 @@ def forget_unfinished_batches(checkpoint: dict[str, Any], trainer: Any) -> None:
     for position in checkpoint["loops"]["fit_loop"]["state_dict"].get(POSITIONS, ()):
         if "taken" in position:
             position["taken"] -= unfinished
+
+
+def what_follows(trainer: Any) -> str | None:
+    """What comes after a step at whose end a checkpoint is saved: "validation", "end" (of the epoch), or None.
+
+    Only a checkpoint that a callback saves in ``on_train_batch_end`` comes before these.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    batches = loop.batch_progress
+    if not trainer.training or batches.total.completed == batches.total.processed:
+        return None
+    if loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        return "validation"
+    return "end" if batches.is_last_batch else None
+
+
+def go_on_after_step(checkpoint: dict[str, Any], follows: str | None) -> None:
+    """Let a checkpoint of the end of a step go on with what follows it, which Lightning would leave out."""
+    loops = checkpoint["loops"]["fit_loop"]
+    if follows is None or POSITIONS not in loops["state_dict"]:
+        return
+    batches = loops["epoch_loop.batch_progress"]
+    for progress in (batches["total"], batches["current"]):
+        progress["completed"] = progress["processed"]
+    if follows == "end":  # the loader has no other minibatch, and ends the epoch
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+        return
+    # A validation that stands before its first minibatch, which Lightning finishes.
+    validated = loops["epoch_loop.val_loop.batch_progress"]
+    total, current = validated["total"], validated["current"]
+    total.update(dict.fromkeys(("ready", "started"), total["processed"] + 1), completed=total["processed"])
+    current.update(dict.fromkeys(current, 0))
+
+
+def metrics(trainer: Any) -> dict[str, dict[str, Tensor]]:
+    """The values that callbacks, loggers and the progress bar have last seen, by kind and name."""
+    connector = trainer._logger_connector
+    return {kind: {name: torch.as_tensor(v).cpu() for name, v in getattr(connector, kind).items()} for kind in METRICS}
+
+
+def set_metrics(trainer: Any, seen: dict[str, dict[str, Tensor]]) -> None:
+    """Let callbacks, loggers and the progress bar see the values of `metrics`."""
+    device = trainer.strategy.root_device
+    for kind, values in seen.items():
+        getattr(trainer._logger_connector, kind).update({name: value.to(device) for name, value in values.items()})
+
+
+def resume_averages(trainer: Any, module: nn.Module) -> None:
+    """Let Lightning's StochasticWeightAveraging go on within an epoch, at whose start alone it does so by itself.
+
+    Raises
+    ------
+    ValueError
+        In the epoch that it adds at the end for batch norm, whose statistics so far it does not save.
+    """
+    for callback in _of_class(trainer, "StochasticWeightAveraging"):
+        if trainer.current_epoch > callback.swa_end:
+            raise ValueError(
+                "ckpt_path must be a checkpoint from before the last epoch, in which StochasticWeightAveraging renews "
+                f"the statistics of batch norm; got one of step {trainer.global_step}, within it: pass an earlier one"
+            )
+        callback.on_train_epoch_start(trainer, module)
+
+
+def end_averages(trainer: Any, module: nn.Module) -> None:
+    """Give the module the averaged weights of Lightning's WeightAveraging, which it does only after a step."""
+    for callback in _of_class(trainer, "WeightAveraging"):
+        callback.on_train_end(trainer, module)
+
+
+def _of_class(trainer: Any, name: str) -> list[Any]:
+    """The callbacks of a class of Lightning, by name, since `pytorch_lightning` and `lightning` each have it."""
+    return [c for c in trainer.callbacks if name in {cls.__name__ for cls in type(c).__mro__}]
 
 
 def begin_next_epoch(checkpoint: dict[str, Any]) -> None:

@@ -64,6 +64,8 @@ class CountModel(FastPyroModule, RecordsArguments, metaclass=HintsOfNames):
         whether the weights are a start from the data, or were loaded, so that `warm_start` is not to be called.
     learning_rate
         learning rate of the default optimizer, at the peak of the default schedule.
+    recommended_steps
+        number of steps after which a fit by the default recipe is good, see `inference.fitting.recommended_epochs`.
     given_example
         a batch of the data, which `SVIModule` sets for a model that cannot make an `example_batch` itself.
     """
@@ -74,6 +76,7 @@ class CountModel(FastPyroModule, RecordsArguments, metaclass=HintsOfNames):
     levels: Mapping[str, Sequence[str]] = {}
     tables: ClassVar[tuple[str, ...]] = ()
     learning_rate: ClassVar[float] = 2e-2
+    recommended_steps: ClassVar[int] = 1000
     started = False
     n_genes: int
     given_example: Any = None
@@ -266,6 +269,14 @@ class CountModel(FastPyroModule, RecordsArguments, metaclass=HintsOfNames):
             the values drawn by the guide in this step, with gradients.
         """
         return None
+
+    def weight_priors(self) -> Iterable[tuple[Tensor, float]]:
+        r"""Parameters with a zero-mean Normal prior whose mode is trained, each with the prior's standard deviation.
+
+        Training adds :math:`\sum w^2 / 2 \sigma^2` to the negative bound, in its gradient alone: what an AutoDelta over
+        the weights, made latent by `bayesianize`, would train. The prior is not part of any ELBO. None by default.
+        """
+        return ()
 
     def warm_start(self, guide: Guide, dm: RowData) -> None:
         """Initialize model and guide from the data, before the first fit.

@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from pyro_omics.batch import move_like
-from pyro_omics.inference.checks import kind_of, warn_of_other_split
+from pyro_omics.inference.checks import kind_of
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.base import CountModel
 from pyro_omics.parts.other_names import argument_error
@@ -60,8 +60,7 @@ class PosteriorRows:
         self.schema: Schema = svi.schema or dm.schema
         self.own_data = svi.schema is None or (svi.schema == dm.schema and svi.n_obs == dm.n_obs)
         self.data = dm.data if self.own_data else dm.aligned(self.schema)
-        if svi.schema is not None:
-            warn_of_other_split(svi.schema, dm)
+        svi.warn_of_other_split(dm, self.data)
         genes = self.schema.axes.get("genes")
         n_genes = getattr(self.model, "n_genes", None)
         if genes is not None and n_genes not in (None, len(genes)):

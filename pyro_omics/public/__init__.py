@@ -1,6 +1,6 @@
 """The public names of the package: `po.NAME`."""
 
-from pyro_omics import baselines, distributions, guides, kernels, layers, models, plots, sizes, testing
+from pyro_omics import baselines, distributions, guides, kernels, layers, models, optim, plots, sizes, testing
 from pyro_omics.data import (
     CellDataModule,
     DELDataModule,
@@ -14,6 +14,7 @@ from pyro_omics.data import (
 from pyro_omics.evaluation import report
 from pyro_omics.evaluation.comparison import compare
 from pyro_omics.inference import elbos
+from pyro_omics.inference.fitting import fit
 from pyro_omics.inference.loading import load
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.models.bayesianize import bayesianize
@@ -42,6 +43,7 @@ __all__ = [
     "effects",
     "elbos",
     "fingerprints",
+    "fit",
     "guides",
     "kernels",
     "layers",
@@ -49,6 +51,7 @@ __all__ = [
     "likelihoods",
     "load",
     "models",
+    "optim",
     "plots",
     "priors",
     "proteins",

@@ -1,8 +1,9 @@
-"""Atomic writes of files and folders, which are written beside their path and then renamed."""
+"""Atomic writes of files and folders, which are written beside their path, flushed to the disk, and then renamed."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import tempfile
@@ -26,12 +27,22 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> Path:
     Returns
     -------
     ``path``.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, with ``path`` in the message.
     """
     # The name is kept, in a temporary folder, because some writers choose a format by the suffix.
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         write(temporary / path.name)
+        _flush(temporary / path.name)
         _rename(temporary / path.name, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # as of a full disk
+            error.filename = str(path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path
@@ -56,6 +67,7 @@ def write_together(folder: Path, write: Callable[[Path], Any], old: Iterable[str
     temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
     try:
         write(temporary)
+        _flush(temporary)
         names = sorted(path.name for path in temporary.iterdir())
         remove(folder, set(old) - set(names))
         for name in names:
@@ -72,6 +84,24 @@ def remove(folder: Path, names: Iterable[str]) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder and all that is in it, is on the disk.
+
+    Otherwise the disk may get the new name before the content, and a power cut between the two leaves an empty file.
+    """
+    if os.name != "posix":
+        return  # elsewhere a file must be open for writing to be flushed
+    for one in (path, *path.rglob("*")):
+        handle = os.open(one, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of a filesystem without it
+                raise
+        finally:
+            os.close(handle)
 
 
 def _rename(fresh: Path, path: Path) -> None:

@@ -27,7 +27,7 @@ CONFIGS = Path(po.__file__).parents[1] / "configs"
 FIGURES = ["calibration.png", "cube.png", "replicates.png", "synthons.png", "target_against_control.png",
            "training_curve.png"]  # fmt: skip
 LEFT = sorted([*FIGURES, "compounds.csv", "config.yaml", "disynthons.csv", "hits.csv", "metrics.json",
-               "model/config.json", "model/weights.safetensors", "synthons.csv"])  # fmt: skip
+               "model/config.json", "model/rows.safetensors", "model/weights.safetensors", "synthons.csv"])  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -429,8 +429,8 @@ def test_fit_of_a_hierarchical_model(folder):
     small(cycles=(3, 4)).to_csv("counts.csv", index=False)
     lightning("fit", CONFIGS / "del_hierarchical.yaml", "--data.adata=counts.csv", "--model.model.order=1")
     assert files("out") == ["adata.h5ad", "checkpoint.ckpt", "config.yaml", "enrichment.csv", "hits.csv",
-                            "metrics.json", "model/config.json", "model/weights.safetensors", "synthons.csv",
-                            "training_curve.png"]  # fmt: skip
+                            "metrics.json", "model/config.json", "model/rows.safetensors", "model/weights.safetensors",
+                            "synthons.csv", "training_curve.png"]  # fmt: skip
     svi, dm = po.load("out/model"), po.DELDataModule("counts.csv")
     assert svi.model.order == 1
     post = po.Posterior(svi, dm)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,6 +163,92 @@ def test_a_fit_that_cannot_be_written_leaves_the_earlier_one(folder, monkeypatch
         with pytest.raises(SystemExit, match="No space left"):
             fit("--model.model.n_hidden=6")
     assert read(folder / "out") == before
+
+
+def goes_on(capsys, out="out"):
+    """Runs the command that was printed, literally, and compares the results with those of an uninterrupted fit."""
+    (command,) = [shlex.split(line) for line in capsys.readouterr().err.splitlines() if "--ckpt_path last" in line]
+    cli.main(command[1:])
+    weights, metrics = "model/weights.safetensors", ("train_elbo", "val_elbo", "val_log_likelihood", "epochs")
+    found, whole = (json.loads(Path(name, "metrics.json").read_text()) for name in (out, "whole"))
+    assert {name: found[name] for name in metrics} == {name: whole[name] for name in metrics}
+    assert Path(out, weights).read_bytes() == Path("whole", weights).read_bytes()
+
+
+@pytest.mark.parametrize("ended", [None, signal.SIGTERM, signal.SIGINT], ids=["fit", "term", "int"])
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_how_to_go_on(folder, monkeypatch, capsys, ended):
+    fit(out="whole")
+    write, handlers = Path.write_bytes, [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+    def until_full(path, content):
+        if (folder / "out/checkpoint.ckpt").exists():
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", until_full)
+        if ended:
+            send(patched, ended, 5)
+        with pytest.raises(SystemExit, match=r"No space left on device: '.*/out/(checkpoint|last).ckpt'"):
+            fit()
+    assert state("out/checkpoint.ckpt") and sorted(os.listdir("out")) == ["checkpoint.ckpt", "config.yaml"]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    goes_on(capsys)
+
+
+KILLED_AT = ["pyro_omics.inference.checkpoint_io.atomic_write", "pathlib.Path.write_bytes", "os.replace"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", KILLED_AT)
+def test_a_killed_process_leaves_the_last_checkpoint(folder, moment):
+    """By SIGKILL, the second time that a checkpoint is written."""
+    fit(out="whole")
+    code = f"""
+import os, signal, sys
+from pkgutil import resolve_name
+from pathlib import Path
+from pyro_omics import cli
+owner, name = "{moment}".rsplit(".", 1)
+owner, done = resolve_name(owner), getattr(resolve_name(owner), name)
+def kill(*args, **kwargs):
+    if Path("out/checkpoint.ckpt").exists() and Path("out/config.yaml").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done(*args, **kwargs)
+setattr(owner, name, kill)
+options, sys.argv = sys.argv[1:], sys.argv[:1]
+cli.main(options)
+"""
+    options = ["--data.adata=cells.h5ad", "--out=out", "--trainer.max_epochs=3", "--report.umap=false", *QUIET, *SMALL]
+    killed = subprocess.run([sys.executable, "-c", code, "fit", *options], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert torch.load("out/checkpoint.ckpt", weights_only=True)["global_step"] == 4
+    fit("--ckpt_path=last")
+    weights = "model/weights.safetensors"
+    assert (folder / "out" / weights).read_bytes() == (folder / "whole" / weights).read_bytes()
+
+
+STOP = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss", "--trainer.callbacks.patience=1",
+        "--trainer.callbacks.min_delta=1e6"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"])
+@pytest.mark.parametrize(
+    ("hook", "step"),
+    [("on_train_batch_start", 5), ("on_train_batch_end", 8), ("on_validation_batch_start", 8), ("on_train_end", 8)],
+)
+def test_a_fit_that_stops_early_goes_on_to_the_same_end(folder, monkeypatch, capsys, signum, status, hook, step):
+    """A signal before the last step, in it, in the validation that stops the fit, and after it."""
+    fit(*STOP, out="whole", epochs=9)
+    assert sorted(os.listdir("whole")) == sorted([*RESULTS, "checkpoint.ckpt"])
+    with monkeypatch.context() as patched:
+        send(patched, signum, step, hook)
+        with pytest.raises(SystemExit) as end:
+            fit(*STOP, epochs=9)
+    assert end.value.code == status
+    goes_on(capsys)
+    fit(*STOP, "--ckpt_path=last", epochs=9)  # it had ended
+    assert json.loads((folder / "out/metrics.json").read_text())["epochs"] == 2
 
 
 def test_a_report_that_cannot_be_written_leaves_none(folder, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+import yaml
 from helpers import counts, donors
 from own_model import __file__ as own_model_file
 
@@ -81,6 +83,7 @@ def test_fit_leaves_its_results(folder):
         "config.yaml",
         "metrics.json",
         "model/config.json",
+        "model/rows.safetensors",
         "model/weights.safetensors",
         "training_curve.png",
         "validation_scores.csv",
@@ -186,8 +189,11 @@ def test_new_data_are_aligned_by_name():
     fit("--data.init_args.batch_key=donor")
     adata = ad.read_h5ad("cells.h5ad")
     adata[30:, ::-1].copy().write_h5ad("new.h5ad")
-    for command in ("validate", "test", "predict"):
-        run(command, "--data.init_args.batch_key=donor", *ASK, data="new.h5ad", out="new")
+    options = {"data": "new.h5ad", "out": "new"}
+    for command in ("validate", "test"):
+        with pytest.warns(UserWarning, match="trained on .* leave these rows out of the data"):
+            run(command, "--data.init_args.batch_key=donor", *ASK, **options)
+    run("predict", "--data.init_args.batch_key=donor", *ASK, **options)
     found, expected = ad.read_h5ad("new/predictions.h5ad"), ad.read_h5ad("out/adata.h5ad")[30:]
     assert list(found.obs_names) == list(expected.obs_names)
     np.testing.assert_allclose(found.obsm["X_scvi"], expected.obsm["X_scvi"], rtol=1e-5, atol=1e-6)
@@ -217,7 +223,7 @@ def test_a_file_that_is_no_checkpoint_is_named(capsys, folder, content):
 def test_a_checkpoint_of_another_model_is_refused(capsys):
     fit()
     message = refused(capsys, *ASK, "--model.model.init_args.n_latent=5", start=predict, out="new")
-    assert "size mismatch" in message
+    assert "with n_latent=2; got n_latent=5: make it as it was" in message
 
 
 # Swaps ----------------------------------------------------------------------------------------------------------------
@@ -602,3 +608,26 @@ def test_counts_may_stay_on_disk():
     cli.main(["predict", "--config=blocks/config.yaml", "--ckpt_path=blocks/checkpoint.ckpt", "--out=predicted"])
     found = ad.read_h5ad("predicted/predictions.h5ad")
     np.testing.assert_array_equal(found.obsm["X_scvi"], ad.read_h5ad("blocks/adata.h5ad").obsm["X_scvi"])
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_compare_in_two_processes():
+    """Each process that Lightning starts is given the whole command, takes part in all fits, and writes nothing."""
+    for name, n_latent in (("a", 2), ("b", 3)):
+        config = {
+            "data": {"class_path": "pyro_omics.CellDataModule", "init_args": {"adata": "cells.h5ad"}},
+            "model": {"model": {"class_path": "pyro_omics.SCVI", "init_args": {"n_latent": n_latent, "n_hidden": 8}}},
+            "trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 2, "strategy": "ddp"},
+            "report": {"umap": False, "num_particles": 2},
+        }
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "pyro_omics.cli", "compare", "a.yaml", "b.yaml", "--out=both",
+               "--trainer.enable_progress_bar=false"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        environment.pop(name)
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert said.returncode == 0, said.stderr
+    assert "MEMBER: 2/2" in said.stderr and said.stdout.count("The table is in") == 1
+    assert {line.split(",")[0] for line in Path("both/comparison.csv").read_text().splitlines()[1:]} == {"a", "b"}

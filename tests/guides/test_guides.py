@@ -391,7 +391,8 @@ def test_fit_ask_save_and_load(build, guide, data, tmp_path):
     assert np.array_equal(ours.latent(), theirs.latent())
     assert np.array_equal(ours.elbo(), theirs.elbo())
     assert np.isfinite(ours.log_likelihood(num_particles=3)).all()
-    other = po.CellDataModule(data.adata[:20].copy(), batch_key="donor", protein_obsm_key="protein", seed=1)
+    keys = {"batch_key": "donor", "protein_obsm_key": "protein"}
+    other = po.CellDataModule(data.adata[:20].copy(), **keys, validation_size=0)
     assert np.isfinite(po.Posterior(svi, other).elbo()).all()
 
 
@@ -400,7 +401,7 @@ def test_all_rows_of_other_data_are_held_out(data):
     quiet_trainer(1).fit(svi, data)
     with torch.no_grad():
         svi.guide.tables["z"].loc.fill_(7.0)
-    other = po.CellDataModule(data.adata[:20].copy(), batch_key="donor", seed=1)
+    other = po.CellDataModule(data.adata[:20].copy(), batch_key="donor", validation_size=0)
     assert np.abs(po.Posterior(svi, other).latent()).max() < 2
 
 

@@ -5,10 +5,14 @@ import pickle
 from collections import Counter
 from functools import partial
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import pytorch_lightning as pl
 import torch
 from helpers import counts, donors, quiet_trainer
+from own_model import CountFactors
+from pyro.contrib.easyguide import EasyGuide, easy_guide
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoLaplaceApproximation, AutoMultivariateNormal
 
@@ -187,3 +191,82 @@ def test_a_trained_model_in_a_second_module_is_said(cells):
     copied = po.SVIModule(copy.deepcopy(model))
     assert torch.equal(copied.model.decoder.heads["rho"].weight, model.decoder.heads["rho"].weight)
     po.SVIModule(first.model, guide=first.guide, elbo=TraceMeanField_ELBO())  # the pair is meant to go on
+
+
+# Guides that are no classes of ours -----------------------------------------------------------------------------------
+
+
+def rows_near_zero(batch):
+    pyro.sample("z", dist.Normal(batch.x.new_zeros(len(batch.index), 2), 1.0).to_event(1))
+
+
+class Easy(EasyGuide):
+    """A network for the rows, and for a global latent a point or a Normal."""
+
+    def __init__(self, model, site, kind):
+        super().__init__(model)
+        self.n_obs, self.site, self.kind = model.n_obs, site, kind
+        self.network = torch.nn.Linear(6, 2)
+
+    def guide(self, batch):
+        if self.kind == "point":
+            self.map_estimate(self.site)
+        else:
+            group = self.group(self.site.replace(".", "[.]"))
+            group.sample("group", dist.Normal(torch.zeros(group.event_shape), 0.1).to_event(1))
+        with self.plate("obs", self.n_obs, subsample=batch.index):
+            pyro.sample("z", dist.Normal(self.network(batch.x.log1p()), 0.5).to_event(1))
+
+
+@pytest.mark.parametrize("kind", ["point", "Normal"])
+@pytest.mark.parametrize("site", ["W", "decoder.heads.rho.bias"])
+def test_an_easy_guide_trains_and_comes_back(cells, site, kind, tmp_path):
+    made = CountFactors.from_data(cells, n_latent=2) if site == "W" else po.bayesianize(scvi(cells), site)
+    guide = partial(Easy, site=site, kind=kind)
+    if kind == "point" and "." in site:
+        with pytest.raises(ValueError, match=r"Easy makes a parameter with a dot in its name.*self\.group\(PATTERN\)"):
+            po.SVIModule(made, guide=guide)
+        return
+    svi = po.SVIModule(made, guide=guide)
+    before = svi.guide.network.weight.detach().clone()
+    quiet_trainer(1).fit(svi, cells)
+    assert not torch.equal(before, svi.guide.network.weight)
+    found = po.load(svi.save(tmp_path / "saved"), guide=guide, classes=[CountFactors])
+    assert torch.equal(found.guide.network.weight, svi.guide.network.weight)
+
+
+def test_an_easy_guide_as_a_decorator(cells):
+    model = scvi(cells)
+
+    @easy_guide(model)
+    def guide(self, batch):
+        with self.plate("obs", model.n_obs, subsample=batch.index):
+            rows_near_zero(batch)
+
+    quiet_trainer(1).fit(po.SVIModule(model, guide=guide), cells)
+
+
+def test_points_of_rows_in_an_easy_guide_are_refused(cells):
+    class Points(EasyGuide):
+        def guide(self, batch):
+            with self.plate("obs", 36, subsample=batch.index):
+                self.map_estimate("z")
+
+    with pytest.raises(ValueError, match=r"Points makes a parameter inside the plate.*guides\.PerObservation"):
+        po.SVIModule(scvi(cells), guide=Points)
+
+
+def test_a_plain_function_is_no_guide(cells):
+    def guide(batch):
+        with pyro.plate("obs", 36, subsample=batch.index):
+            rows_near_zero(batch)
+
+    with pytest.raises(TypeError, match=r"got 'guide', which reads 'index' of.*PyroModule with forward\(batch\)"):
+        po.SVIModule(scvi(cells), guide=guide)
+    with pytest.raises(TypeError, match=r"it made <function .*PyroModule with forward\(batch\)"):
+        po.SVIModule(scvi(cells), guide=lambda model: guide)
+
+
+def test_an_error_of_a_function_that_makes_a_guide_is_its_own(cells):
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        po.SVIModule(scvi(cells), guide=lambda model: model.no_such_thing)

@@ -64,7 +64,7 @@ def test_what_is_passed_takes_the_place_of_what_is_described(dm, tmp_path):
         found = po.SVIModule.load_from_checkpoint(file, model=small(dm), kl_warmup_epochs=1)
     assert same(svi, found, dm)
     assert (found.noise_seed, found.kl_warmup_epochs, type(found.guide)) == (3, 1, po.guides.PerObservation)
-    with pytest.raises(RuntimeError, match="tables"):
+    with pytest.raises(ValueError, match="guide must be the class that was saved, PerObservation"):
         po.SVIModule.load_from_checkpoint(path, guide=po.guides.Amortized)
     with pytest.raises(TypeError, match="cannot be called on an instance"):
         svi.load_from_checkpoint(path)
@@ -103,8 +103,8 @@ class Waiting(CountModel):
         super().__init__(n_obs)
 
 
-def test_a_model_without_an_example_asks_for_one(fitted_scvi, tmp_path):
-    path = checkpoint(fitted_scvi, tmp_path / "a.ckpt")
+def test_a_model_without_an_example_asks_for_one(fitted_own_model, tmp_path):
+    path = checkpoint(fitted_own_model, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match=r"model.given_example = dm.example_batch\(\)"):
         po.SVIModule.load_from_checkpoint(path, model=Waiting(10))
 
@@ -192,6 +192,24 @@ def test_overfitting_takes_the_same_minibatches_of_training_rows(n_batches, back
     first, held_out = ([dm.rows(split)[i : i + 9].tolist() for i in (0, 9)] for split in ("training", "validation"))
     assert [rows for _, rows in seen.training] == first * 3
     assert seen.validation == held_out[: 2 if n_batches == 2 else 1] * 3
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.3, "3 minibatches of validation"), (0.1, "4 minibatches of training")])
+def test_overfitting_less_than_a_minibatch_is_refused_by_its_own_name(share, rows):
+    """Lightning names limit_val_batches, which overfit_batches overrides."""
+    dm = po.CellDataModule(counts(60), batch_size=9, validation_size=0.4)
+    message = rf"overfit_batches must take a minibatch or more; got {share} of the {rows} rows: pass a number"
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(1, overfit_batches=share, num_sanity_val_steps=0).fit(po.SVIModule(small(dm)), dm)
+    quiet_trainer(1, overfit_batches=1).fit(po.SVIModule(small(dm)), dm)
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
+@pytest.mark.parametrize("option", ["overfit_batches", "limit_val_batches"])
+def test_a_share_of_the_minibatches_where_no_rows_are_held_out(option):
+    dm, seen = po.CellDataModule(counts(60), batch_size=6, validation_size=0), Seen()
+    quiet_trainer(2, callbacks=[seen], **{option: 0.3}).fit(po.SVIModule(small(dm)), dm)
+    assert len(seen.training) == 2 * (3 if option == "overfit_batches" else 10) and not seen.validation
 
 
 @pytest.mark.parametrize(

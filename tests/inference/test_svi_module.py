@@ -918,34 +918,3 @@ def test_a_module_that_waits_for_data_has_no_answers(dm):
 
     with pytest.raises(ValueError, match=r"no guide yet.*trainer.fit\(svi, dm\)"):
         po.Posterior(po.SVIModule(Waits(dm.n_obs, dm.n_genes)), dm)
-
-
-def test_another_split_of_the_training_rows_is_said():
-    adata = counts(60)
-    dm = po.CellDataModule(adata, batch_size=16, validation_size=0.2)
-    svi = po.SVIModule(scvi(dm))
-    trainer().fit(svi, dm)
-    other = po.CellDataModule(adata, validation_size=0.2, seed=1)
-    said = r"another split of these rows.*validation_size, validation_indices and seed of the fit"
-    for ask in (
-        lambda: po.Posterior(svi, other),
-        lambda: trainer().validate(svi, other, verbose=False),
-        lambda: trainer().fit(svi, other),
-    ):
-        with pytest.warns(UserWarning, match=said):
-            ask()
-
-
-def test_the_same_split_and_other_rows_are_not_said(tmp_path):
-    adata = counts(60)
-    dm = po.CellDataModule(adata, batch_size=16, validation_size=0.2)
-    svi = po.SVIModule(scvi(dm))
-    trainer().fit(svi, dm)
-    same = po.CellDataModule(adata, validation_indices=dm.rows("validation"))
-    whole = po.CellDataModule(adata, validation_size=0)
-    new = counts(50, seed=3)
-    for data in (same, whole, po.CellDataModule(new, validation_size=0.2)):
-        po.Posterior(svi, data)  # warnings are errors
-    saved = po.load(svi.save(tmp_path / "model"))
-    with pytest.warns(UserWarning, match="another split"):
-        po.Posterior(saved, po.CellDataModule(adata, validation_size=0.3))

@@ -1,5 +1,6 @@
 """Files and folders get their names when they are whole, by one rename on their own filesystem."""
 
+import errno
 import os
 import sys
 
@@ -90,3 +91,35 @@ def test_only_names_in_the_folder_are_removed(tmp_path):
     remove(inside, ["../mine.txt", str(tmp_path / "mine.txt"), "..", ".", "", "model", "link", "absent"])
     assert os.listdir(inside) == []
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a file must be open for writing to be flushed")
+def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """Or a power cut between the two would leave an empty file in place of the old one."""
+    flushed = {}
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.update({os.fstat(handle).st_ino: os.fstat(handle).st_size}))
+    written = [
+        atomic_write(tmp_path / "a.txt", lambda path: path.write_text("four")),
+        atomic_write(tmp_path / "model", folder_with("five!")) / "a.txt",
+        *write_together(tmp_path, lambda fresh: (fresh / "b.txt").write_text("eleven chars")),
+    ]
+    for path in written:
+        assert flushed[path.stat().st_ino] == path.stat().st_size > 0
+    assert (tmp_path / "model").stat().st_ino in flushed
+
+    def fail(handle):
+        raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    before = content(tmp_path)
+    with pytest.raises(OSError, match="broken"):
+        atomic_write(tmp_path / "a.txt", lambda path: path.write_text("new"))
+    with pytest.raises(OSError, match="broken"):
+        write_together(tmp_path, lambda fresh: (fresh / "b.txt").write_text("new"), ["a.txt"])
+    assert content(tmp_path) == before
+
+    def refuse(handle):
+        raise OSError(errno.EINVAL, "this filesystem does not flush")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert atomic_write(tmp_path / "a.txt", lambda path: path.write_text("new")).read_text() == "new"

@@ -63,19 +63,19 @@ class BackedCounts:
         """
         check_shape(self.layer, self.source.shape)
         columns = None if genes.all() else np.flatnonzero(genes)
-        summary, totals = self.source.summarize(columns)
+        summary, sums = self.source.summarize(columns)
         if (problem := summary.problem()) is not None:
             fitting = [fix for fix, other in self.others.items() if _looks_like_counts(other)]
             raise_not_counts(self.layer, problem, fitting[0] if fitting else "")
-        self._checked = columns, totals
+        self._checked = columns, sums
 
     def matrix(self, columns: np.ndarray | None) -> StoredMatrix:
         """The counts of the genes at these positions; of all genes for None."""
-        known, totals = self._checked
+        known, sums = self._checked
         same = columns is known is None or (
             columns is not None and known is not None and np.array_equal(columns, known)
         )
-        return StoredMatrix(self.source, columns, totals if same else None)
+        return StoredMatrix(self.source, columns, sums if same else None)
 
 
 class Opened(NamedTuple):

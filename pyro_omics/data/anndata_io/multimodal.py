@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,9 +18,9 @@ from pyro_omics.data.matrices.count_checks import CountSummary
 from pyro_omics.data.names import check_axis_names, same_but_for_blanks
 
 PROTEINS = "protein_counts"
-# Names of modalities, in lower case, of which the first that a MuData has is taken.
-RNA = ("rna", "gex")
-PROTEIN = ("prot", "protein", "proteins", "adt", "cite")
+# Names of modalities, in lower case, of which the first that a MuData has is taken; "_", "-" and blanks are alike.
+RNA = ("rna", "gex", "gene expression")
+PROTEIN = ("prot", "protein", "proteins", "adt", "cite", "antibody capture")
 
 
 def from_mudata(
@@ -35,9 +36,9 @@ def from_mudata(
     mdata
         a ``mudata.MuData`` whose modalities share their cells.
     rna, protein
-        names of its modalities. None takes the modality that is called "rna" or "gex", and for proteins "prot",
-        "protein", "proteins", "adt" or "cite", in any case; without such a protein modality, the AnnData has no
-        proteins.
+        names of its modalities. None takes the modality that is called "rna", "gex" or "Gene Expression", and for
+        proteins "prot", "protein", "proteins", "adt", "cite" or "Antibody Capture", in any case; without such a protein
+        modality, the AnnData has no proteins.
     protein_layer
         the layer of the protein modality with the counts; None for its X.
 
@@ -138,10 +139,10 @@ def _first(names: list[str], usual: tuple[str, ...]) -> str | None:
     Raises
     ------
     ValueError
-        If two names differ in case only.
+        If two names differ only in case, blanks, "_" or "-".
     """
     for one in usual:
-        fitting = [name for name in names if name.strip().lower() == one]
+        fitting = [name for name in names if re.sub(r"[\s_-]+", " ", name).strip().lower() == one]
         if len(fitting) > 1:
             raise ValueError(
                 f"the MuData has the modalities {fitting}: pass one, data.from_mudata(mdata, rna=..., protein=...)"

@@ -28,7 +28,7 @@ def checked_path(adata: str | Path) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"adata must be the path of a .h5ad or .h5mu file or a .zarr store; got {str(path)!r}: write a file with "
-            "adata.write_h5ad(path)"
+            "adata.write_h5ad(path) (scanpy.read_10x_h5 reads 10x's .h5)"
         )
     return path
 

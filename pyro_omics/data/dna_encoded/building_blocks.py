@@ -12,8 +12,8 @@ from anndata import AnnData
 from torch import Tensor
 
 from pyro_omics.data.anndata_io import obs_columns
-from pyro_omics.data.dna_encoded.full_grid import natural_categorical
-from pyro_omics.data.names import check_names, list_of
+from pyro_omics.data.dna_encoded.full_grid import MEND, natural_categorical
+from pyro_omics.data.names import NO_NAMES, check_names, list_of
 
 
 def synthon_columns(adata: AnnData, keys: Sequence[str] | None) -> tuple[str, ...]:
@@ -43,14 +43,17 @@ def levels_of(obs: pd.DataFrame, key: str) -> list[str]:
     Raises
     ------
     ValueError
-        If names are missing or empty, or two are the same as text, or but for blanks.
+        If names are missing, empty, or "NA" or the like, or two are the same as text, or but for blanks.
     """
     values = obs_columns.column(obs, "synthon_keys", key, fix="with the building block's name")
     if isinstance(values.dtype, pd.CategoricalDtype):
         levels = [str(level) for level in values.cat.remove_unused_categories().cat.categories]
     else:
         levels = [str(level) for level in natural_categorical(values.astype(str)).categories]
-    check_names(levels, f"the building blocks in adata.obs[{key!r}]", "rename one")
+    what = f"the building blocks in adata.obs[{key!r}]"
+    check_names(levels, what, "rename one")
+    if missing := [level for level in levels if level in NO_NAMES]:
+        raise ValueError(f"{what} must have no missing names; got {missing[0]!r}: {MEND}")
     return levels
 
 

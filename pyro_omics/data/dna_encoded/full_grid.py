@@ -13,10 +13,14 @@ from anndata import AnnData
 
 from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
 from pyro_omics.data.matrices.containers import in_memory
-from pyro_omics.data.names import list_of
+from pyro_omics.data.names import NO_NAMES, list_of
 
 SEPARATOR = "-"
 NATURAL = natsort.natsort_keygen()
+MEND = (
+    "fill them in, with 'none' for a product without this building block, or leave those compounds out; a building "
+    "block that is really called so needs another name, such as 'NA_'"
+)
 
 
 def complete_grid(
@@ -97,7 +101,7 @@ def check_named(
     shown_keys: Sequence[str] | None = None,
     place: Callable[[int], str] = "row {} (counted from 0)".format,
 ) -> None:
-    """Raise a ValueError if a compound lacks the name of a building block.
+    """Raise a ValueError if a compound lacks the name of a building block, or has "NA" or the like for it.
 
     Parameters
     ----------
@@ -109,24 +113,26 @@ def check_named(
         row -> where it is, for errors.
     """
     for key, name in zip(keys, shown_keys or keys, strict=True):
-        missing = (obs[key].isna() | (obs[key] == "")).to_numpy()
+        missing = (obs[key].isna() | obs[key].isin(NO_NAMES)).to_numpy()
         if missing.any():
-            row = int(missing.argmax())
-            row = int(obs.index[row]) if isinstance(obs.index[row], int | np.integer) else row
+            at = int(missing.argmax())
+            row = int(obs.index[at]) if isinstance(obs.index[at], int | np.integer) else at
+            word = "" if pd.isna(obs[key].iloc[at]) else f", {obs[key].iloc[at]!r}"
             raise ValueError(
                 f"the building-block column {name!r} has {int(missing.sum())} missing names, the first in "
-                f"{place(row)}: fill them in, or leave those compounds out"
+                f"{place(row)}{word}: {MEND}"
             )
 
 
-def check_distinct(obs: pd.DataFrame, keys: Sequence[str], fix: str) -> None:
+def check_distinct(obs: pd.DataFrame, keys: Sequence[str], *fix: str | Argument) -> None:
     """Raise a ValueError if two rows have the same building blocks; ``fix`` is the advice in the error."""
     again = obs.duplicated(list(keys)).to_numpy()
     if again.any():
         names = obs.loc[again, list(keys)].astype(str).agg(SEPARATOR.join, axis=1).unique()
-        raise ValueError(
+        raise ArgumentError(
             f"{int(again.sum())} row(s) repeat the building blocks of another (columns {', '.join(keys)}), such as "
-            f"{', '.join(map(repr, names[:3]))}: a compound must have one row; {fix}"
+            f"{', '.join(map(repr, names[:3]))}: a compound must have one row; ",
+            *fix,
         )
 
 

@@ -30,7 +30,7 @@ from pyro_omics.data.splits import split_rows
 from pyro_omics.schema import DELSchema
 from pyro_omics.sizes import DELSizes
 
-TABLES = (".csv", ".tsv", ".txt", ".gz", ".parquet")
+TABLES = (".csv", ".tsv", ".txt", ".gz", ".bz2", ".xz", ".csv.zip", ".tsv.zip", ".txt.zip", ".parquet")
 KINDS = ("target", "control", "pre")
 MAX_DEPTH_FOLD = 1.5  # a larger difference in depth means another screen, not another sample of compounds
 
@@ -128,7 +128,6 @@ class DELDataModule(RowDataModule):
         self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
         self.schema = DELSchema(
             training_digest=digest(self.adata.obs_names[self.split.training.numpy()]),
-            rows_digest=digest(self.adata.obs_names),
             targets=tuple(named["target"]),
             controls=tuple(named["control"]),
             pre_selections=tuple(named["pre"]),
@@ -298,7 +297,7 @@ def _rows(field: Any, at: Tensor, on_device: Tensor) -> Tensor:
 
 
 def _read(adata: Any) -> AnnData:
-    if isinstance(adata, str | Path) and Path(adata).suffix.lower() in TABLES:
+    if isinstance(adata, str | Path) and str(adata).lower().endswith(TABLES):
         from pyro_omics.data.dna_encoded.tables.reading import read_del
 
         return read_del(adata)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import decimal
+import numbers
 from typing import Any, Literal, NoReturn
 
 import h5py
@@ -13,6 +15,7 @@ from anndata.abc import CSCDataset, CSRDataset
 
 ON_DISK = (CSRDataset, CSCDataset, h5py.Dataset, zarr.Array)
 MEND = "its file is broken or cut short; make it again from its source"
+NUMBERS = (numbers.Real, decimal.Decimal, np.bool_, type(None), type(pd.NA))
 EXACT_HALF = 2**11  # above it, float16 skips integers
 
 
@@ -22,8 +25,8 @@ def in_memory(
     """A matrix in any container that AnnData takes, as an array or a compressed SciPy matrix, without a copy if it can.
 
     Numbers have the machine's byte order, and types that SciPy does not know are widened: float16 to float32, longer
-    floats to float64, booleans to 8-bit integers. The pointers and columns of a sparse matrix are checked, since
-    compiled loops trust them.
+    floats and Python's numbers (dtype object) to float64, booleans to 8-bit integers. The pointers and columns of a
+    sparse matrix are checked, since compiled loops trust them.
 
     Parameters
     ----------
@@ -40,8 +43,8 @@ def in_memory(
     Raises
     ------
     ValueError
-        If the container is another one, entries are masked, counts in float16 were rounded, or pointers or columns are
-        out of range.
+        If the container is another one, entries are masked, counts in float16 were rounded, objects are no numbers, or
+        pointers or columns are out of range.
     """
     matrix = _loaded(matrix, name)
     if isinstance(matrix, pd.DataFrame):
@@ -71,9 +74,11 @@ def native(values: np.ndarray, name: str, counts: bool = True) -> np.ndarray:
     Raises
     ------
     ValueError
-        For ``counts`` above 2048 in float16, which were rounded.
+        For ``counts`` above 2048 in float16, which were rounded, and for objects that are no numbers.
     """
     kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind == "O":
+        return _numbers(values, name)
     if kind == "f" and size == 2:
         if counts and (np.abs(values[np.isfinite(values)]) > EXACT_HALF).any():
             raise ValueError(
@@ -88,6 +93,21 @@ def native(values: np.ndarray, name: str, counts: bool = True) -> np.ndarray:
     if kind in "iuf" and not values.dtype.isnative:
         return values.astype(values.dtype.newbyteorder("="))
     return values
+
+
+def _numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """Numbers that are stored as Python's objects, in double precision; NaN for None and pandas' NA."""
+    taken = {kind for kind in set(map(type, values.flat)) if not issubclass(kind, NUMBERS)}
+    if taken:
+        at = next(at for at, value in np.ndenumerate(values) if type(value) in taken)
+        raise ValueError(
+            f"{name} must hold numbers; got {values[at]!r}, a {type(values[at]).__name__}, at {at}: convert it, "
+            ".astype(float), once all of its values are numbers"
+        )
+    try:
+        return np.where(pd.isna(values), np.nan, values).astype(np.float64)
+    except OverflowError as error:
+        raise ValueError(f"{name} must hold numbers; got one that is too large ({error})") from error
 
 
 def frame_values(frame: pd.DataFrame) -> np.ndarray:

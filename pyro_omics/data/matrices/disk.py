@@ -20,6 +20,7 @@ from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.matrices.containers import MEND, check_chunks, check_indices, check_pointers, native
 from pyro_omics.data.matrices.count_checks import CHUNK, CountSummary
 from pyro_omics.data.matrices.memory import CHUNK_ROWS, CountMatrix, canonical, chunk_starts, digest_of
+from pyro_omics.data.matrices.row_codes import codes_of, column_weights, weighted_sums
 
 GAP = 32  # up to so many unwanted rows are read and dropped rather than start another read
 
@@ -153,17 +154,19 @@ class MatrixFile:
         return CountSummary()
 
     def summarize(self, columns: np.ndarray | None) -> tuple[CountSummary, Tensor]:
-        """Summary of all values, and each row's sum (n,) over ``columns``, in one pass over the file."""
-        keep = np.ones(self.shape[1])
-        if columns is not None:
-            keep[:] = 0
-            keep[columns] = 1
-        summary, totals = CountSummary().add(np.empty(0, self.dtype)), np.empty(self.shape[0])
+        """Summary of all values, and each row's sums (n, 2) over ``columns``, in one pass over the file.
+
+        The first sum is that of the counts, the second that of `row_codes`.
+        """
+        at = np.arange(self.shape[1]) if columns is None else columns
+        keep = np.zeros((self.shape[1], 2))
+        keep[at, 0], keep[at, 1] = 1.0, column_weights(len(at))
+        summary, sums = CountSummary().add(np.empty(0, self.dtype)), np.empty((self.shape[0], 2))
         for first, end in self.row_ranges() if self.dtype.kind in "biuf" else ():
             rows = self.read(first, end)
             summary.add(rows.data)
-            totals[first:end] = rows.astype(np.float64) @ keep
-        return summary, torch.from_numpy(totals)
+            sums[first:end] = rows.astype(np.float64) @ keep
+        return summary, torch.from_numpy(sums)
 
 
 def _file_of(node: Any) -> str:
@@ -182,15 +185,15 @@ class StoredMatrix:
         the matrix in its file.
     columns
         positions of the g columns, in their order; None for all.
-    totals
-        (n,) sum of each row over these columns, if known.
+    sums
+        (n, 2) sums of each row over these columns, of `MatrixFile.summarize`, if known.
     """
 
-    def __init__(self, source: MatrixFile, columns: np.ndarray | None = None, totals: Tensor | None = None) -> None:
+    def __init__(self, source: MatrixFile, columns: np.ndarray | None = None, sums: Tensor | None = None) -> None:
         self.source, self.columns = source, columns
         self.shape = (source.shape[0], source.shape[1] if columns is None else len(columns))
-        if totals is not None:
-            self.__dict__["totals"] = totals
+        if sums is not None:
+            self.__dict__["sums"] = sums
 
     def rows(self, index: Tensor) -> Tensor:
         """The rows ``index`` as a dense (len(index), g) float tensor."""
@@ -226,8 +229,8 @@ class StoredMatrix:
         parts.clear()  # so that at most two copies of the rows are in memory
         rows = np.concatenate(found)
         csr = canonical(joined if self.columns is None else joined[:, self.columns])
-        known = self.__dict__.get("totals")
-        if known is not None and not np.array_equal(csr @ np.ones(self.shape[1]), known.numpy()[rows]):
+        known = self.__dict__.get("sums")
+        if known is not None and not np.array_equal(csr @ np.ones(self.shape[1]), known[:, 0].numpy()[rows]):
             raise RuntimeError(
                 "counts on disk have changed since the DataModule was made: the file or store was moved, removed or "
                 "written to; make the DataModule again"
@@ -235,9 +238,24 @@ class StoredMatrix:
         return csr, torch.from_numpy(np.searchsorted(rows, wanted))
 
     @functools.cached_property
+    def sums(self) -> Tensor:
+        """Each row's sums (n, 2), of `MatrixFile.summarize`."""
+        return self.source.summarize(self.columns)[1]
+
+    @property
     def totals(self) -> Tensor:
         """Each row's sum (n,), in double precision."""
-        return self.source.summarize(self.columns)[1]
+        return self.sums[:, 0]
+
+    def codes(self, rows: Tensor) -> np.ndarray:
+        """The code of each of ``rows``, see `row_codes`; rows are read only where their sums are not known."""
+        if "sums" in self.__dict__:
+            return codes_of(self.sums[rows, 1].numpy())
+        parts = []
+        for part in rows.split(CHUNK_ROWS):
+            csr, at = self.read(part)
+            parts.append(weighted_sums(csr)[at.numpy()])
+        return codes_of(np.concatenate([np.empty(0), *parts]))
 
     @functools.cached_property
     def digest(self) -> str:

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from pyro_omics.data.matrices.row_codes import codes_of, weighted_sums
 from pyro_omics.kernels.dense_rows import dense_rows
 
 CHUNK_ROWS = 4096  # number of rows that are hashed, or summed, at once
@@ -51,6 +52,11 @@ class CountMatrix:
     def digest(self) -> str:
         """Hash of the counts."""
         return digest_of(self.csr[start : start + CHUNK_ROWS] for start in chunk_starts(self.shape[0]))
+
+    def codes(self, rows: Tensor) -> np.ndarray:
+        """The code of each of ``rows``, see `row_codes`."""
+        parts = [weighted_sums(self.csr[part.numpy()]) for part in rows.split(CHUNK_ROWS)]
+        return codes_of(np.concatenate([np.empty(0), *parts]))
 
     @property
     def n_bytes(self) -> int:

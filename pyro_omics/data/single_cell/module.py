@@ -20,6 +20,7 @@ from pyro_omics.data.anndata_io.reading import masked_genes
 from pyro_omics.data.blocks import Blocks
 from pyro_omics.data.module import RowDataModule, RowTensors, digest
 from pyro_omics.data.names import check_axis_names, check_one_name, list_of, same_but_for_blanks
+from pyro_omics.data.single_cell.feature_types import check_feature_types
 from pyro_omics.data.single_cell.proteins import ProteinTable, check_training_proteins, initial_background
 from pyro_omics.data.splits import split_rows
 from pyro_omics.schema import CellSchema
@@ -89,7 +90,8 @@ class CellDataModule(RowDataModule):
     Raises
     ------
     ValueError, FileNotFoundError
-        If the matrix does not hold counts, or the data lack what an argument names.
+        If the matrix does not hold counts, the data lack what an argument names, or columns of several feature types,
+        as 10x's matrices have them, would be modelled as genes.
     """
 
     schema: CellSchema
@@ -126,6 +128,8 @@ class CellDataModule(RowDataModule):
         if isinstance(self.counts, BackedCounts):
             self.blocks = backed if isinstance(backed, Blocks) else Blocks()
         self.layer = layer
+        genes = masked_genes(self.adata, gene_mask)
+        check_feature_types(self.adata, genes)
         check_axis_names(self.adata)
         self.proteins = ProteinTable.read(self.adata, protein_obsm_key or mudata_proteins, protein_mask)
         categorical = tuple(list_of("categorical_keys", categorical_keys, self.adata.obs.columns))
@@ -137,13 +141,11 @@ class CellDataModule(RowDataModule):
             "continuous_keys": continuous,
             "size_factor_key": size_factor_key,
         }
-        genes = masked_genes(self.adata, gene_mask)
         self.counts.check(genes)
         self.split = split_rows(self.adata.n_obs, validation_size, validation_indices, seed)
         self.n_obs = len(self.split.training)
         self.schema = CellSchema(
             training_digest=digest(self.adata.obs_names[self.split.training.numpy()]),
-            rows_digest=digest(self.adata.obs_names),
             genes=tuple(map(str, self.adata.var_names[genes])),
             batches=self._levels("batch_key", batch_key),
             labels=self._levels("label_key", label_key),

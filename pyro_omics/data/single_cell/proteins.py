@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_omics.data.anndata_io.loaded import element
 from pyro_omics.data.anndata_io.reading import aligned, booleans
-from pyro_omics.data.matrices.containers import dense
+from pyro_omics.data.matrices.containers import dense, native
 from pyro_omics.data.names import check_names, same_but_for_blanks
 
 MAX_MIXTURE_CELLS = 2000  # a background's mixture is fitted to at most so many cells
@@ -62,7 +62,7 @@ class ProteinTable:
         names = _names(table, key)
         if isinstance(table, pd.DataFrame):
             _check_rows(table, adata.obs_names, key)
-            _check_numeric(table, key)
+            table = _numeric(table, key)
         raw = dense(table, name, masked="nan")
         if raw.dtype.kind not in "iuf":
             raise ValueError(f"protein_obsm_key={key!r}: {name} must hold numbers; got {raw.dtype}")
@@ -194,10 +194,15 @@ def _check_rows(table: pd.DataFrame, obs_names: pd.Index, key: str) -> None:
     )
 
 
-def _check_numeric(table: pd.DataFrame, key: str) -> None:
+def _numeric(table: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The table, with numbers for columns of Python's numbers (dtype object)."""
+    found = table.copy(deep=False)
     for name, dtype in table.dtypes.items():
-        if not pd.api.types.is_numeric_dtype(dtype):
+        if dtype.kind == "O":
+            found[name] = native(table[name].to_numpy(), f"protein_obsm_key={key!r}: the column {str(name)!r}")
+        elif not pd.api.types.is_numeric_dtype(dtype):
             raise ValueError(f"protein_obsm_key={key!r} must hold numbers; got {dtype} in the column {str(name)!r}")
+    return found
 
 
 def _check_counts(counts: np.ndarray, names: list[str], key: str) -> None:

@@ -70,7 +70,7 @@ class DELCount(CountModel):
 
     queries: ClassVar[dict[str, str | tuple[str, ...]]] = {"log_enrichment": "scores", "matrix_binding": "scores"}
     tables: ClassVar[tuple[str, ...]] = ("enrichment", "hits", "synthons")
-    learning_rate = 3e-3
+    learning_rate = 4e-2
     axes: Mapping[str, tuple[str, ...]] = {
         "x": ("targets",),
         "x_control": ("controls",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from numbers import Real
 from typing import Any, ClassVar
@@ -63,6 +63,9 @@ class SCVI(CountModel):
         (z (n, k), covariates) -> dict of (n, g) with ``"rho"`` (logits) and the likelihood's heads.
     encode_covariates
         whether the encoder also takes the covariates.
+    weight_scale
+        standard deviation of a Normal prior over the decoder's weights, whose mode is trained
+        (`CountModel.weight_priors`), so that a long training does not overfit; None for no prior, as published.
 
     Raises
     ------
@@ -91,6 +94,7 @@ class SCVI(CountModel):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         encode_covariates: bool = False,
+        weight_scale: float | None = 0.2,
     ) -> None:
         super().__init__(n_obs=sizes.n_obs)
         check_positive(n_latent=n_latent, n_hidden=n_hidden)
@@ -98,6 +102,11 @@ class SCVI(CountModel):
         self.sizes = replace(sizes, n_latent=n_latent)
         self.n_genes, self.n_latent = sizes.n_genes, n_latent
         self.encode_covariates = encode_covariates
+        if weight_scale is not None and not weight_scale > 0:
+            raise ValueError(
+                f"weight_scale must be a standard deviation, above 0, or None for no prior; got {weight_scale!r}"
+            )
+        self.weight_scale = weight_scale
         self.covariates = Covariates(sizes)
         self.prior = StandardNormal() if prior is None else check_part("prior", prior, Prior)
         chosen = ZeroInflatedNegativeBinomial() if likelihood is None else likelihood
@@ -155,6 +164,21 @@ class SCVI(CountModel):
         n_cov = self.covariates.n_out if self.encode_covariates else 0
         n_in = self.encoder_inputs(self.example_batch()).shape[-1]
         return Encoder(n_in, n_out, n_cov=n_cov, **network)
+
+    @property
+    def decoders(self) -> tuple[nn.Module, ...]:
+        """The networks from z to the parameters of the counts."""
+        return (self.decoder,)
+
+    def weight_priors(self) -> Iterator[tuple[Tensor, float]]:
+        """The matrices of the decoders' Linear layers, with ``weight_scale``; not those that are latent."""
+        if self.weight_scale is None:
+            return
+        for decoder in self.decoders:
+            for module in decoder.modules():
+                weight = module._parameters.get("weight") if isinstance(module, nn.Linear) else None
+                if weight is not None:
+                    yield weight, self.weight_scale
 
     def warm_start(self, guide: Guide, dm: RowData) -> None:
         """Start the decoder at the genes' frequencies in all training cells, and the parts as they define it."""

@@ -272,6 +272,11 @@ class TotalVI(SCVI):
 
     # Training -------------------------------------------------------------------------------------------------------
 
+    @property
+    def decoders(self) -> tuple[nn.Module, ...]:
+        """The networks from z to the parameters of the counts, of RNA and of proteins."""
+        return self.decoder, self.protein_decoder
+
     def warm_start(self, guide: Guide, dm: RowData) -> None:
         """Start as `SCVI`, and the protein decoder at each protein's share and level of foreground cells."""
         super().warm_start(guide, dm)

@@ -109,7 +109,8 @@ def test_proteins_that_are_no_counts_are_refused_with_a_mend_that_works():
         po.data.from_mudata(mdata, protein_layer="raw")
 
 
-@pytest.mark.parametrize(("rna", "protein"), [("rna", "protein"), ("GEX", "ADT"), ("RNA", "Proteins"), ("rna", "cite")])
+@pytest.mark.parametrize("protein", ["protein", "prot", "adt", "ADT", "Proteins", "cite", "Antibody Capture"])
+@pytest.mark.parametrize("rna", ["rna", "GEX", "Gene Expression", "gene_expression"])
 def test_usual_names_of_modalities(rna, protein):
     assert po.CellDataModule(multimodal(rna, protein)).schema.proteins == tuple(NAMES)
 

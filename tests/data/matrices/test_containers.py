@@ -1,5 +1,7 @@
 """Matrices in every container and type that AnnData takes: the same counts, or a refusal that names the matrix."""
 
+import decimal
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -156,10 +158,54 @@ def test_counts_that_float16_rounds_are_refused():
         po.CellDataModule(AnnData(large.astype(np.float16)))
 
 
-@pytest.mark.parametrize(("dtype", "seen"), [("O", "object"), ("S3", r"\|S3"), ("c8", "complex64")])
+@pytest.mark.parametrize(("dtype", "seen"), [("S3", r"\|S3"), ("c8", "complex64")])
 def test_types_that_are_no_numbers(dtype, seen):
     with pytest.raises(ValueError, match=rf"adata.X does not hold counts: its values are of type {seen}"):
         po.CellDataModule(AnnData(X.astype(dtype)))
+
+
+def objects(first):
+    """The counts as Python's numbers, as a DataFrame with a column of text gives them, with another first one."""
+    found = X.astype(int).astype(object)
+    found[0, 0] = first
+    return found
+
+
+@pytest.mark.parametrize("first", [3, 3.0, np.int8(3), np.float32(3), decimal.Decimal(3), True])
+def test_numbers_as_objects_are_counts(first):
+    found, as_csr, total = objects(first), csr(object), X.sum() - 3 + int(first)
+    as_csr.data[0] = first
+    adata = AnnData(found, layers={"dense": found, "sparse": as_csr})
+    adata.obsm["matrix"] = found
+    adata.obsm["frame"] = pd.DataFrame(found, adata.obs_names)
+    for layer in (None, "dense", "sparse"):
+        assert po.CellDataModule(adata, layer=layer).data.counts.totals.sum() == total
+    for key in adata.obsm:
+        assert po.CellDataModule(adata, protein_obsm_key=key).data.fields["y"].sum() == total
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ("3", r"must hold numbers; got '3', a str, at \(0, 0\): convert it, .astype\(float\)"),
+        (1j, r"must hold numbers; got 1j, a complex"),
+        ([3], r"must hold numbers; got \[3\], a list"),
+        (10**400, r"must hold numbers; got one that is too large"),
+        *[(value, "does not hold counts: it has 1 NaN") for value in (None, np.nan, pd.NA)],
+        (1.5, "does not hold counts: it has 1 non-integer values, such as 1.5"),
+        (-1, "does not hold counts: it has negative values, the lowest -1"),
+        (2**70, "does not hold counts: its largest value is 1.18059e.21, above 2.24"),
+    ],
+)
+def test_objects_that_are_no_counts(first, message):
+    with pytest.raises(ValueError, match=rf"adata.X {message}"):
+        po.CellDataModule(AnnData(objects(first)))
+    adata = AnnData(X, obsm={"y": objects(first)})
+    if "NaN" in message:  # of proteins: not measured
+        assert po.CellDataModule(adata, protein_obsm_key="y").data.fields["measured"].sum() == N * G - 1
+    else:
+        with pytest.raises(ValueError, match=r"adata.obsm\['y'\] "):
+            po.CellDataModule(adata, protein_obsm_key="y")
 
 
 def test_other_containers_are_named():

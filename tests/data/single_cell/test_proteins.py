@@ -69,7 +69,8 @@ def test_stored_in_any_way(stored):
         (changed(7, 0, 2.5), r"1 values are non-integer, such as 2.5 of 'A' in row 7.*raw counts"),
         (changed(0, 2, np.inf), r"1 values are infinite, such as inf of 'C' in row 0"),
         (changed(0, 2, 2.0**25), r"values are above 2\^24"),
-        (table().assign(D="high"), r"must hold numbers; got object in the column 'D'"),
+        (table().assign(D="high").astype({"D": object}), r"the column 'D' must hold numbers; got 'high', a str"),
+        (table().assign(D=pd.Timestamp(0)), r"must hold numbers; got datetime.* in the column 'D'"),
         (
             table()[["A", "B", "A"]],
             r"the columns of adata.obsm\['y'\] \(protein_obsm_key\) must be unique; got 'A' twice: rename",

@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from pyro_omics.data.dna_encoded.tables.text import Form, form_of, line_of
+from pyro_omics.data.dna_encoded.tables.compressed import BROKEN
+from pyro_omics.data.dna_encoded.tables.text import Form, form_of, line_of, open_text
 from pyro_omics.data.dna_encoded.tables.written_numbers import as_numbers
-from pyro_omics.data.names import plain
+from pyro_omics.data.names import MISSING, plain
 
 HEAD = 1000  # number of rows from which the columns are recognised
 TEXT = (".csv", ".tsv", ".txt")
-# Missing values in columns of numbers; a name may be "NA".
-EMPTY = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "#N/A"]
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 
 
 class Table(abc.ABC):
@@ -54,10 +54,11 @@ def open_table(source: Any) -> Table:
     name = path.name.lower()
     if name.endswith(".parquet"):
         return FrameTable(_parquet(path))
-    if Path(name.removesuffix(".gz")).suffix not in TEXT:
+    suffix = Path(name).suffix
+    if (Path(name.removesuffix(suffix)).suffix if suffix in COMPRESSED else suffix) not in TEXT:
         raise ValueError(
-            f"path_or_frame must be a {', '.join(TEXT)} file (also .gz), a .parquet file or a DataFrame; "
-            f"got {str(path)!r}"
+            f"path_or_frame must be a {', '.join(TEXT)} file (also {', '.join(COMPRESSED)}), a .parquet file or a "
+            f"DataFrame; got {str(path)!r}"
         )
     return TextTable(path)
 
@@ -112,7 +113,7 @@ def _numpy_column(values: pd.Series) -> pd.Series:
 
 
 class TextTable(Table):
-    """A text file, in which building blocks, names and SMILES stay text, such as "001" or "NA".
+    """A text file, in which building blocks, names and SMILES stay text, such as "001".
 
     Parameters
     ----------
@@ -129,21 +130,18 @@ class TextTable(Table):
         self.path = path
         try:
             self.form: Form = form_of(path)
-        except (OSError, EOFError, UnicodeError, ValueError) as error:
+        except (*BROKEN, UnicodeError, ValueError) as error:
             raise ValueError(f"path_or_frame={str(path)!r} could not be read as a table ({error})") from error
         _check_header(list(self.form.names))
 
     def head(self) -> pd.DataFrame:
         """The first rows; columns in which numbers are written as spreadsheets do are numbers."""
-        head = self._read(nrows=HEAD)
-        for name in head:
-            if head[name].dtype == object:
-                head[name] = as_numbers(head[name])
-        return head
+        head = self._read(nrows=HEAD, dtype=str, keep_default_na=False, na_values=["", *MISSING])
+        return head.apply(as_numbers)
 
     def read(self, text: list[str], numbers: list[str]) -> pd.DataFrame:
         """All rows that are not blank; counts that are not plain whole numbers stay text."""
-        missing = {**{name: [""] for name in text}, **dict.fromkeys(numbers, EMPTY)}
+        missing = {name: [""] if name in text else ["", *MISSING] for name in (*text, *numbers)}
 
         def load(columns: list[str], as_text: list[str]) -> pd.DataFrame:
             return self._read(
@@ -165,21 +163,20 @@ class TextTable(Table):
         # Fields that all rows lack are not read; nor are blank ones beyond the names.
         names = [*form.names, *(f"beyond {i}" for i in range(form.width - len(form.names)))][: form.width]
         try:
-            found = pd.read_csv(
-                self.path,
-                sep=form.separator,
-                encoding=form.encoding,
-                skiprows=form.header,
-                header=None,
-                names=names,
-                usecols=[name for name in wanted if name in names],
-                index_col=False,
-                compression="gzip" if self.path.suffix.lower() == ".gz" else None,
-                **options,
-            )
+            with open_text(self.path, form.encoding) as file:
+                found = pd.read_csv(
+                    file,
+                    sep=form.separator,
+                    skiprows=form.header,
+                    header=None,
+                    names=names,
+                    usecols=[name for name in wanted if name in names],
+                    index_col=False,
+                    **options,
+                )
         except pd.errors.EmptyDataError:
             return pd.DataFrame(columns=wanted)
-        except (pd.errors.ParserError, UnicodeError, EOFError) as error:
+        except (*BROKEN, pd.errors.ParserError, UnicodeError) as error:
             raise ValueError(f"path_or_frame={str(self.path)!r} could not be read as a table ({error})") from error
         return found.reindex(columns=wanted)
 

@@ -28,8 +28,9 @@ from pyro_omics.data.dna_encoded.tables.conditions import conditions_example, li
 from pyro_omics.data.dna_encoded.tables.files import Table, open_table
 from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS, LayoutName
 from pyro_omics.data.dna_encoded.tables.recognition import Columns, recognise
-from pyro_omics.data.dna_encoded.tables.written_numbers import as_written, numbers_in
-from pyro_omics.data.names import check_names, list_of, plain
+from pyro_omics.data.dna_encoded.tables.written_names import check_blocks, names_in
+from pyro_omics.data.dna_encoded.tables.written_numbers import numbers_in
+from pyro_omics.data.names import NO_NAMES, list_of, plain
 
 LARGEST = 2**24  # above it, float32 skips integers
 UNCLEAR = "not a plain whole number: its points or commas may be of decimals or thousands, or it was rounded"
@@ -61,18 +62,25 @@ def read_del(
     and deldenoiser, and "plain", whose columns are called ``target_1``, ``control_1``, ``pre-selection_1`` or
     ``competitor_1`` (in any case, also without the number) or are given by ``conditions``.
 
-    Building blocks are recognised as ``A``, ``B``, ... (a column of whole numbers beside two or more of text is left
-    out); ``ID_A``; ``cycle1`` or ``cycle_1``; ``cycle_1_lane``; ``bb1``; ``bb1_id``; ``BB_A``; ``synthon1``;
-    ``codon1``; and, if there are none of these, as KinDEL's ``smiles_a``. A compound is named by ``DEL_ID``,
-    ``molecule_hash``, ``compound_id``, ``compound``, ``id``, or the table's index if that is text; else by its joined
-    building blocks, "A001-B001-C001"; else by its SMILES. Other columns, such as DELi's sums over disynthons, are left
-    out.
+    Building blocks are recognised as ``A``, ``B``, ... (columns of whole numbers after two or more of text are left
+    out, unless they are written with zeros, "001"); ``ID_A``; ``cycle_1_lane``; ``cycle1`` or ``cycle_1``,
+    ``cycle1_id`` and ``cycle_A``, likewise with "bb", "synthon", "codon" or "building block"; and, if there are none of
+    these, as KinDEL's ``smiles_a``.
+
+    Names stay as they are written: "001" and "1" are two. "NA", "nan", "None" and the like are refused as missing,
+    since programs write them so: a building block that is really called "NA" needs another name, and a product without
+    one of the building blocks a name such as "none".
+
+    A compound is named by ``DEL_ID``, ``molecule_hash``, ``compound_id``, ``compound``, ``id``, or the table's index if
+    that is text; else by its joined building blocks, "A001-B001-C001"; else by its SMILES. Other columns, such as
+    DELi's sums over disynthons, are left out.
 
     Parameters
     ----------
     path_or_frame
-        a .csv, .tsv or .txt file (comma, semicolon or tab; also .gz), a .parquet file, or a DataFrame, also of pyarrow
-        or polars. Above the header of a text file may stand Excel's ``sep=;``, comments (#), blank lines and titles.
+        a .csv, .tsv or .txt file (comma, semicolon, tab or |; also .gz, .bz2, .xz, .zip), a .parquet file, or a
+        DataFrame, also of pyarrow or polars. Above the header of a text file may stand Excel's ``sep=;``, comments (#),
+        blank lines and titles.
     layout
         name of the table's layout; None to recognise it by the columns.
     conditions
@@ -102,7 +110,8 @@ def read_del(
     ValueError
         If no layout or several fit; if conditions are unknown or of columns that do not exist; if counts are not whole,
         non-negative numbers, or may be read in two ways ("2.000"); if a line has a field too many or a quote that is
-        not closed; if a compound occurs twice or lacks the name of a building block, or names differ only in blanks.
+        not closed; if a compound occurs twice or lacks the name of a building block, or names differ only in blanks,
+        or in "1" and "1.0", or were rounded by a spreadsheet ("1.23E+11").
 
     Warns
     -----
@@ -170,6 +179,14 @@ def _recognition_warnings(columns: Columns, has_synthon_keys: bool) -> Iterator[
             SYNTHON_KEYS,
             "; if neither, drop them from the table",
         )
+    if names := [name for name in columns.other_cycles if name not in columns.ignored_counts]:
+        yield ArgumentWarning(
+            f"the columns {listed(names)} are called as building blocks are, and are left out, since they are not in "
+            f"line with {listed([*columns.synthons.values()])}: if they are building blocks, pass the columns of all "
+            "cycles, ",
+            SYNTHON_KEYS,
+            "; if not, drop them from the table",
+        )
     if names := columns.assumed_targets:
         yield ArgumentWarning(
             f"the selections {listed(names)} are all taken as targets, but their names differ in more than a "
@@ -204,16 +221,17 @@ def _adata(source: Table, columns: Columns) -> AnnData:
     if table.empty:
         raise ValueError("the table must have rows; got none")
     matrix = sp.csr_matrix(np.stack([_counts(table[name], name, source) for name in names], axis=1))
-    obs = pd.DataFrame({key: _text(table[name]) for key, name in columns.synthons.items()}, index=table.index)
+    obs = pd.DataFrame({key: names_in(table[name], name) for key, name in columns.synthons.items()}, index=table.index)
     check_named(obs, list(columns.synthons), list(columns.synthons.values()), source.place)
     for key, name in columns.synthons.items():
         obs[key] = natural_categorical(obs[key])
-        check_names(obs[key].cat.categories, f"the building blocks in the column {name!r}", "rename one")
+        check_blocks(obs[key].cat.categories, name)
     if columns.synthons:
-        check_distinct(obs, list(columns.synthons), _how_to_sum(list(columns.synthons.values()), names))
+        check_distinct(obs, list(columns.synthons), *_how_to_be_distinct(columns))
     obs.index = _ids(table, obs, columns, names, source)
     if columns.smiles is not None:
-        obs["smiles"] = _text(table[columns.smiles]).to_numpy()
+        smiles = names_in(table[columns.smiles], columns.smiles)
+        obs["smiles"] = smiles.where(~smiles.isin(NO_NAMES), None).to_numpy()
     var = pd.DataFrame(
         {
             "condition": [one.condition for one in columns.selections],
@@ -259,23 +277,14 @@ def _counts(values: pd.Series, name: str, source: Table) -> np.ndarray:
     return x.astype(np.float32)
 
 
-def _text(values: pd.Series) -> pd.Series:
-    """Names as text without blanks at their ends; missing ones stay missing, whole floats have no fraction."""
-    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
-        values = values.astype("Int64")
-    codes, levels = pd.factorize(values.astype(object))
-    # The last entry is for the code -1, "missing".
-    text = np.array([*(as_written(str(level)) for level in levels), None], dtype=object)
-    return pd.Series(text[codes], index=values.index)
-
-
 def _ids(table: pd.DataFrame, obs: pd.DataFrame, columns: Columns, counts: list[str], read: Table) -> pd.Index:
     """The compounds' names, which must be distinct."""
     source = columns.id or (None if columns.synthons else columns.smiles)
     if source is not None:
-        names = _text(table[source])
-        if names.isna().any():
-            row = int(names.index[int(names.isna().to_numpy().argmax())])
+        names = names_in(table[source], source)
+        missing = (names.isna() | names.isin(NO_NAMES)).to_numpy()
+        if missing.any():
+            row = int(names.index[int(missing.argmax())])
             raise ValueError(f"the column {source!r} must name every compound; got none in {read.place(row)}")
     elif columns.synthons:
         parts = [obs[key].astype(object) for key in columns.synthons]
@@ -294,6 +303,20 @@ def _ids(table: pd.DataFrame, obs: pd.DataFrame, columns: Columns, counts: list[
         examples = ", ".join(map(repr, again.unique()[:3]))
         raise ValueError(f"{len(again)} row(s) repeat {repeated} of another, such as {examples}: {fix}")
     return ids
+
+
+def _how_to_be_distinct(columns: Columns) -> Iterator[str | Argument]:
+    """What to do where rows repeat their building blocks: name the cycle that is left out, or sum the counts."""
+    keys = list(columns.synthons.values())
+    if columns.other_cycles:
+        yield f"if {listed(columns.other_cycles)} are building blocks too, pass "
+        yield Argument("synthon_keys", [*keys, *columns.other_cycles])
+        yield "; if they are not, "
+    elif columns.unread:
+        yield f"if some of the columns that are not read, {listed(columns.unread)}, are building blocks too, pass all, "
+        yield SYNTHON_KEYS
+        yield "; if not, "
+    yield _how_to_sum(keys, columns.counts())
 
 
 def _how_to_sum(keys: list[str], counts: list[str]) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from pyro_omics.data.dna_encoded.errors import Argument, ArgumentError
@@ -20,6 +21,7 @@ from pyro_omics.data.dna_encoded.tables.conditions import (
 )
 from pyro_omics.data.dna_encoded.tables.layouts import LAYOUTS, Layout
 from pyro_omics.data.dna_encoded.tables.layouts.base import matches
+from pyro_omics.data.dna_encoded.tables.written_numbers import numbers_in
 
 INDEX = "Unnamed: 0"  # pandas' name for the index of a DataFrame in a CSV file
 IDS = (*(layout.id_column for layout in LAYOUTS.values() if layout.id_column), "compound_id", "compound", "id", INDEX)
@@ -47,6 +49,11 @@ class Columns:
         names of the selections that are taken as targets, if some of them may be something else.
     other_text
         columns of text that are not read.
+    other_cycles
+        columns that are called as cycles are and are not read: by a single letter, of whole numbers or after a gap; or
+        alone of their kind.
+    unread
+        all columns that are not read.
     """
 
     layout: str
@@ -58,6 +65,8 @@ class Columns:
     ignored_counts: list[str]
     assumed_targets: list[str]
     other_text: list[str]
+    other_cycles: list[str]
+    unread: list[str]
 
     def counts(self) -> list[str]:
         """The table's columns of numbers."""
@@ -74,9 +83,11 @@ LETTER = "([A-Z])"
 FAMILIES = (
     LETTER,
     *(layout.synthons for layout in LAYOUTS.values() if layout.synthons),
-    *(rf"(?i:{word})[_ ]?(\d+)" for word in ("cycle", "bb", "synthon", "codon", "building[_ ]?block")),
-    r"(?i:bb)[_ ]?(\d+)[_ ]?(?i:id)",
-    r"(?i:bb)[_ ]([A-Za-z])",
+    *(
+        rf"(?i:{word}){which}"
+        for word in ("cycle", "bb", "synthon", "codon", "building[_ ]?block")
+        for which in (r"[_ ]?(\d+)", r"[_ ]?(\d+)[_ ]?(?i:id)", r"[_ ]([A-Za-z])")
+    ),
 )
 STRUCTURES = (r"(?i:smiles)_([A-Za-z])",)  # structures of building blocks, used if no columns have their names
 
@@ -97,8 +108,7 @@ def recognise(
     """
     names = [str(name) for name in head.columns]
     # A column "target" that is not numeric may hold the names of proteins.
-    is_number = pd.api.types.is_numeric_dtype
-    free = [name for name in names if not re.fullmatch(f"(?i:{CONDITION_ALONE})", name) or is_number(head[name])]
+    free = [name for name in names if not re.fullmatch(f"(?i:{CONDITION_ALONE})", name) or _are_numbers(head[name])]
     chosen = _choose_layout(layout, free, head, conditions)
     blocks = _synthons(head, chosen.synthons, synthon_keys, conditions)
     found = chosen.selections(free, counts)
@@ -115,8 +125,8 @@ def recognise(
         raise ValueError(f"a column must be either building blocks or counts; got {both[0]!r} among both")
     taken = {*blocks.values(), *(selection.column for selection in selections)}
     lower = {name.lower(): name for name in names}
-    unread = _count_like(head, taken)
-    ignored = [name for name in unread if chosen.is_general or _may_be_cycle(name, blocks, synthon_keys)]
+    counts_left = _count_like(head, taken)
+    cycles = _other_cycles(head, taken, blocks) if synthon_keys is None else []
     return Columns(
         layout=chosen.name,
         selections=with_replicates(selections),
@@ -124,9 +134,11 @@ def recognise(
         id=_id(head, taken),
         smiles=lower.get("smiles"),
         names=names,
-        ignored_counts=ignored,
+        ignored_counts=[name for name in counts_left if chosen.is_general or name in cycles],
         assumed_targets=[] if chosen.names_conditions else assumed_targets(selections, conditions),
         other_text=[n for n in names if n not in taken and n.lower() not in ids and _is_text(head[n])],
+        other_cycles=cycles,
+        unread=[name for name in names if name not in taken and name.lower() not in ids],
     )
 
 
@@ -173,22 +185,35 @@ def _synthons(
 
 
 def _family(head: pd.DataFrame, pattern: str) -> list[str]:
-    """The columns that match a pattern, in the order of the cycle's number, or of its letter up to the first gap."""
-    cycles = {match[1].upper(): match.string for match in matches(list(head.columns), pattern)}
-    if all(cycle.isdigit() for cycle in cycles):
-        return [cycles[cycle] for cycle in sorted(cycles, key=int)]
+    """The columns that match a pattern, in the order of the cycle's number or letter; single letters up to a gap."""
+    cycles: dict[str, str] = {}
+    for match in matches(list(head.columns), pattern):
+        cycle = str(int(match[1])) if match[1].isdigit() else match[1].upper()
+        if cycle in cycles:
+            raise ArgumentError(
+                f"the columns {cycles[cycle]!r} and {match.string!r} would both be cycle {cycle}: pass the columns of "
+                "building blocks, ",
+                Argument("synthon_keys", ...),
+            )
+        cycles[cycle] = match.string
+    if pattern != LETTER:
+        return [cycles[cycle] for cycle in sorted(cycles, key=lambda cycle: (len(cycle), cycle))]
     letters = [chr(ord("A") + i) for i in range(26)]
     run = next((i for i, letter in enumerate(letters) if letter not in cycles), 26)
     family = [cycles[letter] for letter in letters[:run]]
-    # A single letter may be the name of a selection: whole numbers beside two or more cycles of text are counts.
-    text = [name for name in family if name not in _count_like(head, set())]
-    return text if pattern == LETTER and len(text) > 1 else family
+    # A single letter may be the name of a selection: whole numbers after two or more cycles of text are counts.
+    text = [i for i, name in enumerate(family) if name not in _count_like(head, set())]
+    return family[: text[-1] + 1] if len(text) > 1 else family
 
 
-def _may_be_cycle(name: str, blocks: Mapping[str, str], synthon_keys: Sequence[str] | None) -> bool:
-    """Whether a column that is not read may be a cycle, where cycles were recognised by single letters."""
-    by_letter = synthon_keys is None and bool(matches(list(blocks.values()), LETTER))
-    return by_letter and bool(matches([name], LETTER))
+def _other_cycles(head: pd.DataFrame, taken: set[str], blocks: Mapping[str, str]) -> list[str]:
+    """Columns that are not ``taken`` and may be cycles by their names; by a single letter, if other cycles are so."""
+    by_letter = bool(matches(blocks.values(), LETTER))
+    patterns = [one for one in FAMILIES if one != LETTER or by_letter] if blocks else []
+    left = [str(name) for name in head.columns if name not in taken]
+    named = {match.string for pattern in patterns for match in matches(left, pattern)}
+    counts = _count_like(head, taken)
+    return [name for name in left if name in named and (name in counts or _is_text(head[name]))]
 
 
 def _id(head: pd.DataFrame, taken: set[str]) -> str | None:
@@ -212,6 +237,11 @@ def _are_whole(values: pd.Series) -> bool:
     if values.empty or pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
         return False
     return values.dtype.kind != "c" and bool((values >= 0).all() and (values % 1 == 0).all())
+
+
+def _are_numbers(values: pd.Series) -> bool:
+    """Whether a column holds numbers, also written as text, or nothing."""
+    return bool(pd.api.types.is_numeric_dtype(values)) or not np.isnan(numbers_in(values.dropna())[0]).any()
 
 
 def _is_text(values: pd.Series) -> bool:

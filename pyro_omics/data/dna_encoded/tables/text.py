@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import itertools
 import math
@@ -17,16 +16,16 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
+from pyro_omics.data.dna_encoded.tables.compressed import check_text, open_bytes
 from pyro_omics.data.names import plain
 
 SAMPLE = 2**16  # number of characters from which the form of a table is recognised
 MIN_LINES = 20  # number of lines in it, if the file has so many
 CHUNK = 2**24  # number of bytes that are scanned at once
-SEPARATORS = ",;\t"
+SEPARATORS = ",;\t|"
 SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[\s,;]*', re.IGNORECASE)  # Excel's
 UNNAMED = "Unnamed: {}"  # pandas' name for a column without one
 IN_QUOTES = "put fields that contain the separator in quotes"
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ def form_of(path: Path) -> Form:
     ValueError, OSError
         If the file is no text, is empty, or has a line with a field too many or a quote that is not closed.
     """
+    check_text(path)
     encoding = _encoding(path)
     sample, lines = _sample(path, encoding)
     if "\0" in sample or not any(line.strip() for line in lines):
@@ -72,6 +72,11 @@ def form_of(path: Path) -> Form:
     separator, above = _separator(lines)
     usual = _usual_width(lines[above:], separator)
     header, fields = _header(lines, separator, above, usual)
+    if len(fields) == usual == 1:
+        raise ValueError(
+            f"it has one column, {fields[0][:50]!r}: separate fields by a comma, a semicolon, a tab or |, or write "
+            "what separates them above the header, such as sep=:"
+        )
     names = [plain(field) for field in fields]
     names[0] = names[0].removeprefix("#").strip()
     while names and not names[-1]:
@@ -85,13 +90,8 @@ def form_of(path: Path) -> Form:
     return replace(form, width=max(_widths(path, form), default=0))
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """A file, also one that is compressed by gzip, for reading."""
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
 def open_text(path: Path, encoding: str) -> IO[str]:
-    """A file, also one that is compressed by gzip, as text with its line ends as they are made."""
+    """A file, also one that is compressed, as text in which lines end in a line feed."""
     return io.TextIOWrapper(open_bytes(path), encoding=encoding, newline=None)
 
 
@@ -102,20 +102,41 @@ def line_of(path: Path, form: Form, record: int) -> tuple[int, int]:
 
 
 def _encoding(path: Path) -> str:
-    """UTF-8, UTF-16 where its mark stands at the start, else the Windows code page that spreadsheets write."""
+    """UTF-16 or UTF-32 by how they start, UTF-8, else the Windows code page that spreadsheets write."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     with open_bytes(path) as file:
         chunk = file.read(CHUNK)
-        if chunk.startswith(UTF16):
-            return "utf-16"
+        if wide := _wide(chunk[:4]):
+            return wide
         try:
             while chunk:
                 decoder.decode(chunk)
                 chunk = file.read(CHUNK)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
+            _check_not_mixed(path)
             return "cp1252"
     return "utf-8-sig"
+
+
+def _check_not_mixed(path: Path) -> None:
+    """Raise a ValueError if a file that is not UTF-8 has letters of UTF-8, whose bytes would be read as two letters."""
+    with open_bytes(path) as file:
+        while chunk := file.read(CHUNK):
+            if found := re.search(rb"[^\x80-\xff](?:[\xc2-\xdf][\x80-\xbf])+(?![\x80-\xff])", chunk):
+                raise ValueError(
+                    f"it is of two encodings, UTF-8 at {found[0][1:].decode()!r} and another: save it anew as UTF-8"
+                )
+
+
+def _wide(start: bytes) -> str | None:
+    """The encoding of several bytes a letter that a file has by its mark, or by its first letters without one."""
+    if start in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        return "utf-32"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = bytes(min(byte, 1) for byte in start)
+    return {b"\1\0\1\0": "utf-16-le", b"\0\1\0\1": "utf-16-be"}.get(zeros)
 
 
 def _sample(path: Path, encoding: str) -> tuple[str, list[str]]:
@@ -209,7 +230,7 @@ def _widths(path: Path, form: Form) -> Iterator[int]:
     """Numbers of fields in lines; a ValueError for a line with a field too many or a quote that is not closed."""
     with open_bytes(path) as file:
         sample = file.read(CHUNK)
-    quoted = form.encoding == "utf-16" or b'"' in sample or b"\r" in sample.replace(b"\r\n", b"")
+    quoted = form.encoding.startswith(("utf-16", "utf-32")) or b'"' in sample or b"\r" in sample.replace(b"\r\n", b"")
     yield from _widths_of_records(path, form) if quoted else _widths_of_lines(path, form)
 
 
@@ -262,7 +283,7 @@ def _records(path: Path, form: Form) -> Iterator[tuple[int, int, list[str]]]:
                 _raise(first, f"it cannot be read ({error}): look for a quote that is not closed")
             if fields is None:
                 return
-            if fields and (len(fields) > 1 or fields[0].strip()):
+            if fields and (len(fields) > 1 or fields[0].strip(" \t")):  # pandas takes other blanks as a row
                 yield first, record, fields
                 record += 1
             first = form.header + reader.line_num + 1

@@ -55,9 +55,16 @@ def as_written(text: str) -> str:
 
 
 def as_numbers(texts: pd.Series) -> pd.Series:
-    """The column with numbers for texts, if all that are not missing are numbers; else as it is."""
+    """The column with numbers for texts, if all that are not missing are numbers; else as it is.
+
+    Texts such as "001", or ``="1"``, are ids and no numbers.
+    """
     known = texts.dropna()
-    if known.empty or not known.map(lambda value: isinstance(value, str)).all():
+    if known.empty or not known.map(lambda value: isinstance(value, str)).all() or known.map(_is_id).any():
         return texts
     numbers, _ = numbers_in(texts)
     return texts if np.isnan(numbers[texts.notna().to_numpy()]).any() else pd.Series(numbers, texts.index)
+
+
+def _is_id(text: str) -> bool:
+    return re.fullmatch(r"0\d+", text.strip()) is not None or text.strip().startswith("=")

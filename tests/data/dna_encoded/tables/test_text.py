@@ -1,6 +1,10 @@
 """Text tables as spreadsheets write them: read as what they say, or refused with file, line and mend."""
 
+import bz2
 import gzip
+import io
+import lzma
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -44,6 +48,9 @@ FORMS = {
     "commas": table(),
     "semicolons": table(";"),
     "tabs": table("\t"),
+    "bars": table("|"),
+    "bars and commas": table("|", rows=[[*row, "2,3,4,5,6,7-x"] for row in ROWS], head=[*HEAD, "name"]),
+    "commas and bars": table(rows=[[*row, "a|b|c|d|e|f|g"] for row in ROWS], head=[*HEAD, "name"]),
     "windows": table(";", "\r\n"),
     "old mac": table(end="\r"),
     "no end of line": table().rstrip("\n"),
@@ -52,11 +59,16 @@ FORMS = {
     "byte order mark": "\ufeff" + table(";", "\r\n"),
     "byte order mark and quotes": "\ufeff" + table(quote='"'),
     "utf-16": table("\t", "\r\n").encode("utf-16"),
+    "utf-16 without a mark": table("\t", "\r\n").encode("utf-16-le"),
+    "utf-16 of the other order": table(";").encode("utf-16-be"),
+    "utf-32": table(quote='"').encode("utf-32"),
     "sep": "sep=;\r\n" + table(";", "\r\n"),
     "sep after a mark": "\ufeffsep=;\n" + table(";"),
     "sep in quotes": '"sep=;"\n' + table(";"),
     "sep in capitals": "SEP=,\n" + table(),
     "sep of another kind": "sep=|\n" + table("|"),
+    "sep of a colon": "sep=:\n" + table(":"),
+    "sep of a blank": "sep= \n" + table(" "),
     "comment": "# run 2, counted on two machines, v1\n" + table(),
     "comment of as many fields": "# a, b, c, d, e\n" + table(),
     "header as a comment": "# run 2\n#" + table(),
@@ -92,6 +104,54 @@ def test_forms_of_one_table(tmp_path, form):
     assert same(read(tmp_path, FORMS[form]))
 
 
+def zipped(*names, content=None):
+    found = io.BytesIO()
+    with zipfile.ZipFile(found, "w") as archive:
+        for name in names:
+            archive.writestr(name, table() if content is None else content)
+    return found.getvalue()
+
+
+COMPRESSED = {
+    "gz": gzip.compress(table().encode()),
+    "gz in parts": b"".join(gzip.compress(part.encode()) for part in table().splitlines(keepends=True)),
+    "bz2": bz2.compress(table().encode()),
+    "xz": lzma.compress(table().encode()),
+    "zip": zipped("screen7.csv", "__MACOSX/screen7.csv"),
+    "not": table().encode(),
+}
+
+
+@pytest.mark.parametrize("form", COMPRESSED)
+@pytest.mark.parametrize("name", ["s.csv", "s.csv.gz", "s.txt.xz", "s.TSV.ZIP", "s.csv.bz2"])
+def test_compression_is_what_the_file_holds(tmp_path, form, name):
+    path = tmp_path / name
+    path.write_bytes(COMPRESSED[form])
+    assert same(read_del(path))
+    assert po.DELDataModule(path).n_obs == 12
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(COMPRESSED["bz2"]), "it is compressed twice: decompress it once"),
+        *[(COMPRESSED[form][:-20], "could not be read as a table") for form in ("gz", "bz2", "xz", "zip")],
+        (COMPRESSED["gz"][:30] + b"\xff\xff\xff" + COMPRESSED["gz"][33:], "could not be read as a table"),
+        (zipped("a.csv", "b.csv"), "it is a zip file of 2 files, and must have one: unpack it"),
+        (zipped(), "it is a zip file of 0 files|File is not a zip file|it is no text"),
+        (zipped("[Content_Types].xml", "xl/workbook.xml"), "it is an Excel workbook: save the sheet as CSV"),
+        (zipped("mimetype", "content.xml"), "it is a workbook of LibreOffice: save the sheet as CSV"),
+        (b"PAR1" + bytes(99), "it is a Parquet file: give it the ending .parquet"),
+        (b"\x89HDF\r\n" + bytes(99), "it is an HDF5 file: .*DELDataModule"),
+        (table(" ").encode(), r"it has one column, 'A B target_1 .*: separate fields by a comma.*sep=:"),
+        (table(":").encode(), r"it has one column, 'A:B:target_1"),
+    ],
+)
+def test_files_that_are_no_text_are_named(tmp_path, content, message):
+    with pytest.raises(ValueError, match=rf"(?s)screen7.csv' could not be read as a table.*{message}|{message}"):
+        read(tmp_path, content)
+
+
 @pytest.mark.parametrize("name", ["S.CSV", "s.Csv", "S.TSV", "S.TXT", "s.csv.GZ", "S.TSV.GZ"])
 def test_suffixes_in_capitals(tmp_path, name):
     content = table("\t" if "T" in name else ",")
@@ -110,6 +170,21 @@ def test_parquet_in_capitals(tmp_path):
 def test_names_of_other_letters(tmp_path, encoding):
     found = read(tmp_path, table(rows=with_field(0, 0, "µ1")).encode(encoding), complete=False)
     assert found.obs_names[0] == "µ1-B0"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "mac_roman"])
+def test_two_encodings_in_one_file(tmp_path, encoding):
+    """The µ in UTF-8 was read as two letters."""
+    content = table(rows=with_field(0, 0, "µ1")).encode() + "é,B0,1,1,1\n".encode(encoding)
+    with pytest.raises(ValueError, match="it is of two encodings, UTF-8 at 'µ' and another: save it anew as UTF-8"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize("mark", ["\x0c", "\u2028", "\x85", "\u00a0"])
+def test_lines_of_one_mark_are_counted(tmp_path, mark):
+    content = table() + mark + "\n"
+    with pytest.raises(ValueError, match=r"row 12 .*; line 14 of 'screen7.csv', which has 1 fields for 5 columns"):
+        read(tmp_path, content)
 
 
 @pytest.mark.parametrize("chunk", [7, 64])

@@ -28,7 +28,7 @@ def measure(adata, labels, epochs, seed, start, precision):
     """One fit: ELBO and log-likelihood (nats per validation cell), purity, seconds."""
     pl.seed_everything(seed, verbose=False)
     dm = po.CellDataModule(adata, validation_indices=validation_cells(adata), batch_size=128, seed=seed)
-    likelihood = po.likelihoods.ZeroInflatedNegativeBinomial(dispersion=po.dispersions.PerGene(start))
+    likelihood = po.likelihoods.ZeroInflatedNegativeBinomial(dispersion=po.dispersions.PerGene(start=start))
     svi = po.SVIModule(po.SCVI.from_data(dm, likelihood=likelihood))
     start = time.monotonic()
     pl.Trainer(max_epochs=epochs, accelerator="cpu", precision=precision, **QUIET).fit(svi, dm)

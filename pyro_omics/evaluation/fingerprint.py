@@ -55,6 +55,7 @@ def fingerprint(svi: SVIModule, dm: RowData, trainer: Mapping[str, Any]) -> dict
         "lr": svi.lr,
         "kl_warmup_epochs": svi.kl_warmup_epochs,
         "noise_seed": svi.noise_seed,
+        "warm_start": svi.warm_start,
         "start": _state_digest(pair),
         "attributes": _attributes(pair),
         "data": _describe_data(dm),

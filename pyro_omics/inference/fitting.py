@@ -11,14 +11,14 @@ from torch import Tensor
 from pyro_omics.inference.svi_module import SVIModule
 from pyro_omics.lightning import pl, rank_zero_info
 
-MIN_EPOCHS = 5
+MIN_EPOCHS, EPOCHS = 5, 40
 
 
 def recommended_epochs(svi: SVIModule, dm: Any) -> int:
     """Number of epochs after which a fit of the model by its default recipe is good.
 
-    What carries over between data sets is the number of steps, ``model.recommended_steps``; every row is seen at least
-    five times.
+    Forty epochs, within a quarter of ``model.recommended_steps`` and that number, and at least five: what carries over
+    between data sets is rather the number of steps than that of epochs.
 
     Parameters
     ----------
@@ -28,7 +28,8 @@ def recommended_epochs(svi: SVIModule, dm: Any) -> int:
         the DataModule, with its ``batch_size``.
     """
     per_epoch = max(math.ceil(dm.n_obs / dm.batch_size), 1)
-    return max(math.ceil(svi.model.recommended_steps / per_epoch), MIN_EPOCHS)
+    most = svi.model.recommended_steps / per_epoch
+    return max(math.ceil(min(max(EPOCHS, most / 4), most)), MIN_EPOCHS)
 
 
 def fit(

@@ -160,7 +160,8 @@ class FitLifecycle(pl.LightningModule):
             raise self._diverged(self.global_step - 1, math.nan, where)
 
     def _diverged(self, step: int, value: float, where: str) -> FloatingPointError:
-        rate = math.nan if self._trainer is None else self.trainer.optimizers[0].param_groups[0]["lr"]
+        group = {"lr": math.nan} if self._trainer is None else self.trainer.optimizers[0].param_groups[0]
+        rate = group.get("initial_lr", group["lr"])  # the optimizer's own, where a schedule changes it
         return divergence(step, value, float(rate), where)
 
     # Logged values ------------------------------------------------------------------------------------------------

@@ -420,8 +420,13 @@ class SVIModule(TrainedRows, LightningIdioms, FitLifecycle):
         """Number of steps of the optimizer in the fit; inf where it has no known end."""
         if self._trainer is None:
             return math.inf
-        self.trainer.fit_loop.setup_data()  # or Lightning says that it loads the data to count
-        return self.trainer.estimated_stepping_batches - self.trainer.global_step
+        loop = self.trainer.fit_loop
+        is_set_up = getattr(loop, "_combined_loader", None) is not None
+        loop.setup_data()  # or Lightning says that it loads the data to count
+        steps = self.trainer.estimated_stepping_batches - self.trainer.global_step
+        if not is_set_up:
+            loop._combined_loader = None  # a resumed fit sets the loaders' positions when they are set up
+        return steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the data's schema, the description of model and guide, and in a fit what it needs to be resumed."""

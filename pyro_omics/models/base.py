@@ -76,7 +76,7 @@ class CountModel(FastPyroModule, RecordsArguments, metaclass=HintsOfNames):
     levels: Mapping[str, Sequence[str]] = {}
     tables: ClassVar[tuple[str, ...]] = ()
     learning_rate: ClassVar[float] = 2e-2
-    recommended_steps: ClassVar[int] = 1000
+    recommended_steps: ClassVar[int] = 2000
     started = False
     n_genes: int
     given_example: Any = None

@@ -116,7 +116,7 @@ def test_a_model_without_an_example_asks_for_one(fitted_own_model, tmp_path):
 def test_the_rate_that_is_found_is_used(dm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    svi = po.SVIModule(small(dm))
+    svi = po.SVIModule(small(dm), warm_start=False)
     before = copy.deepcopy(svi.state_dict())
     trainer = quiet_trainer(1)
     found = Tuner(trainer).lr_find(svi, datamodule=dm, num_training=20)

@@ -62,7 +62,7 @@ def test_another_model_is_refused_by_argument(dm, saved, name):
 
 
 def test_a_resumed_fit_is_of_the_same_pair(dm, saved):
-    svi = po.SVIModule(small(dm, likelihood=po.likelihoods.Poisson()))
+    svi = po.SVIModule(small(dm, likelihood=po.likelihoods.Poisson()), warm_start=False)
     before = {name: value.clone() for name, value in svi.state_dict().items()}
     for ask in (quiet_trainer(2).fit, quiet_trainer(2).validate):
         with pytest.raises(ValueError, match=r"saved in the checkpoint, with likelihood=.*; got likelihood=Poisson"):

@@ -70,7 +70,8 @@ class DELCount(CountModel):
 
     queries: ClassVar[dict[str, str | tuple[str, ...]]] = {"log_enrichment": "scores", "matrix_binding": "scores"}
     tables: ClassVar[tuple[str, ...]] = ("enrichment", "hits", "synthons")
-    learning_rate = 4e-2
+    learning_rate = 2e-2
+    recommended_steps = 1000
     axes: Mapping[str, tuple[str, ...]] = {
         "x": ("targets",),
         "x_control": ("controls",),

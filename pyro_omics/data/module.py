@@ -63,7 +63,8 @@ class RowDataModule(pl.LightningDataModule):
         super().__init__()
         check_positive(batch_size=batch_size)
         check_at_least(0, seed=seed, num_workers=num_workers)
-        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        # Numbers of numpy count as integers here, and not everywhere in torch.
+        self.batch_size, self.seed, self.num_workers = int(batch_size), int(seed), int(num_workers)
         self.blocks: Blocks | None = None
         self._gpu_copy: Any = None
         self._passes = PassCounter()

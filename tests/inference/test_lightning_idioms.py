@@ -126,7 +126,7 @@ def test_the_rate_that_is_found_is_used(dm, tmp_path, monkeypatch):
     assert all(torch.equal(value, before[name]) for name, value in svi.state_dict().items())
     trainer.fit(svi, dm)
     assert (trainer.current_epoch, trainer.global_step) == (1, 5)
-    assert trainer.optimizers[0].param_groups[0]["lr"] == svi.lr
+    assert trainer.optimizers[0].param_groups[0]["initial_lr"] == svi.lr
     assert not list(tmp_path.iterdir())
 
 

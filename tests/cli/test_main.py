@@ -287,7 +287,7 @@ def test_the_optimizer_can_be_swapped():
     assert group["initial_lr"] == 5e-3 and "clip_norm" in group
     fit("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1e-4")
     (group,) = torch.load("out/checkpoint.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
-    assert group["lr"] == 1e-4 and "nesterov" in group
+    assert group["initial_lr"] == 1e-4 and "nesterov" in group
 
 
 def test_the_scheduler_can_be_swapped():

@@ -13,9 +13,7 @@ import torch
 from pyro.optim import clipped_adam
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler
-
-from pyro_omics.serialization.arguments import RecordsArguments
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 FUSED = ("cpu", "cuda")  # devices for which torch has the kernel
 UNKNOWN_WARMUP = 100  # steps in which the rate of a fit of unknown length rises
@@ -142,17 +140,17 @@ def _has_layout_of(tensor: Tensor, p: Tensor) -> bool:
     return tensor.dtype == p.dtype and tensor.device == p.device and tensor.shape == p.shape
 
 
-class OneCycle(RecordsArguments):
+class OneCycle(LRScheduler):
     r"""One cycle of the learning rate over a fit: it rises linearly to the optimizer's rate, then falls to 0.
 
     .. math::
         \eta_t = \eta \, \begin{cases}
-            t / wT & t \le wT \\
-            \frac12 \left(1 + \cos \pi \frac{t/T - w}{1 - w}\right) & t > wT
+            t / wT & t < wT \\
+            \frac12 \left(1 + \cos \pi \frac{t/T - w}{1 - w}\right) & t \ge wT
         \end{cases}
 
-    with eta the optimizer's own rate, T the number of steps that the optimizer takes in the fit (fewer than minibatches
-    where gradients are accumulated), and w the warm-up's share.
+    with eta the optimizer's own rate, t the number of steps taken and half of the one being taken, T the number that
+    the optimizer takes in the fit (fewer than minibatches where gradients are accumulated), and w the warm-up's share.
 
     A fit that is resumed goes on where it was. If it was made longer or shorter, the rest of the cycle is stretched
     over the rest of the steps; if the cycle had ended, another one begins. In a fit of unknown length
@@ -161,57 +159,19 @@ class OneCycle(RecordsArguments):
 
     Parameters
     ----------
+    optimizer
+        the optimizer.
+    n_steps
+        T; inf where it is not known. `SVIModule` passes that of the fit.
     warmup
         w, in [0, 1).
 
     Source: Smith and Topin 2018, arXiv:1708.07120 (one cycle); Loshchilov and Hutter 2017, arXiv:1608.03983 (cosine).
     """
 
-    def __init__(self, warmup: float = 0.2) -> None:
+    def __init__(self, optimizer: Optimizer, n_steps: float = math.inf, warmup: float = 0.2) -> None:
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup must be a share of the training, in [0, 1); got {warmup}")
-        self.warmup = warmup
-
-    def __call__(self, optimizer: Optimizer, n_steps: float) -> LRScheduler:
-        """The scheduler of an optimizer, to be stepped after each of ``n_steps`` steps (inf: of unknown length)."""
-        return CycleLR(optimizer, n_steps, self.warmup)
-
-
-class Constant(RecordsArguments):
-    """The schedule that keeps the optimizer's learning rate."""
-
-    def __init__(self) -> None:
-        """Record that there are no arguments."""
-
-    def __call__(self, optimizer: Optimizer) -> LRScheduler:
-        """The scheduler of an optimizer."""
-        return ConstantLR(optimizer, factor=1.0)
-
-
-def takes_steps(schedule: Callable[..., Any]) -> bool:
-    """Whether a schedule is called with the number of steps too, and so stepped after each."""
-    required = [
-        p
-        for p in inspect.signature(schedule).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    return len(required) == 2
-
-
-class CycleLR(LRScheduler):
-    """The scheduler that `OneCycle` makes.
-
-    Parameters
-    ----------
-    optimizer
-        the optimizer.
-    n_steps
-        number of its steps; inf where it is not known.
-    warmup
-        share of the steps in which the rate rises.
-    """
-
-    def __init__(self, optimizer: Optimizer, n_steps: float, warmup: float) -> None:
         self.n_steps, self.warmup = n_steps, warmup
         self.begin, self.done = 0, 0.0  # a step, and the share of the cycle that was done then
         super().__init__(optimizer)
@@ -246,6 +206,33 @@ class CycleLR(LRScheduler):
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group["lr"] = rate
         self._last_lr = self.get_lr()
+
+
+class Constant(LRScheduler):
+    """The schedule that keeps the optimizer's learning rate.
+
+    Parameters
+    ----------
+    optimizer
+        the optimizer.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The rate of each group of parameters."""
+        return list(self.base_lrs)
+
+
+def takes_steps(schedule: Callable[..., Any]) -> bool:
+    """Whether a schedule has an argument ``n_steps``, the number of steps, and is so stepped after each.
+
+    By its name, because torch's schedulers have second arguments of other meanings.
+    """
+    # Of a class in a configuration, jsonargparse makes a partial of a function of its own, with the class among its args.
+    classes = [item for item in getattr(schedule, "args", ()) if isinstance(item, type)]
+    return any("n_steps" in inspect.signature(one).parameters for one in (schedule, *classes))
 
 
 def lowers_its_rate(optimizer: Optimizer) -> bool:

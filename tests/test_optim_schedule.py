@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, StepLR
 
 import pyro_omics as po
 
 
 def schedule(n_steps, warmup=0.2, lr=2.0):
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-    return optimizer, po.optim.OneCycle(warmup)(optimizer, n_steps)
+    return optimizer, po.optim.OneCycle(optimizer, n_steps, warmup)
 
 
 def rates(optimizer, scheduler, n):
@@ -61,7 +62,13 @@ def test_a_cycle_that_had_ended_begins_again():
     assert rates(again, resumed, 10) == pytest.approx(rates(*schedule(10), 10))
 
 
+def test_a_schedule_of_torch_is_not_given_the_number_of_steps():
+    assert po.optim.takes_steps(po.optim.OneCycle) and po.optim.takes_steps(lambda optimizer, n_steps: None)
+    for scheduler in (ExponentialLR, StepLR, CosineAnnealingLR, po.optim.Constant):
+        assert not po.optim.takes_steps(scheduler)
+
+
 @pytest.mark.parametrize("warmup", [-0.1, 1.0])
 def test_the_share_of_the_warm_up_is_checked(warmup):
     with pytest.raises(ValueError, match=r"warmup must be a share of the training, in \[0, 1\); got"):
-        po.optim.OneCycle(warmup)
+        schedule(10, warmup)

@@ -66,7 +66,10 @@ def fit(
         has_end = {"max_steps", "max_time"} & trainer.keys()
         max_epochs = -1 if has_end else recommended_epochs(svi, dm)
     settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    runner = pl.Trainer(max_epochs=max_epochs, callbacks=[*callbacks, BestWeights()], **{**settings, **trainer})
+    watching = list(callbacks)
+    if not any(isinstance(callback, BestWeights) for callback in watching):
+        watching.append(BestWeights())
+    runner = pl.Trainer(max_epochs=max_epochs, callbacks=watching, **{**settings, **trainer})
     runner.fit(svi, dm, ckpt_path=ckpt_path)
     return runner
 
@@ -80,7 +83,7 @@ class BestWeights(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier fit."""
-        self.__init__()  # type: ignore[misc]
+        self.elbo, self.epoch, self._weights = -math.inf, 0, {}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights, if they are the best so far."""

@@ -23,9 +23,9 @@ def remember_start(model: nn.Module) -> None:
     _STARTS.setdefault(model, sums(model))
 
 
-def forget_start(model: nn.Module) -> None:
-    """Forget the weights of a model, whose new ones are a start from the data."""
-    _STARTS.pop(model, None)
+def renew_start(model: nn.Module) -> None:
+    """Remember the weights of a model, which are now a start from the data, in place of those that it was made with."""
+    _STARTS[model] = sums(model)
 
 
 def was_trained(model: nn.Module) -> bool:

@@ -39,7 +39,7 @@ from pyro_omics.inference.kl_warmup import LatentValues
 from pyro_omics.inference.lifecycle import FitLifecycle
 from pyro_omics.inference.lightning_idioms import LightningIdioms
 from pyro_omics.inference.saved_pair import check_saved
-from pyro_omics.inference.starts import forget_start, remember_start, warn_if_trained, was_trained
+from pyro_omics.inference.starts import remember_start, renew_start, warn_if_trained, was_trained
 from pyro_omics.inference.trained_rows import TrainedRows
 from pyro_omics.layers.eval_mode import ONE_AT_A_TIME, eval_mode
 from pyro_omics.layers.module import local_parameters
@@ -76,9 +76,10 @@ class SVIModule(TrainedRows, LightningIdioms, FitLifecycle):
     optimizer
         callable parameters -> torch optimizer; None takes the model's default, `optim.ClippedAdam`.
     scheduler
-        callable optimizer -> learning-rate scheduler, stepped once per epoch, or (optimizer, number of steps) ->
-        scheduler, stepped once per step of the optimizer; None takes the model's default, `optim.OneCycle` for most
-        models, unless the optimizer lowers the rate itself, and ``optim.Constant()`` keeps the rate.
+        callable optimizer -> learning-rate scheduler, stepped once per epoch, or one with a second argument
+        ``n_steps``, the number of steps of the fit, stepped once per step of the optimizer; None takes the model's
+        default, `optim.OneCycle` for most models, unless the optimizer lowers the rate itself; `optim.Constant` keeps
+        the rate.
         ``ReduceLROnPlateau`` watches ``val_elbo`` (``train_elbo`` where nothing is held out), with ``mode="min"`` its
         negative.
     kl_warmup_epochs
@@ -240,11 +241,10 @@ class SVIModule(TrainedRows, LightningIdioms, FitLifecycle):
     def _start_from(self, dm: Any) -> None:
         """Start model and guide from the data, unless they have been trained or loaded."""
         if self.warm_start and not (self.model.started or was_trained(self.model)):
-            made_as = not self.fitted
+            fitted = self.fitted
             self.model.warm_start(self.guide, dm)
-            self.fitted = self.fitted and not made_as  # a start is no fit
-            forget_start(self.model)
-            remember_start(self.model)
+            self.fitted = fitted  # a start is no fit
+            renew_start(self.model)
         self.model.started = True
 
     def check_thread(self) -> None:
@@ -408,7 +408,7 @@ class SVIModule(TrainedRows, LightningIdioms, FitLifecycle):
         if schedule is None or (schedule is self.default_scheduler and lowers_its_rate(optimizer)):
             return optimizer
         per_step = takes_steps(schedule)
-        scheduler = schedule(optimizer, self._count_steps()) if per_step else schedule(optimizer)
+        scheduler = schedule(optimizer, n_steps=self._count_steps()) if per_step else schedule(optimizer)
         warn_of_two_decays(optimizer, scheduler)
         if per_step:
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -312,7 +312,7 @@ class CountModel(FastPyroModule, RecordsArguments, metaclass=HintsOfNames):
 
     def default_scheduler(self) -> Callable[..., LRScheduler] | None:
         """The model's default schedule of the learning rate: `optim.OneCycle`; None for a constant rate."""
-        return OneCycle()
+        return OneCycle
 
 
 def _mark_started(model: nn.Module, _: Any) -> None:

@@ -296,6 +296,16 @@ def test_the_scheduler_can_be_swapped():
     assert group["lr"] == pytest.approx(2e-2 * 0.25)
 
 
+def test_a_cycle_of_ones_own_has_the_steps_of_the_fit():
+    fit("--model.scheduler=pyro_omics.optim.OneCycle", "--model.scheduler.warmup=0.5", epochs=2)
+    checkpoint = torch.load("out/checkpoint.ckpt", weights_only=True)
+    (cycle,) = checkpoint["lr_schedulers"]
+    assert (cycle["warmup"], cycle["n_steps"]) == (0.5, checkpoint["global_step"])
+    fit("--model.scheduler=pyro_omics.optim.Constant", epochs=1)
+    (group,) = torch.load("out/checkpoint.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert group["lr"] == 2e-2
+
+
 OWN = ["--allow=my_own_model", "--model.model=my_own_model.PoissonFactors", "--model.kl_warmup_epochs=1"]
 MULTIVARIATE = [
     "--model.guide=pyro_omics.guides.Amortized",

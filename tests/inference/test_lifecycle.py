@@ -181,7 +181,7 @@ AVERAGES = {
 @pytest.mark.filterwarnings("ignore:Swapping scheduler")
 @pytest.mark.parametrize("make", AVERAGES.values(), ids=AVERAGES)
 @pytest.mark.parametrize(
-    "scheduler", [po.optim.Constant(), partial(CosineAnnealingLR, T_max=4)], ids=["constant", "cosine"]
+    "scheduler", [po.optim.Constant, partial(CosineAnnealingLR, T_max=4)], ids=["constant", "cosine"]
 )
 def test_averaged_weights_are_those_of_the_uninterrupted_fit(adata, tmp_path, make, scheduler):
     options = {"epochs": 4, "scheduler": scheduler}

@@ -230,8 +230,8 @@ def takes_steps(schedule: Callable[..., Any]) -> bool:
 
     By its name, because torch's schedulers have second arguments of other meanings.
     """
-    # Of a class in a configuration, jsonargparse makes a partial of a function of its own, with the class among its args.
-    classes = [item for item in getattr(schedule, "args", ()) if isinstance(item, type)]
+    # Of a class in a configuration, jsonargparse makes a partial of its own function, with the class among its args.
+    classes: list[Any] = [item for item in getattr(schedule, "args", ()) if isinstance(item, type)]
     return any("n_steps" in inspect.signature(one).parameters for one in (schedule, *classes))
 
 

@@ -448,6 +448,14 @@ def test_warm_up_rises_from_above_zero_to_one_within_half_of_the_training(dm):
     assert set(watch.seen[len(watch.seen) // 2 :]) == {1.0}
 
 
+def test_warm_up_is_a_quarter_of_the_training_by_default(dm):
+    watch = Watch(lambda fit, svi: svi.kl_weight)
+    trainer(max_epochs=8, callbacks=[watch]).fit(po.SVIModule(factors(dm)), dm)
+    quarter = len(watch.seen) // 4
+    assert watch.seen[:quarter] == pytest.approx([(step + 1) / quarter for step in range(quarter)])
+    assert set(watch.seen[quarter:]) == {1.0}
+
+
 def test_a_weight_of_zero_is_refused():
     with pytest.raises(ValueError, match=r"\(0, 1\]"):
         ScaleLatents(0.0)

@@ -288,7 +288,7 @@ class SVIModule(TrainedRows, LightningIdioms, FitLifecycle):
     def on_train_start(self) -> None:
         """Set the length of the warm-up in steps, from the number of batches, or as in the fit that is resumed."""
         self.lift_epochs()
-        epochs, steps = self._resumed.get("warmup", (None, None))
+        epochs, steps = self._resumed.get("warmup", (math.nan, 0))  # nan, which equals no number of epochs, nor None
         self._warmup_steps = steps if epochs == self.kl_warmup_epochs else self._count_warmup_steps()
         super().on_train_start()
 

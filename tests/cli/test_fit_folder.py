@@ -208,7 +208,9 @@ def test_a_killed_process_leaves_the_last_checkpoint(folder, moment):
 import os, signal, sys
 from pkgutil import resolve_name
 from pathlib import Path
+import torch
 from pyro_omics import cli
+torch.set_num_threads({torch.get_num_threads()})  # with others, sums round otherwise
 owner, name = "{moment}".rsplit(".", 1)
 owner, done = resolve_name(owner), getattr(resolve_name(owner), name)
 def kill(*args, **kwargs):

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_omics.layers.eval_mode import ONE_AT_A_TIME
+
 POSITIONS = "combined_loader"  # Lightning's name for the positions of the training loaders
 METRICS = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")  # Lightning's names
 
@@ -19,13 +21,14 @@ def generator_states(device: torch.device) -> dict[str, Any]:
     Only plain values and tensors, which ``torch.load(weights_only=True)`` reads.
     """
     name, keys, *rest = np.random.get_state()  # noqa: NPY002 - callbacks and transforms may draw from it
-    states = {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
-        "torch": torch.get_rng_state(),
-    }
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
+    with ONE_AT_A_TIME:  # else a query in another thread may have seeded the generator
+        states = {
+            "python": random.getstate(),
+            "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+            "torch": torch.get_rng_state(),
+        }
+        if device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
@@ -34,9 +37,10 @@ def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
     random.setstate(states["python"])
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(states["torch"].cpu())
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+    with ONE_AT_A_TIME:
+        torch.set_rng_state(states["torch"].cpu())
+        if device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"].cpu(), device)
 
 
 def waiting_gradients(module: nn.Module, trainer: Any) -> dict[str, Tensor]:
